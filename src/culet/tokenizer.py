@@ -1,0 +1,250 @@
+"""Text → token ids, and an account of every text that did not fit.
+
+What is special here:
+
+- the beginning and end tokens are put on by this file and not by the tokenizer's own
+  post-processor, so that cutting a long text can never cut the end token off; the result equals
+  what the tokenizers library does with a template and right-hand truncation
+- a text is cut only together with a report; nothing is shortened silently
+- words such as ``<eos>`` inside a text become the special token, as everywhere in this family
+- TOKENIZERS_PARALLELISM is left alone: a batch uses every core unless the user says otherwise
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from culet.errors import CheckpointError, InputError
+
+# Tokenizers without a limit store one of about 1e30 in their configuration.
+_LARGEST_SENSIBLE_LENGTH = 10_000_000
+
+
+@dataclass(frozen=True)
+class TokenizedTexts:
+    """The token ids of some texts, in their order.
+
+    Attributes:
+        ids: One int32 array for each text, beginning and end token included.
+        overlong: (position of the text, its whole length in tokens) of each text that was cut.
+    """
+
+    ids: list[np.ndarray]
+    overlong: tuple[tuple[int, int], ...]
+
+
+class TextTokenizer:
+    """A checkpoint's tokenizer with the context length of its model.
+
+    Args:
+        tokenizer: Taken over: its own truncation and padding are switched off.
+        max_length: The longest input of the model, special tokens included.
+        bos_id: Id of the token that begins each text.
+        eos_id: Id of the token that ends each text.
+
+    Raises:
+        CheckpointError: An id does not exist, or the tokenizer's own template disagrees.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, max_length: int, *, bos_id: int, eos_id: int) -> None:
+        if max_length < 2:
+            raise InputError(
+                f"max_length must leave room for the beginning and the end token, got {max_length}"
+            )
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self.max_length = max_length
+        self.bos_id = bos_id
+        self.eos_id = eos_id
+        self._tokenizer = tokenizer
+        for name, token_id in (("beginning", bos_id), ("end", eos_id)):
+            if tokenizer.id_to_token(token_id) is None:
+                raise CheckpointError(
+                    f"the {name} token has id {token_id}, which the tokenizer does not know; "
+                    "tokenizer.json and config.json belong to different models"
+                )
+        _check_template(tokenizer, bos_id, eos_id)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, max_length: int | None = None) -> TextTokenizer:
+        """Return the tokenizer of a checkpoint folder.
+
+        Args:
+            folder: Holds tokenizer.json; special tokens and lengths are read from
+                tokenizer_config.json, sentence_bert_config.json and config.json.
+            max_length: In place of the smallest length those files state.
+
+        Raises:
+            CheckpointError: A file is missing or damaged, or the files do not say enough.
+        """
+        folder = Path(folder)
+        tokenizer = _read_tokenizer(folder / "tokenizer.json")
+        settings = _read_json(folder / "tokenizer_config.json")
+        config = _read_json(folder / "config.json")
+        if max_length is None:
+            max_length = _stated_length(folder, settings, config)
+        return cls(
+            tokenizer,
+            max_length,
+            bos_id=_special_id(tokenizer, folder, settings, config, "bos", "cls"),
+            eos_id=_special_id(tokenizer, folder, settings, config, "eos", "sep"),
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of token ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(
+        self, texts: Sequence[str], *, on_long: Literal["truncate", "error"] = "truncate"
+    ) -> TokenizedTexts:
+        """Return the token ids of each text.
+
+        An empty text is the beginning token and the end token alone.
+
+        Args:
+            texts: Texts with their prompts already in front.
+            on_long: "truncate" keeps the first tokens and the end token and reports the text in
+                `overlong`; "error" raises.
+
+        Raises:
+            InputError: An item is no string or no valid Unicode, or is too long with "error".
+        """
+        if on_long not in ("truncate", "error"):
+            raise InputError(f"on_long must be 'truncate' or 'error', got {on_long!r}")
+        if isinstance(texts, str):
+            raise InputError("expected a list of texts, got one string; put it in a list")
+        texts = list(texts)
+        room = self.max_length - 2
+        ids: list[np.ndarray] = []
+        overlong: list[tuple[int, int]] = []
+        for index, encoding in enumerate(self._encode_batch(texts)):
+            bare = encoding.ids
+            if len(bare) > room:
+                overlong.append((index, len(bare) + 2))
+                if on_long == "error":
+                    raise InputError(
+                        f"text {index} has {len(bare) + 2} tokens and the model reads "
+                        f"{self.max_length}; shorten or split it, or allow truncation "
+                        "(on_long='truncate')"
+                    )
+                bare = bare[:room]
+            ids.append(np.array([self.bos_id, *bare, self.eos_id], dtype=np.int32))
+        return TokenizedTexts(ids, tuple(overlong))
+
+    def _encode_batch(self, texts: list[str]) -> list[Any]:
+        for index, text in enumerate(texts):
+            # The library would take a tuple as a pair of texts to be joined.
+            if not isinstance(text, str):
+                raise InputError(
+                    f"text {index} must be a string, got {type(text).__name__}: {text!r:.80}"
+                )
+        try:
+            return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+        except (TypeError, ValueError):
+            _check_unicode(texts)
+            raise
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    """Raise the error that names the first text which no tokenizer can read."""
+    for index, text in enumerate(texts):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"text {index} is not valid Unicode: a lone surrogate at character {error.start}; "
+                "decode the source with the right encoding, or with errors='replace'"
+            ) from None
+
+
+def _check_template(tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:
+    """Refuse a tokenizer that would surround a text with other tokens than ours."""
+    added = tokenizer.encode("", add_special_tokens=True).ids
+    if not set(added) <= {bos_id, eos_id} or len(added) > 2:
+        raise CheckpointError(
+            f"tokenizer.json surrounds a text with the tokens {added}, expected one beginning "
+            f"token {bos_id} and one end token {eos_id}; this tokenizer is of another family"
+        )
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing; a checkpoint needs the tokenizers library's own file "
+            "(save the tokenizer as a fast one)"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a bare Exception
+        raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, or an empty one where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _stated_length(folder: Path, settings: dict[str, Any], config: dict[str, Any]) -> int:
+    stated = (
+        _read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
+        settings.get("model_max_length"),
+        config.get("max_position_embeddings"),
+    )
+    lengths = [
+        int(length)
+        for length in stated
+        if isinstance(length, int | float) and 0 < length <= _LARGEST_SENSIBLE_LENGTH
+    ]
+    if not lengths:
+        raise CheckpointError(
+            f"{folder} states no maximum length (max_seq_length, model_max_length or "
+            "max_position_embeddings); add one to sentence_bert_config.json"
+        )
+    return min(lengths)
+
+
+def _special_id(
+    tokenizer: Tokenizer,
+    folder: Path,
+    settings: dict[str, Any],
+    config: dict[str, Any],
+    *kinds: str,
+) -> int:
+    """Return the id of the first of the kinds of special token that the files name."""
+    for kind in kinds:
+        token = settings.get(f"{kind}_token")
+        content = token.get("content") if isinstance(token, dict) else token
+        if isinstance(content, str):
+            token_id = tokenizer.token_to_id(content)
+            if token_id is None:
+                raise CheckpointError(
+                    f"{folder / 'tokenizer_config.json'} names {kind}_token {content!r}, "
+                    "which is not in tokenizer.json"
+                )
+            return int(token_id)
+    for kind in kinds:
+        token_id = config.get(f"{kind}_token_id")
+        # Generation configurations may list several end tokens; the first is the text's own.
+        token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
+        if isinstance(token_id, int):
+            return token_id
+    raise CheckpointError(
+        f"{folder} names no {' or '.join(kinds)} token; "
+        f"add {kinds[0]}_token to tokenizer_config.json"
+    )

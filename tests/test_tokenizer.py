@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+
+from culet.errors import CheckpointError, InputError
+from culet.tokenizer import TextTokenizer
+
+WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6}
+TEMPLATE = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)])
+
+
+def word_tokenizer() -> Tokenizer:
+    tokenizer = Tokenizer(WordLevel(WORDS, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Whitespace()
+    return tokenizer
+
+
+def text_tokenizer(max_length: int = 8) -> TextTokenizer:
+    return TextTokenizer(word_tokenizer(), max_length, bos_id=2, eos_id=1)
+
+
+def as_lists(arrays: list[np.ndarray]) -> list[list[int]]:
+    return [array.tolist() for array in arrays]
+
+
+def test_each_text_begins_with_bos_and_ends_with_eos() -> None:
+    encoded = text_tokenizer().encode(["a b", "c"])
+    assert as_lists(encoded.ids) == [[2, 4, 5, 1], [2, 6, 1]]
+    assert encoded.overlong == ()
+    assert {array.dtype for array in encoded.ids} == {np.dtype(np.int32)}
+
+
+def test_an_empty_text_is_bos_and_eos_alone() -> None:
+    assert as_lists(text_tokenizer().encode([""]).ids) == [[2, 1]]
+
+
+def test_no_texts_give_no_ids() -> None:
+    encoded = text_tokenizer().encode([])
+    assert (encoded.ids, encoded.overlong) == ([], ())
+
+
+def test_a_cut_text_keeps_its_end_token_and_is_reported() -> None:
+    encoded = text_tokenizer(max_length=4).encode(["a b", "a b c", "a b c a b"])
+    assert as_lists(encoded.ids) == [[2, 4, 5, 1], [2, 4, 5, 1], [2, 4, 5, 1]]
+    assert encoded.overlong == ((1, 5), (2, 7))
+
+
+def test_cutting_equals_what_the_tokenizers_library_does() -> None:
+    texts = ["a", "a b c", "a b c a", "c " * 20, ""]
+    theirs = word_tokenizer()
+    theirs.post_processor = TEMPLATE
+    theirs.enable_truncation(5)
+    expected = [theirs.encode(text).ids for text in texts]
+    assert as_lists(text_tokenizer(max_length=5).encode(texts).ids) == expected
+
+
+def test_an_overlong_text_can_be_an_error() -> None:
+    with pytest.raises(InputError, match="text 1 has 5 tokens and the model reads 4"):
+        text_tokenizer(max_length=4).encode(["a", "a b c", "a b c a"], on_long="error")
+
+
+def test_settings_inside_the_file_do_not_cut_or_pad() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=10)
+    encoded = TextTokenizer(tokenizer, 8, bos_id=2, eos_id=1).encode(["a b c a"])
+    assert as_lists(encoded.ids) == [[2, 4, 5, 6, 4, 1]]
+
+
+@pytest.mark.parametrize("bad", [None, 3, b"a"])
+def test_an_item_that_is_no_text_is_named(bad: object) -> None:
+    with pytest.raises(InputError, match="text 1 must be a string"):
+        text_tokenizer().encode(["a", bad])  # type: ignore[list-item]
+
+
+def test_a_pair_is_no_text() -> None:
+    with pytest.raises(InputError, match="text 0 must be a string, got tuple"):
+        text_tokenizer().encode([("a", "b")])  # type: ignore[list-item]
+
+
+def test_a_lone_surrogate_is_named() -> None:
+    with pytest.raises(InputError, match=r"text 2 .* lone surrogate at character 1"):
+        text_tokenizer().encode(["a", "b", "a\ud800"])
+
+
+def test_one_string_is_not_a_list_of_texts() -> None:
+    with pytest.raises(InputError, match="put it in a list"):
+        text_tokenizer().encode("a b")
+
+
+def test_unknown_policy_is_refused() -> None:
+    with pytest.raises(InputError, match="'truncate' or 'error', got 'cut'"):
+        text_tokenizer().encode(["a"], on_long="cut")  # type: ignore[arg-type]
+
+
+def test_a_length_without_room_is_refused() -> None:
+    with pytest.raises(InputError, match=r"max_length must leave room .* got 1"):
+        text_tokenizer(max_length=1)
+
+
+def test_a_special_token_from_another_model_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="the end token has id 99"):
+        TextTokenizer(word_tokenizer(), 8, bos_id=2, eos_id=99)
+
+
+def test_a_template_of_another_family_is_refused() -> None:
+    tokenizer = word_tokenizer()
+    tokenizer.post_processor = TemplateProcessing(
+        single="<unk> $A <eos>", special_tokens=[("<unk>", 3), ("<eos>", 1)]
+    )
+    with pytest.raises(CheckpointError, match=r"surrounds a text with the tokens \[3, 1\]"):
+        TextTokenizer(tokenizer, 8, bos_id=2, eos_id=1)
+
+
+def checkpoint(folder: Path, **files: dict[str, object]) -> Path:
+    word_tokenizer().save(str(folder / "tokenizer.json"))
+    for name, content in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_load_reads_special_tokens_and_the_smallest_stated_length(tmp_path: Path) -> None:
+    folder = checkpoint(
+        tmp_path,
+        tokenizer_config={
+            "bos_token": "<bos>",
+            "eos_token": {"content": "<eos>"},
+            "model_max_length": 1e30,
+        },
+        sentence_bert_config={"max_seq_length": 5},
+        config={"max_position_embeddings": 2048},
+    )
+    tokenizer = TextTokenizer.load(folder)
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.max_length) == (2, 1, 5)
+    assert tokenizer.vocab_size == 7
+    assert as_lists(tokenizer.encode(["a b c a"]).ids) == [[2, 4, 5, 6, 1]]
+    assert TextTokenizer.load(folder, max_length=3).max_length == 3
+
+
+def test_load_falls_back_on_the_ids_of_the_model_configuration(tmp_path: Path) -> None:
+    config = {"bos_token_id": 2, "eos_token_id": [1, 3], "max_position_embeddings": 16}
+    tokenizer = TextTokenizer.load(checkpoint(tmp_path, config=config))
+    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.max_length) == (2, 1, 16)
+
+
+def test_load_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
+        TextTokenizer.load(tmp_path)
+    checkpoint(tmp_path, config={"max_position_embeddings": 16})
+    with pytest.raises(CheckpointError, match="names no bos or cls token"):
+        TextTokenizer.load(tmp_path)
+    checkpoint(tmp_path, config={"bos_token_id": 2, "eos_token_id": 1})
+    with pytest.raises(CheckpointError, match="states no maximum length"):
+        TextTokenizer.load(tmp_path)
+
+
+def test_load_names_a_damaged_file(tmp_path: Path) -> None:
+    checkpoint(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
+        TextTokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        TextTokenizer.load(tmp_path)
+
+
+def test_load_refuses_a_special_token_that_is_not_in_the_vocabulary(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, tokenizer_config={"bos_token": "<s>", "model_max_length": 16})
+    with pytest.raises(CheckpointError, match="names bos_token '<s>'"):
+        TextTokenizer.load(folder)
