@@ -1,0 +1,331 @@
+"""The scoring protocol of each task type: data and vectors in, scores out.
+
+Given the same vectors the scores are those of MTEB's evaluators (mteb 2.26): the same draws from
+the same seeds, the same similarities in float32, the same order of ties. Ranking scores are
+rounded to five decimals, as MTEB rounds them. MTEB's abstention curves (nAUC) are left out.
+
+Every function returns its measures by MTEB's names, and once more under `main_score` the one that
+`metric` names.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from culet.errors import InputError, MissingExtra
+from culet.evaluate import metrics, similarity
+from culet.evaluate.tasks import Pairs, RerankingData, RetrievalData
+
+Vectors = NDArray[np.float32]
+Scores = dict[str, Any]
+CUTS = (1, 3, 5, 10, 20, 100, 1000)
+MAX_RANK = max(CUTS)
+
+
+def retrieval(
+    data: RetrievalData, query: Vectors, document: Vectors, *, metric: str = "ndcg_at_10"
+) -> Scores:
+    """Rank the whole corpus for each query by cosine and score the first thousand.
+
+    Of documents with equal scores the one with the higher id comes first, as in trec_eval.
+
+    Args:
+        data: the corpus, queries and judgements.
+        query: [Q, E], a row for each of data.queries.
+        document: [P, E], a row for each of data.documents.
+        metric: the main score, for instance ndcg_at_10 or recall_at_2.
+    """
+    _expect_rows("query", query, len(data.queries))
+    _expect_rows("document", document, len(data.documents))
+    preference = np.empty(len(data.document_ids), dtype=np.int64)
+    by_id = sorted(range(len(preference)), key=data.document_ids.__getitem__, reverse=True)
+    preference[by_id] = np.arange(len(preference))
+    ranking = similarity.search(query, document, k=MAX_RANK, preference=preference.tolist())
+    found = []
+    for query_id, rows in zip(data.query_ids, ranking, strict=True):
+        gains = data.qrels[query_id]
+        ranked = [gains.get(data.document_ids[row], 0) for row in rows]
+        found.append((ranked, list(gains.values())))
+    return _with_main(_ranking_scores(found, metric), metric)
+
+
+def reranking(
+    data: RerankingData, query: Vectors, candidate: Vectors, *, metric: str = "map_at_1000"
+) -> Scores:
+    """Rank each query's own candidates by cosine.
+
+    Of candidates with equal scores a wrong one comes before a right one, and a later before an
+    earlier: MTEB's ids sort that way.
+
+    Args:
+        data: queries with their candidates.
+        query: [Q, E].
+        candidate: [P, E], for each query in turn its positives, then its negatives.
+        metric: the main score.
+    """
+    sizes = [len(p) + len(n) for p, n in zip(data.positives, data.negatives, strict=True)]
+    _expect_rows("query", query, len(data.queries))
+    _expect_rows("candidate", candidate, sum(sizes))
+    query, candidate = similarity.unit_rows(query), similarity.unit_rows(candidate)
+    found, start = [], 0
+    for row, (size, grades) in enumerate(zip(sizes, data.grades, strict=True)):
+        scores = (query[row : row + 1] @ candidate[start : start + size].T)[0]
+        order = similarity.best(scores, k=MAX_RANK, preference=np.arange(size)[::-1])
+        gains = [*grades, *[0] * (size - len(grades))]
+        found.append(([gains[place] for place in order], gains))
+        start += size
+    return _with_main(_ranking_scores(found, metric), metric)
+
+
+def _ranking_scores(found: Sequence[tuple[list[int], list[int]]], metric: str) -> Scores:
+    cut = metric.rpartition("_at_")[2]
+    cuts = sorted({*CUTS, int(cut)} if cut.isdigit() and int(cut) > 0 else CUTS)
+    scores: Scores = {}
+    for name, measure in {
+        "ndcg": metrics.ndcg,
+        "map": metrics.ranked_average_precision,
+        "recall": metrics.recall,
+    }.items():
+        for k in cuts:
+            scores[f"{name}_at_{k}"] = _mean5([measure(got, all_, k=k) for got, all_ in found])
+    for k in cuts:
+        scores[f"precision_at_{k}"] = _mean5([metrics.precision(got, k=k) for got, _ in found])
+        scores[f"hit_rate_at_{k}"] = _mean5([metrics.hit(got, k=k) for got, _ in found])
+        # The one ranking measure that MTEB does not round.
+        scores[f"mrr_at_{k}"] = float(
+            np.mean([metrics.reciprocal_rank(got, k=k) for got, _ in found])
+        )
+    scores["accuracy"] = scores["recall_at_1"]
+    return scores
+
+
+def _mean5(values: list[float]) -> float:
+    return round(sum(values) / len(values), 5)
+
+
+def sts(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "cosine_spearman") -> Scores:
+    """Correlate the similarity of each pair [B, E], [B, E] with its human score."""
+    _expect_rows("a", a, len(data.a))
+    _expect_rows("b", b, len(data.b))
+    scores: Scores = {}
+    for name, series in {
+        "cosine": similarity.paired_cosine(a, b),
+        "manhattan": -similarity.paired_manhattan(a, b),
+        "euclidean": -similarity.paired_euclidean(a, b),
+    }.items():
+        scores[f"{name}_pearson"] = metrics.pearson(data.target, series)
+        scores[f"{name}_spearman"] = metrics.spearman(data.target, series)
+    scores["pearson"] = scores["cosine_pearson"]
+    scores["spearman"] = scores["cosine_spearman"]
+    return _with_main(scores, metric)
+
+
+def pair_classification(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "max_ap") -> Scores:
+    """Separate the pairs [B, E], [B, E] of label 1 from the others by a threshold on similarity."""
+    _expect_rows("a", a, len(data.a))
+    _expect_rows("b", b, len(data.b))
+    cosine = similarity.paired_cosine(a, b)
+    series = {
+        "similarity": cosine,
+        "cosine": cosine,
+        "manhattan": -similarity.paired_manhattan(a, b),
+        "euclidean": -similarity.paired_euclidean(a, b),
+        "dot": similarity.paired_dot(a, b),
+    }
+    scores: Scores = {}
+    for name, values in series.items():
+        f1, precision, recall = metrics.best_f1(values, data.target)
+        scores[f"{name}_accuracy"] = metrics.best_accuracy(values, data.target)
+        scores |= {f"{name}_f1": f1, f"{name}_precision": precision, f"{name}_recall": recall}
+        scores[f"{name}_ap"] = metrics.average_precision(values, data.target)
+    for measure in ("accuracy", "f1", "precision", "recall", "ap"):
+        scores[f"max_{measure}"] = max(scores[f"{name}_{measure}"] for name in series)
+    return _with_main(scores, metric)
+
+
+def bitext(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "f1") -> Scores:
+    """Match each row of a [B, E] with the nearest of all rows of b; row i belongs to row i."""
+    _expect_rows("a", a, len(data.a))
+    _expect_rows("b", b, len(data.b))
+    nearest = [int(rows[0]) for rows in similarity.search(a, b, k=1)]
+    return _with_main(metrics.matching(nearest), metric)
+
+
+def draw_training_rows(
+    labels: Sequence[str], *, samples_per_label: int, num_experiments: int, seed: int
+) -> list[list[int]]:
+    """Draw, for each experiment, the rows a classifier is trained on: so many of every label.
+
+    The order is shuffled anew from the same seed each time, over the order the experiment before
+    left: MTEB's way of getting different draws, kept so that the draws are the same.
+    """
+    order = list(range(len(labels)))
+    draws = []
+    for _ in range(num_experiments):
+        np.random.RandomState(seed).shuffle(order)
+        taken: Counter[str] = Counter()
+        draw = []
+        for row in order:
+            if taken[labels[row]] < samples_per_label:
+                draw.append(row)
+                taken[labels[row]] += 1
+        draws.append(draw)
+    return draws
+
+
+def classification(
+    train: Vectors,
+    train_labels: Sequence[str],
+    test: Vectors,
+    test_labels: Sequence[str],
+    *,
+    draws: Sequence[Sequence[int]],
+    seed: int = 42,
+    metric: str = "accuracy",
+) -> Scores:
+    """Fit logistic regression on each draw of training rows and score the test rows.
+
+    Args:
+        train: [N, E]; draws index its rows.
+        train_labels: N labels.
+        test: [B, E].
+        test_labels: B labels.
+        draws: the training rows of each experiment, from draw_training_rows.
+        seed: the random state of the regression.
+        metric: the main score, accuracy or f1 (macro).
+
+    Raises:
+        MissingExtra: when scikit-learn is not installed.
+    """
+    _expect_rows("train", train, len(train_labels))
+    _expect_rows("test", test, len(test_labels))
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+    except ImportError:
+        raise MissingExtra("scikit-learn", extra="eval", purpose="scoring classification") from None
+    names = sorted({*train_labels, *test_labels})
+    code = {name: number for number, name in enumerate(names)}
+    known = np.array([code[label] for label in train_labels])
+    truth = np.array([code[label] for label in test_labels])
+    runs = []
+    for draw in draws:
+        rows = list(draw)
+        regression = LogisticRegression(max_iter=100, random_state=seed)
+        with warnings.catch_warnings():
+            # A hundred iterations are the protocol, converged or not.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit(train[rows], known[rows])
+        runs.append(_label_scores(truth, regression.predict(test)))
+    scores: Scores = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    return _with_main(scores | {"scores_per_experiment": runs}, metric)
+
+
+def _label_scores(truth: NDArray[np.int64], found: NDArray[np.int64]) -> dict[str, float]:
+    from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+
+    scores = {"accuracy": float((truth == found).mean())}
+    for average, suffix in (("macro", ""), ("weighted", "_weighted")):
+        precision, recall, f1, _ = precision_recall_fscore_support(
+            truth, found, average=average, zero_division=0
+        )
+        scores[f"f1{suffix}"] = float(f1)
+        scores[f"precision{suffix}"] = float(precision)
+        scores[f"recall{suffix}"] = float(recall)
+    present = np.unique(truth)
+    if len(present) == 2:
+        # Over the predicted labels, not scores: MTEB's definition.
+        scores["ap"] = float(average_precision_score(truth == present[1], found))
+        scores["ap_weighted"] = scores["ap"]
+    return scores
+
+
+def draw_documents(count: int, protocol: Mapping[str, Any], *, rng: random.Random) -> Sequence[int]:
+    """Draw the rows of a clustering task that are embedded at all.
+
+    Args:
+        count: how many rows the task has.
+        protocol: max_document_to_embed or max_fraction_of_documents_to_embed, or neither (all).
+        rng: advanced by the draw; the clusterings go on drawing from it.
+    """
+    most = protocol.get("max_document_to_embed")
+    share = protocol.get("max_fraction_of_documents_to_embed")
+    if most is not None and share is not None:
+        raise InputError(
+            "expected max_document_to_embed or max_fraction_of_documents_to_embed, got both "
+            f"({most} and {share}); keep one"
+        )
+    if share is not None:
+        most = int(share * count)
+    return range(count) if most is None else rng.sample(range(count), k=min(count, most))
+
+
+def clustering(
+    labels: Sequence[str],
+    vectors: Vectors,
+    *,
+    rng: random.Random,
+    num_draws: int = 10,
+    rows_per_draw: int = 16_384,
+    batch_size: int = 512,
+    seed: int = 42,
+    metric: str = "v_measure",
+) -> Scores:
+    """Cluster repeated draws of the vectors [B, E] and compare the clusters with the labels.
+
+    Each draw takes rows with repeats, is clustered by mini-batch k-means into as many clusters as
+    there are labels, and is scored by the V-measure; the scores are averaged.
+
+    Raises:
+        MissingExtra: when scikit-learn is not installed.
+    """
+    _expect_rows("vectors", vectors, len(labels))
+    try:
+        from sklearn.cluster import MiniBatchKMeans
+        from sklearn.metrics import adjusted_mutual_info_score
+    except ImportError:
+        raise MissingExtra("scikit-learn", extra="eval", purpose="scoring clustering") from None
+    names = np.array(labels)
+    kmeans = MiniBatchKMeans(
+        n_clusters=len(np.unique(names)),
+        batch_size=batch_size,
+        init="k-means++",
+        n_init=1,
+        random_state=seed,
+    )
+    measured, information = [], []
+    for _ in range(num_draws):
+        rows = rng.choices(range(len(names)), k=rows_per_draw)
+        clusters = kmeans.fit_predict(vectors[rows])
+        measured.append(metrics.v_measure(names[rows], clusters))
+        information.append(float(adjusted_mutual_info_score(names[rows], clusters)))
+    scores: Scores = {
+        "v_measure": float(np.mean(measured)),
+        "v_measure_std": float(np.std(measured)),
+        "v_measures": {"Level 0": measured},
+        "ami": float(np.mean(information)),
+        "ami_std": float(np.std(information)),
+        "ami_scores": {"Level 0": information},
+    }
+    return _with_main(scores, metric)
+
+
+def _with_main(scores: Scores, metric: str) -> Scores:
+    if not isinstance(scores.get(metric), float):
+        known = ", ".join(name for name, value in scores.items() if isinstance(value, float))
+        raise InputError(f"unknown metric {metric!r}; this type of task has {known}")
+    return scores | {"main_score": scores[metric]}
+
+
+def _expect_rows(name: str, vectors: Vectors, count: int) -> None:
+    if vectors.ndim != 2 or len(vectors) != count:
+        raise InputError(
+            f"expected {count} embeddings for {name!r}, one a row, got shape {vectors.shape}"
+        )

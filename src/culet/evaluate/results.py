@@ -1,0 +1,277 @@
+"""Results on disk in MTEB's layout, and the evaluation of a whole folder of tasks into it.
+
+    <out>/<organisation>__<model>/<revision>/<Task>.json and model_meta.json
+
+A width or precision other than the model's own ends the revision: `<revision>-256d-int8`.
+mteb's TaskResult and ResultCache read these files; what only culet knows stands under `culet`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from culet.errors import InputError
+from culet.evaluate.embedding import Model, Settings
+from culet.evaluate.run import TaskResult, evaluate_widths
+from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
+
+PROTOCOL_VERSION = "2.26.24"
+"""The mteb release whose protocols these scores follow; mteb asks for it in every file."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluate_folder did: all results, the names of tasks read back, and what failed."""
+
+    results: tuple[TaskResult, ...]
+    skipped: tuple[str, ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
+def evaluate_folder(
+    model: Model,
+    tasks: Path | str,
+    out: Path | str,
+    *,
+    name: str,
+    revision: str,
+    only: Collection[str] | None = None,
+    types: Collection[str] | None = None,
+    subsets: Collection[str] | None = None,
+    widths: Sequence[int | None] = (None,),
+    precisions: Sequence[str] = ("float32",),
+    settings: Settings | None = None,
+    on_result: Callable[[TaskResult], None] | None = None,
+) -> Evaluation:
+    """Evaluate the tasks of a folder, writing each result as soon as it is there.
+
+    A result already written for the same revision, width, precision, subsets and settings is read
+    back and not computed again. A task that fails is reported at the end and stops no other.
+
+    Args:
+        model: anything with encode_query and encode_document.
+        tasks: a folder of task folders.
+        out: where the results go.
+        name: of the model, organisation/model; without an organisation it becomes local/name.
+        revision: of the model's weights.
+        only: names of tasks; None takes all.
+        types: task types; None takes all.
+        subsets: names of subsets; tasks that have subsets but none of these are left out.
+        widths: kept widths, None for the model's own.
+        precisions: of the vectors.
+        settings: seed, instructions and titles.
+        on_result: called with each result, also with one read back.
+
+    Raises:
+        InputError: when the folder has no tasks or a name or type is unknown.
+    """
+    settings = settings or Settings()
+    results: list[TaskResult] = []
+    skipped: list[str] = []
+    failures: dict[str, str] = {}
+    for info in _chosen(list_tasks(tasks), only, types, subsets):
+        files = {
+            (width, precision): result_path(out, info, name, revision, width, precision)
+            for width in widths
+            for precision in precisions
+        }
+        wanted = chosen_subsets(info, subsets)
+        record = _record(info, wanted, settings)
+        known = [_read_back(path, info, record) for path in files.values()]
+        if all(known):
+            skipped.append(info.name)
+            done = [result for result in known if result is not None]
+        else:
+            try:
+                task = read_task(info.folder, subsets=wanted)
+                done = evaluate_widths(
+                    model, task, widths=widths, precisions=precisions, settings=settings
+                )
+                for result in done:
+                    path = files[result.truncate_to, result.precision]
+                    write_result(result, path, name=name, record=record)
+            except Exception as error:  # one bad task must not cost the hours of the others
+                failures[info.name] = f"{type(error).__name__}: {error}"
+                continue
+        results += done
+        for result in done:
+            if on_result is not None:
+                on_result(result)
+    return Evaluation(tuple(results), tuple(skipped), failures)
+
+
+def _chosen(
+    infos: list[TaskInfo],
+    only: Collection[str] | None,
+    types: Collection[str] | None,
+    subsets: Collection[str] | None,
+) -> list[TaskInfo]:
+    for wanted, known, what in (
+        (only, [info.name for info in infos], "task"),
+        (types, sorted({info.type for info in infos}), "type"),
+    ):
+        unknown = sorted(set(wanted or ()) - set(known))
+        if unknown:
+            raise InputError(
+                f"unknown {what} {', '.join(unknown)}; the folder has {', '.join(known)}"
+            )
+    return [
+        info
+        for info in infos
+        if (only is None or info.name in only)
+        and (types is None or info.type in types)
+        and (subsets is None or info.subsets == (WHOLE,) or set(info.subsets) & set(subsets))
+    ]
+
+
+def result_path(
+    out: Path | str,
+    info: TaskInfo,
+    name: str,
+    revision: str,
+    truncate_to: int | None = None,
+    precision: str = "float32",
+) -> Path:
+    """Return the file of one task's result."""
+    folder = revision_name(revision, truncate_to, precision)
+    return Path(out) / _model_name(name).replace("/", "__") / folder / f"{task_name(info)}.json"
+
+
+def revision_name(revision: str, truncate_to: int | None, precision: str) -> str:
+    """Return the revision with the width and precision that differ from the model's own."""
+    width = f"-{truncate_to}d" if truncate_to is not None else ""
+    return f"{revision}{width}{'' if precision == 'float32' else f'-{precision}'}"
+
+
+def task_name(info: TaskInfo) -> str:
+    """Return the MTEB name of a task whose scores compare with MTEB's, else its own name."""
+    return info.mteb_name if info.comparable and info.mteb_name else info.name
+
+
+def _model_name(name: str) -> str:
+    return name if "/" in name else f"local/{name}"
+
+
+def write_result(
+    result: TaskResult, path: Path, *, name: str, record: Mapping[str, Any] | None = None
+) -> None:
+    """Write a result in MTEB's JSON layout, and model_meta.json beside it if it is not there."""
+    info = result.info
+    document = {
+        "dataset_revision": info.dataset_revision or "none",
+        "task_name": task_name(info),
+        "mteb_version": PROTOCOL_VERSION,
+        "scores": {
+            info.split: [
+                {**scores, "hf_subset": subset, "languages": subset_languages(info, subset)}
+                for subset, scores in result.subsets.items()
+            ]
+        },
+        "evaluation_time": result.seconds,
+        "kg_co2_emissions": None,
+        "culet": {**(record or {}), "truncate_to": result.truncate_to}
+        | {"precision": result.precision, "main_score": result.main_score},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(path, document)
+    meta = path.parent / "model_meta.json"
+    if not meta.exists():
+        _write_json(meta, _model_meta(name, path.parent.name, result.truncate_to))
+
+
+def _write_json(path: Path, document: Mapping[str, Any]) -> None:
+    # Written aside and moved, so that an interrupted run leaves no half file to be read back.
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+    aside.replace(path)
+
+
+def _model_meta(name: str, revision: str, width: int | None) -> dict[str, Any]:
+    unknown = (
+        "loader release_date languages n_parameters memory_usage_mb max_tokens license "
+        "open_weights public_training_code public_training_data training_datasets"
+    )
+    return dict.fromkeys(unknown.split()) | {
+        "name": _model_name(name),
+        "revision": revision,
+        "embed_dim": width,
+        "framework": [],
+        "similarity_fn_name": "cosine",
+        "use_instructions": True,
+        "modalities": ["text"],
+        "model_type": ["dense"],
+    }
+
+
+def subset_languages(info: TaskInfo, subset: str) -> list[str]:
+    """Return the languages that a subset's name spells out (`deu_Latn-eng_Latn`), else all."""
+    named: list[str] = []
+    for part in re.split("-", subset):
+        code = part.replace("_", "-")
+        named += [x for x in info.languages if x == code or x.startswith(f"{code}-")][:1] or [""]
+    return named if all(named) else list(info.languages)
+
+
+def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """Return what a stored result must have been made with to be taken for this one."""
+    return {
+        "subsets": list(subsets),
+        "seed": settings.seed,
+        "instruction": settings.instruction(info),
+        "query_task": settings.query_task(info),
+        "titles": settings.titles,
+        "protocol": dict(info.protocol),
+    }
+
+
+def _read_back(path: Path, info: TaskInfo, record: Mapping[str, Any]) -> TaskResult | None:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        result = _result(document, info)
+        made_with = {key: document["culet"][key] for key in record}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # absent, or not ours: compute it
+    return result if made_with == dict(record) else None
+
+
+def _result(document: Mapping[str, Any], info: TaskInfo) -> TaskResult:
+    entries = document["scores"][info.split]
+    drop = ("hf_subset", "languages", "mteb_version")
+    return TaskResult(
+        info,
+        {
+            entry["hf_subset"]: {key: entry[key] for key in entry if key not in drop}
+            for entry in entries
+        },
+        document["culet"]["truncate_to"],
+        document["culet"]["precision"],
+        document["evaluation_time"],
+    )
+
+
+def read_results(folder: Path | str, tasks: Path | str) -> list[TaskResult]:
+    """Read the results of one revision folder for those tasks of a task folder that it has.
+
+    Raises:
+        InputError: when it has none, or a file is damaged.
+    """
+    results = []
+    for info in list_tasks(tasks):
+        path = Path(folder) / f"{task_name(info)}.json"
+        if not path.exists():
+            continue
+        try:
+            results.append(_result(json.loads(path.read_text(encoding="utf-8")), info))
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: expected a result written by culet, got {error!r}; evaluate anew"
+            ) from None
+    if not results:
+        raise InputError(f"{folder}: expected results of the tasks in {tasks}, found none")
+    return results
