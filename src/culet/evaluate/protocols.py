@@ -76,7 +76,8 @@ def reranking(
     query, candidate = similarity.unit_rows(query), similarity.unit_rows(candidate)
     found, start = [], 0
     for row, (size, grades) in enumerate(zip(sizes, data.grades, strict=True)):
-        scores = (query[row : row + 1] @ candidate[start : start + size].T)[0]
+        # Not a matrix product: its rounding depends on a row's place, and equal texts must tie.
+        scores = np.einsum("e,pe->p", query[row], candidate[start : start + size])
         order = similarity.best(scores, k=MAX_RANK, preference=np.arange(size)[::-1])
         gains = [*grades, *[0] * (size - len(grades))]
         found.append(([gains[place] for place in order], gains))

@@ -67,10 +67,29 @@ def search(
     """
     query, document = unit_rows(query), unit_rows(document)
     order = np.arange(len(document)) if preference is None else np.asarray(preference)
-    block = max(1, MAX_SCORES_PER_BLOCK // max(1, len(document)))
+    # A matrix product rounds by the place of a row, so equal documents would not tie in it.
+    once, rows = _distinct(document)
+    document = document[once] if len(once) < len(document) else document
+    block = max(1, MAX_SCORES_PER_BLOCK // max(1, len(order)))
     for start in range(0, len(query), block):
         for scores in query[start : start + block] @ document.T:
+            scores = scores[rows] if len(once) < len(order) else scores
             yield best(scores, k=k, preference=order)
+
+
+def _distinct(vectors: Vectors) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the places of the distinct rows, and for each row which of those it equals."""
+    known: dict[int, list[int]] = {}
+    once: list[int] = []
+    rows = np.empty(len(vectors), dtype=np.intp)
+    for row, vector in enumerate(vectors):
+        alike = known.setdefault(hash(vector.tobytes()), [])
+        same = [number for number in alike if np.array_equal(vectors[once[number]], vector)]
+        if not same:
+            alike.append(len(once))
+            once.append(row)
+        rows[row] = same[0] if same else len(once) - 1
+    return np.array(once, dtype=np.intp), rows
 
 
 def best(scores: Vectors, *, k: int, preference: NDArray[np.integer]) -> NDArray[np.intp]:
