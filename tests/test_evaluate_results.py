@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from evaluate_doubles import HashModel, sentences, write_task
+from mteb.cache import ResultCache
+from mteb.models.model_meta import ModelMeta
+from mteb.results import TaskResult as MtebResult
+
+from culet.errors import InputError
+from culet.evaluate import Settings, TaskInfo, evaluate_folder, read_results
+from culet.evaluate.results import result_path, revision_name, subset_languages, task_name
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A retrieval task with two subsets under an MTEB name, an STS task and a broken one."""
+    folder = tmp_path / "tasks"
+    files: dict[str, object] = {}
+    for subset in ("deu_Latn-eng_Latn", "eng_Latn-eng_Latn"):
+        corpus = [{"id": f"d{n}", "text": text} for n, text in enumerate(sentences(12))]
+        files[f"{subset}/corpus.jsonl"] = corpus
+        files[f"{subset}/queries.jsonl"] = [{"id": "q1", "text": corpus[3]["text"]}]
+        files[f"{subset}/qrels.tsv"] = "query-id\tcorpus-id\tscore\nq1\td3\t1\n"
+    write_task(
+        folder / "Retrieval",
+        type="retrieval",
+        metric="ndcg_at_10",
+        mteb_name="BelebeleRetrieval",
+        mteb_revision="75b399394a9803252cfec289d103de462763db7c",
+        fidelity="near",
+        languages=["deu-Latn", "eng-Latn"],
+        subsets=[{"name": "deu_Latn-eng_Latn"}, {"name": "eng_Latn-eng_Latn"}],
+        files=files,
+    )
+    pairs = [
+        {"a": a, "b": b, "score": n} for n, (a, b) in enumerate(zip("abcd", "bcda", strict=True))
+    ]
+    write_task(
+        folder / "Sts",
+        type="sts",
+        metric="cosine_spearman",
+        mteb_protocol={"prompt": "Compare"},
+        files={"pairs.jsonl": pairs},
+    )
+    broken = {"pairs.jsonl": [{"a": "x", "b": "y"}]}
+    write_task(folder / "Broken", type="sts", metric="cosine_spearman", files=broken)
+    return folder
+
+
+def test_one_failing_task_stops_no_other(tasks: Path, tmp_path: Path) -> None:
+    done = evaluate_folder(HashModel(), tasks, tmp_path / "out", name="me/hash", revision="r1")
+    assert [result.info.name for result in done.results] == ["Retrieval", "Sts"]
+    assert list(done.failures) == ["Broken"]
+    assert "pairs.jsonl.gz:1: expected a finite number under 'score'" in done.failures["Broken"]
+    names = sorted(path.name for path in (tmp_path / "out/me__hash/r1").iterdir())
+    assert names == ["BelebeleRetrieval.json", "Sts.json", "model_meta.json"]
+
+
+def test_any_exception_of_a_model_is_isolated(tasks: Path, tmp_path: Path) -> None:
+    def fail(text: str) -> None:
+        raise KeyError(text)
+
+    done = evaluate_folder(HashModel(fail), tasks, tmp_path, name="m", revision="r", only=["Sts"])
+    assert done.failures == {"Sts": "KeyError: 'a'"}
+    assert not list(tmp_path.glob("local__m/*"))
+
+
+def test_mteb_reads_the_results(tasks: Path, tmp_path: Path) -> None:
+    done = evaluate_folder(
+        HashModel(), tasks, tmp_path / "results", name="me/hash", revision="r1", types=["retrieval"]
+    )
+    path = tmp_path / "results/me__hash/r1/BelebeleRetrieval.json"
+    theirs = MtebResult.from_disk(path)
+    assert theirs.task_name == "BelebeleRetrieval"
+    assert theirs.get_score() == pytest.approx(done.results[0].main_score)
+    assert theirs.get_score(languages=["deu"]) == pytest.approx(
+        done.results[0].subsets["deu_Latn-eng_Latn"]["main_score"]
+    )
+    meta = (path.parent / "model_meta.json").read_text()
+    assert ModelMeta.model_validate_json(meta).name == "me/hash"
+    loaded = ResultCache(tmp_path).load_results(models=["me/hash"], include_remote=False)
+    (model,) = loaded.model_results
+    assert (model.model_name, model.model_revision) == ("me/hash", "r1")
+    assert [result.task_name for result in model.task_results] == ["BelebeleRetrieval"]
+
+
+def test_a_second_run_reads_back_what_is_there(tasks: Path, tmp_path: Path) -> None:
+    options = {"name": "me/hash", "revision": "r1", "only": ["Retrieval", "Sts"]}
+    first = evaluate_folder(HashModel(), tasks, tmp_path / "out", **options)
+    model, seen = HashModel(), []
+    second = evaluate_folder(
+        model, tasks, tmp_path / "out", **options, on_result=lambda r: seen.append(r.info.name)
+    )
+    assert model.calls == []
+    assert second.skipped == ("Retrieval", "Sts") == tuple(seen)
+    assert second.results == first.results
+    assert read_results(tmp_path / "out/me__hash/r1", tasks) == list(first.results)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"revision": "r2"},
+        {"name": "me/other"},
+        {"settings": Settings(seed=7)},
+        {"settings": Settings(instructions="task")},
+        {"widths": [16]},
+        {"precisions": ["int8"]},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_result_made_otherwise_is_not_taken_for_this_one(
+    tasks: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    options: dict[str, object] = {"name": "me/hash", "revision": "r1", "only": ["Sts"]}
+    evaluate_folder(HashModel(), tasks, tmp_path, **options)  # type: ignore[arg-type]
+    model = HashModel()
+    again = evaluate_folder(model, tasks, tmp_path, **(options | change))  # type: ignore[arg-type]
+    assert len(model.calls) == 1
+    assert again.skipped == ()
+
+
+def test_another_choice_of_subsets_is_evaluated_anew(tasks: Path, tmp_path: Path) -> None:
+    options = {"name": "me/hash", "revision": "r1", "types": ["retrieval"]}
+    one = evaluate_folder(HashModel(), tasks, tmp_path, **options, subsets=["eng_Latn-eng_Latn"])
+    assert list(one.results[0].subsets) == ["eng_Latn-eng_Latn"]
+    both = evaluate_folder(HashModel(), tasks, tmp_path, **options)
+    assert both.skipped == ()
+    assert len(both.results[0].subsets) == 2
+
+
+def test_a_half_written_result_is_computed_anew(tasks: Path, tmp_path: Path) -> None:
+    options = {"name": "me/hash", "revision": "r1", "only": ["Sts"]}
+    evaluate_folder(HashModel(), tasks, tmp_path, **options)
+    path = tmp_path / "me__hash/r1/Sts.json"
+    whole = path.read_text()
+    path.write_text(whole[:40])
+    assert evaluate_folder(HashModel(), tasks, tmp_path, **options).skipped == ()
+    assert json.loads(path.read_text())["scores"] == json.loads(whole)["scores"]
+    path.write_text(whole[:40])
+    with pytest.raises(InputError, match="expected a result written by culet"):
+        read_results(path.parent, tasks)
+
+
+def test_widths_and_precisions_go_to_revisions_of_their_own(tasks: Path, tmp_path: Path) -> None:
+    model = HashModel()
+    done = evaluate_folder(
+        model,
+        tasks,
+        tmp_path,
+        name="hash",
+        revision="r1",
+        only=["Sts"],
+        widths=(None, 16),
+        precisions=("float32", "int8"),
+    )
+    assert len(model.calls) == 1
+    assert len(done.results) == 4
+    folders = sorted(path.name for path in (tmp_path / "local__hash").iterdir())
+    assert folders == ["r1", "r1-16d", "r1-16d-int8", "r1-int8"]
+    meta = json.loads((tmp_path / "local__hash/r1-16d/model_meta.json").read_text())
+    assert (meta["revision"], meta["embed_dim"]) == ("r1-16d", 16)
+
+
+def test_only_comparable_scores_stand_under_the_mteb_name() -> None:
+    info = TaskInfo("Ours", "sts", "x", Path(), mteb_name="Theirs")
+    assert task_name(info) == "Ours"
+    comparable = TaskInfo("Ours", "sts", "x", Path(), mteb_name="Theirs", comparable=True)
+    assert task_name(comparable) == "Theirs"
+    expected = Path("out/a__b/r-64d-binary/Theirs.json")
+    assert result_path("out", comparable, "a/b", "r", 64, "binary") == expected
+    assert revision_name("r", None, "float32") == "r"
+
+
+def test_languages_of_a_subset_come_from_its_name() -> None:
+    languages = ("sqi-Latn", "eng-Latn", "ace-Latn", "ace-Arab")
+    info = TaskInfo("T", "sts", "x", Path(), languages=languages)
+    assert subset_languages(info, "sqi-eng") == ["sqi-Latn", "eng-Latn"]
+    assert subset_languages(info, "ace_Arab") == ["ace-Arab"]
+    assert subset_languages(info, "en-ar") == list(languages)
+    assert subset_languages(info, "default") == list(languages)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"only": ["Nope"]}, "unknown task Nope; the folder has Broken, Retrieval, Sts"),
+        ({"types": ["ranking"]}, "unknown type ranking; the folder has retrieval, sts"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(
+    tasks: Path, tmp_path: Path, wanted: dict[str, list[str]], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        evaluate_folder(HashModel(), tasks, tmp_path, name="m", revision="r", **wanted)  # type: ignore[arg-type]
+
+
+def test_a_folder_without_results_is_refused(tasks: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected results of the tasks"):
+        read_results(tmp_path, tasks)
