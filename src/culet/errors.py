@@ -5,7 +5,8 @@ CuletError
 ├── CheckpointError   a model folder that cannot be trusted or read
 ├── RecipeError       a recipe with unknown, missing or contradictory settings
 ├── TrainingError     a run that had to stop (a loss that is not finite, a state that does not fit)
-└── MissingExtra      an optional package that is not installed
+├── MissingExtra      an optional package that is not installed
+└── (Interrupted, a KeyboardInterrupt: a run stopped by Ctrl-C after saving what it had)
 
 Every message says what was expected, what came, and what to do. The command line prints it
 without a traceback and exits with code 2.
@@ -44,3 +45,7 @@ class MissingExtra(CuletError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+class Interrupted(KeyboardInterrupt):
+    """A long run that was asked to stop and has saved what it had; the message says how to go on."""

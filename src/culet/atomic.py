@@ -1,0 +1,69 @@
+"""Files and folders that are whole or not there: write aside, fsync, rename.
+
+A crash, a full disk or kill -9 leaves either the old content or the new one under the final
+name, and at most a `.partial` sibling that the next write removes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from culet.errors import InputError
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write to; on success it becomes `path`, on any error it is removed."""
+    aside = _aside(path)
+    try:
+        yield aside
+        _sync(aside)
+        os.replace(aside, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it replaces `path`, on any error it is removed."""
+    aside, old = _aside(path), path.with_name(f".{path.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        aside.mkdir()
+        yield aside
+        for file in aside.rglob("*"):
+            _sync(file)
+        _sync(aside)
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(path, old)
+        os.replace(aside, path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot create {path.parent}: {error.strerror or error}") from error
+    return path.with_name(f".{path.name}.partial")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""Training data: records from files, batches from sources, texts to tokens. No torch here."""

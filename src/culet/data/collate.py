@@ -1,0 +1,143 @@
+"""Records to a tokenized batch: prompts in front, equal texts once, teacher vectors beside."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from culet.data.records import Record
+from culet.data.teacher import TeacherFile, teacher_vector
+from culet.errors import InputError
+from culet.prompts import Prompts
+from culet.tokenizer import TextTokenizer
+
+# Tasks whose two sides are of one kind: both carry the task's own prompt.
+SYMMETRIC_TASKS = frozenset({"similarity", "classification", "clustering", "summarization"})
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs from one source: distinct tokenized texts, and which of them each pair uses.
+
+    Attributes:
+        texts: Token ids of the distinct texts.
+        query: Index of each pair's query.
+        positive: Index of each pair's positive.
+        negative: Indices of each pair's hard negatives, −1 where there are fewer than C.
+        teacher: Role to teacher vectors [B, T] or [B, C, T]; NaN rows where there is none.
+        source: Name of the source.
+        origin: "file:line" of each record.
+        truncated: Texts that were longer than the limit and were cut.
+    """
+
+    texts: list[np.ndarray]
+    query: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    teacher: dict[str, np.ndarray] = field(default_factory=dict)
+    source: str = ""
+    origin: tuple[str, ...] = ()
+    truncated: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens over the distinct texts."""
+        return sum(len(text) for text in self.texts)
+
+
+def collate(
+    records: Sequence[Record],
+    *,
+    tokenizer: TextTokenizer,
+    prompts: Prompts,
+    task: str,
+    num_negatives: int,
+    source: str = "",
+    teacher_file: TeacherFile | None = None,
+    rng: np.random.Generator,
+) -> PairBatch:
+    """Return the batch of some records.
+
+    Args:
+        records: The pairs of one batch.
+        tokenizer: Its `max_length` cuts long texts.
+        prompts: Prefixes by task.
+        task: The task of records that name none.
+        num_negatives: C, hard negatives used per query; drawn anew each time where a record
+            has more.
+        source: Name of the source, for messages.
+        teacher_file: Vectors for records that give keys.
+        rng: Decides the draw.
+
+    Raises:
+        InputError: If a record names an unknown task or a teacher vector cannot be found.
+    """
+    index: dict[str, int] = {}
+    query, positive = [], []
+    negative = np.full((len(records), num_negatives), -1, dtype=np.int64)
+    drawn: list[np.ndarray] = []
+
+    def place(text: str) -> int:
+        return index.setdefault(text, len(index))
+
+    for row, record in enumerate(records):
+        name = record.task or task
+        try:
+            ask = prompts.query(name)
+        except InputError as error:
+            raise InputError(f"{record.origin}: {error}") from error
+        symmetric = name in SYMMETRIC_TASKS
+        untitled = ask if symmetric else prompts.document()
+        titled = ask if symmetric else prompts.document(record.title)
+        query.append(place(ask + record.query))
+        positive.append(place(titled + record.positive))
+        picks = rng.permutation(len(record.negatives))[:num_negatives]
+        drawn.append(picks)
+        for column, pick in enumerate(picks):
+            negative[row, column] = place(untitled + record.negatives[pick])
+    tokenized = tokenizer.encode(list(index), on_long="truncate")
+    used = int((negative >= 0).any(axis=0).sum())
+    return PairBatch(
+        texts=tokenized.ids,
+        query=np.array(query),
+        positive=np.array(positive),
+        negative=negative[:, :used],
+        teacher=_teacher(records, drawn, used, teacher_file),
+        source=source,
+        origin=tuple(record.origin for record in records),
+        truncated=len(tokenized.overlong),
+    )
+
+
+def _teacher(
+    records: Sequence[Record],
+    drawn: Sequence[np.ndarray],
+    num_negatives: int,
+    file: TeacherFile | None,
+) -> dict[str, np.ndarray]:
+    """Return teacher vectors by role, NaN where a record has none."""
+    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for row, record in enumerate(records):
+        for role, value in (record.teacher or {}).items():
+            if role == "negatives":
+                for column, pick in enumerate(drawn[row]):
+                    vector = teacher_vector(value[pick], file, record.origin)
+                    found.setdefault("negative", {})[row, column] = vector
+            else:
+                found.setdefault(role, {})[(row,)] = teacher_vector(value, file, record.origin)
+    teacher = {}
+    for role, vectors in found.items():
+        widths = {vector.size for vector in vectors.values()}
+        if len(widths) > 1:
+            raise InputError(
+                f"teacher vectors of one batch must have one width, got {sorted(widths)} near "
+                f"{records[0].origin}"
+            )
+        rows = (len(records), num_negatives) if role == "negative" else (len(records),)
+        block = np.full((*rows, widths.pop()), np.nan, dtype=np.float32)
+        for place, vector in vectors.items():
+            block[place] = vector
+        teacher[role] = block
+    return teacher

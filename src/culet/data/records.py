@@ -1,0 +1,198 @@
+"""Training records from JSONL and Parquet files, checked once, kept compactly.
+
+A record is one line or row:
+
+    query      text                                     required
+    positive   text of the right document               required
+    negatives  list of texts of wrong documents         optional
+    task       a task of culet.prompts                  optional, the source's task otherwise
+    title      title of the positive document           optional
+    teacher_query, teacher_positive, teacher_negatives  optional: vectors (lists of numbers), or
+               keys (strings) into the source's teacher file
+
+Other fields are ignored. Every line is parsed and checked before training begins, so that a bad
+one is reported with its file and line in the first second and not in the third hour.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from culet.errors import InputError, MissingExtra
+
+TeacherVector = str | list[float]
+_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One training pair with its hard negatives.
+
+    Attributes:
+        query: What is searched with.
+        positive: The right document.
+        negatives: Wrong documents for this query.
+        task: A task name, or None for the source's.
+        title: Title of the positive, or None.
+        teacher: Role ("query", "positive", "negatives") to a vector or key, or a list of them.
+        origin: "file:line", for messages.
+    """
+
+    query: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+    task: str | None = None
+    title: str | None = None
+    teacher: dict[str, Any] | None = None
+    origin: str = ""
+
+
+class Records(Sequence[Record]):
+    """Many records in one block of bytes; a record is parsed when it is asked for."""
+
+    def __init__(self, files: list[str], blob: bytes, spans: np.ndarray, lines: np.ndarray) -> None:
+        self._files = files
+        self._blob = blob
+        self._spans = spans  # R 2, int64: start and stop in the blob
+        self._lines = lines  # R 2, int64: file and line (or row) number from 1
+        self.skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: Any) -> Any:
+        start, stop = self._spans[index]
+        file, line = self._lines[index]
+        return _record(json.loads(self._blob[start:stop]), f"{self._files[file]}:{line}")
+
+
+def read_records(paths: Sequence[Path], *, skip_bad: bool = False) -> Records:
+    """Return all records of some files, in order.
+
+    Args:
+        paths: Files (.jsonl, .jsonl.gz, .parquet) or folders of such files.
+        skip_bad: Leave bad lines out and list them in `Records.skipped` instead of raising.
+
+    Raises:
+        InputError: If a path does not exist or holds no record, or a line is bad; the message
+            names the file, the line and what was expected.
+    """
+    files = [file for path in paths for file in _expand(path)]
+    blobs, spans, lines, skipped, position = [], [], [], [], 0
+    for number, file in enumerate(files):
+        for line, raw in _rows(file):
+            origin = f"{file}:{line}"
+            try:
+                _record(_parsed(raw, origin), origin)
+            except InputError as error:
+                if not skip_bad:
+                    raise
+                skipped.append(str(error))
+                continue
+            blobs.append(raw)
+            spans.append((position, position + len(raw)))
+            lines.append((number, line))
+            position += len(raw)
+    if not spans:
+        raise InputError(f"no usable record in {', '.join(map(str, paths))}")
+    records = Records(
+        [str(file) for file in files], b"".join(blobs), np.array(spans), np.array(lines)
+    )
+    records.skipped = tuple(skipped)
+    return records
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+        if not files:
+            raise InputError(f"{path} holds no file ending in {', '.join(_SUFFIXES)}")
+        return files
+    if not path.exists():
+        raise InputError(f"training data {path} does not exist")
+    if not path.name.endswith(_SUFFIXES):
+        raise InputError(f"{path}: expected a file ending in {', '.join(_SUFFIXES)}")
+    return [path]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (line or row number from 1, JSON bytes)."""
+    if path.name.endswith(".parquet"):
+        yield from _parquet_rows(path)
+        return
+    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+    try:
+        with opened as file:
+            for number, raw in enumerate(file, start=1):
+                if stripped := raw.strip():
+                    yield number, stripped
+    except (OSError, EOFError) as error:
+        raise InputError(f"cannot read {path} to its end: {error}") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise MissingExtra("pyarrow", extra="parquet", purpose=f"reading {path}") from error
+    try:
+        file = pq.ParquetFile(path)
+    except Exception as error:  # pyarrow raises its own kinds
+        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
+    number = 0
+    for batch in file.iter_batches(batch_size=4096):
+        for row in batch.to_pylist():
+            number += 1
+            kept = {key: value for key, value in row.items() if value is not None}
+            yield number, json.dumps(kept).encode()
+
+
+def _parsed(raw: bytes, origin: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise InputError(f"{origin}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{origin}: expected an object with query and positive, got {value!r:.80}")
+    return value
+
+
+def _record(row: dict[str, Any], origin: str) -> Record:
+    negatives = row.get("negatives") or []
+    if not isinstance(negatives, list):
+        raise InputError(f"{origin}: negatives must be a list of texts, got {negatives!r:.80}")
+    teacher = {
+        role: row[f"teacher_{role}"]
+        for role in ("query", "positive", "negatives")
+        if row.get(f"teacher_{role}") is not None
+    }
+    if len(teacher.get("negatives", negatives)) != len(negatives):
+        raise InputError(
+            f"{origin}: teacher_negatives has {len(teacher['negatives'])} entries for "
+            f"{len(negatives)} negatives"
+        )
+    return Record(
+        query=_text(row, "query", origin),
+        positive=_text(row, "positive", origin),
+        negatives=tuple(
+            _text({"negatives": n}, "negatives", origin) for n in negatives
+        ),
+        task=_text(row, "task", origin) if row.get("task") is not None else None,
+        title=_text(row, "title", origin) if row.get("title") else None,
+        teacher=teacher or None,
+        origin=origin,
+    )
+
+
+def _text(row: dict[str, Any], key: str, origin: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{origin}: {key} must be a text that is not empty, got {value!r:.80}")
+    return value

@@ -1,0 +1,93 @@
+"""Weights in and out of the model as named numpy arrays.
+
+The names are culet's own (`EmbeddingConfig.weight_shapes`), one array a matrix of the paper;
+`culet.checkpoint` translates them to and from the names on disk. Inside the model query, key
+and value are one matrix, and so are gate and up, because one large product is faster than
+three small ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from culet.errors import CheckpointError
+from culet.model.config import EmbeddingConfig
+from culet.model.embedding import EmbeddingModel
+
+_FUSED = {"qkv": ("query", "key", "value"), "gate_up": ("gate", "up")}
+
+
+def parameter_sources(model: EmbeddingModel) -> dict[str, tuple[str, ...]]:
+    """Return, for each parameter of the model, the canonical weights stacked in it."""
+    sources = {}
+    for name, _ in model.named_parameters():
+        path = name.removeprefix("encoder.").removesuffix(".weight")
+        parent, _, last = path.rpartition(".")
+        parts = _FUSED.get(last, (last,))
+        sources[name] = tuple(f"{parent}.{part}" if parent else part for part in parts)
+    return sources
+
+
+def from_arrays(
+    config: EmbeddingConfig,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> EmbeddingModel:
+    """Return a model with the given weights.
+
+    Args:
+        config: The architecture.
+        arrays: float32 arrays under their canonical names.
+        dtype: Dtype the parameters are kept in.
+        device: Where they live.
+
+    Raises:
+        CheckpointError: If a weight is missing, superfluous or of another shape.
+    """
+    check_arrays(config, arrays)
+    with torch.device("meta"):
+        model = EmbeddingModel(config)
+    model = model.to_empty(device=device).to(dtype)
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for name, sources in parameter_sources(model).items():
+            row = 0
+            for source in sources:
+                value = torch.from_numpy(np.array(arrays[source], dtype=np.float32))
+                parameters[name][row : row + len(value)].copy_(value)
+                row += len(value)
+    return model.eval()
+
+
+def to_arrays(model: EmbeddingModel) -> dict[str, np.ndarray]:
+    """Return the weights of a model as float32 arrays under their canonical names."""
+    shapes = model.config.weight_shapes()
+    parameters = dict(model.named_parameters())
+    arrays = {}
+    for name, sources in parameter_sources(model).items():
+        value = parameters[name].detach().float().cpu().numpy()
+        row = 0
+        for source in sources:
+            arrays[source] = value[row : row + shapes[source][0]]
+            row += shapes[source][0]
+    return {name: arrays[name] for name in shapes}
+
+
+def check_arrays(config: EmbeddingConfig, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise CheckpointError unless names and shapes are exactly those of the architecture."""
+    shapes = config.weight_shapes()
+    missing = [name for name in shapes if name not in arrays]
+    extra = [name for name in arrays if name not in shapes]
+    if missing or extra:
+        raise CheckpointError(f"weights do not fit: missing {missing}, unexpected {extra}")
+    for name, shape in shapes.items():
+        if tuple(arrays[name].shape) != shape:
+            raise CheckpointError(
+                f"weight {name} must have shape {shape} by the config, "
+                f"got {tuple(arrays[name].shape)}"
+            )

@@ -1,0 +1,190 @@
+"""Recipes: TOML sections into frozen dataclasses, overrides by dotted key, and back to TOML.
+
+Unknown keys are errors that list the known ones; a number where a text belongs is an error that
+names the key. There is nothing else to configure a run with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from culet.errors import CuletError, RecipeError
+
+Config = TypeVar("Config")
+
+
+def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the tables of a recipe after overrides such as "finetune.steps=200".
+
+    Raises:
+        RecipeError: If the file is missing or no TOML, or an override is not key=value.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not valid TOML: {error}") from error
+    for override in overrides:
+        _override(tables, override)
+    return tables
+
+
+def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config:
+    """Return a dataclass from a table, checking every key and type.
+
+    Args:
+        kind: A frozen dataclass whose fields are numbers, texts, paths, tuples, literals,
+            optional values or further dataclasses.
+        table: The TOML table.
+        where: Its dotted name, for messages.
+
+    Raises:
+        RecipeError: Unknown or missing key, or a value of the wrong type.
+    """
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(table) - set(fields)):
+        raise RecipeError(
+            f"[{where}] has unknown keys: {', '.join(unknown)}; known are: {', '.join(fields)}"
+        )
+    required = [
+        name for name, field in fields.items()
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing := [name for name in required if name not in table]:
+        raise RecipeError(f"[{where}] needs {', '.join(missing)}")
+    values = {
+        name: _value(hints[name], value, where=f"{where}.{name}") for name, value in table.items()
+    }
+    try:
+        return kind(**values)
+    except RecipeError:
+        raise
+    except CuletError as error:
+        raise RecipeError(f"[{where}] {error}") from error
+
+
+def to_tables(config: Any) -> dict[str, Any]:
+    """Return a dataclass as plain tables; None is left out, as TOML has no such value."""
+    table = {}
+    for field in dataclasses.fields(config):
+        value = _plain(getattr(config, field.name))
+        if value is not None:
+            table[field.name] = value
+    return table
+
+
+def to_toml(tables: Mapping[str, Any]) -> str:
+    """Return TOML text of nested tables and lists of tables."""
+    lines: list[str] = []
+    _write_table(lines, tables, prefix="")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _value(hint: Any, value: Any, *, where: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        inner = [arg for arg in args if arg is not type(None)]
+        return _value(inner[0], value, where=where)
+    if origin is Literal:
+        if value not in args:
+            raise RecipeError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise RecipeError(f"{where} must be a list, got {value!r}")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_value(args[0], v, where=f"{where}[{i}]") for i, v in enumerate(value))
+        if len(args) != len(value):
+            raise RecipeError(f"{where} must have {len(args)} entries, got {value!r}")
+        return tuple(_value(a, v, where=where) for a, v in zip(args, value, strict=True))
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise RecipeError(f"{where} must be a table, got {value!r}")
+        return build(hint, value, where=where)
+    return _scalar(hint, value, where=where)
+
+
+def _scalar(hint: Any, value: Any, *, where: str) -> Any:
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise RecipeError(
+            f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}"
+        )
+    return value
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"an override must look like section.key=value, got {override!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a text: --set run.device=cpu
+    *parents, last = key.strip().split(".")
+    table: Any = tables
+    for parent in parents:
+        if isinstance(table, list):
+            table = table[_index(parent, table, override)]
+        else:
+            table = table.setdefault(parent, {})
+        if not isinstance(table, dict | list):
+            raise RecipeError(f"override {override!r}: {parent} is not a section")
+    if isinstance(table, list):
+        table[_index(last, table, override)] = value
+    else:
+        table[last] = value
+
+
+def _index(text: str, table: list[Any], override: str) -> int:
+    if not text.isdigit() or int(text) >= len(table):
+        raise RecipeError(
+            f"override {override!r}: expected a number below {len(table)}, got {text!r}"
+        )
+    return int(text)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_tables(value)
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _write_table(lines: list[str], table: Mapping[str, Any], *, prefix: str) -> None:
+    nested = {k: v for k, v in table.items() if isinstance(v, Mapping)}
+    lists = {
+        k: v for k, v in table.items()
+        if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)
+    }
+    for key, value in table.items():
+        if key not in nested and key not in lists:
+            lines.append(f"{key} = {_toml_value(value)}")
+    for key, value in nested.items():
+        lines.extend(["", f"[{prefix}{key}]"])
+        _write_table(lines, value, prefix=f"{prefix}{key}.")
+    for key, entries in lists.items():
+        for entry in entries:
+            lines.extend(["", f"[[{prefix}{key}]]"])
+            _write_table(lines, entry, prefix=f"{prefix}{key}.")
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    # JSON strings are valid TOML basic strings; floats need a point or an exponent, as repr gives
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

@@ -1,0 +1,346 @@
+"""The contrastive stages: prefinetune (pairs) and finetune (pairs with hard negatives).
+
+They differ in their settings only: EmbeddingGemma (arXiv 2509.20354, section 2.3) prefinetunes
+on large batches of noisy pairs without hard negatives, then finetunes on smaller batches of
+better ones with them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from culet import fingerprint
+from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from culet.data.collate import PairBatch, collate
+from culet.data.mixture import Mixture
+from culet.data.prefetch import Prefetch
+from culet.data.records import Records, read_records
+from culet.data.teacher import TeacherFile
+from culet.errors import RecipeError
+from culet.model.embedding import EmbeddingModel, check_dtype, check_width
+from culet.model.lora import LoraConfig, add_lora, merge_lora
+from culet.model.weights import from_arrays, to_arrays
+from culet.prompts import TASKS, Prompts
+from culet.recipe import to_tables
+from culet.stages.folder import StageFolder
+from culet.tensorfile import StoredDtype
+from culet.tokenizer import TextTokenizer
+from culet.train.contrastive import Chunking, LossConfig, Temperature, contrastive_step
+from culet.train.loop import Action, Loop
+from culet.train.loop import run as run_loop
+from culet.train.optim import OptimConfig, Optimizer
+from culet.train.report import Report
+from culet.train.resume import load_state, save_state
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One source of training pairs.
+
+    Attributes:
+        path: A file or a folder of files; see `culet.data.records`.
+        weight: Share of the batches.
+        task: Task of records that name none.
+        name: What messages call it; the file's name if empty.
+        batch_size: Pairs a batch, if this source needs another size than the stage.
+        num_negatives: Hard negatives a query, likewise.
+        teacher: Parquet file (key, vector) for records whose teacher vectors are keys.
+    """
+
+    path: Path
+    weight: float = 1.0
+    task: str = "search"
+    name: str = ""
+    batch_size: int | None = None
+    num_negatives: int | None = None
+    teacher: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+
+
+@dataclass(frozen=True)
+class TuneConfig:
+    """One contrastive stage.
+
+    Attributes:
+        steps: Optimiser steps.
+        sources: Where pairs come from; every batch is from one of them.
+        batch_size: Pairs in a batch.
+        num_negatives: Hard negatives per query that are used.
+        max_tokens: Longer texts are cut in training (and counted).
+        dropout: See `EncoderConfig`.
+        loss: What is minimised.
+        optim: How weights move.
+        chunking: How batches are cut for memory.
+        lora: Train low-rank additions only and merge them at the end.
+        seed: Decides batches, negatives and dropout.
+        compute_dtype: Dtype of activations; weights stay float32.
+        save_dtype: Dtype of the checkpoint the stage writes.
+        save_every: Steps between resumable states.
+        eval_every: Steps between evaluations, where the caller gives one; 0 turns them off.
+        skip_bad_records: Leave bad lines out and count them instead of stopping.
+        init: Checkpoint to start from; the stage before, if left out.
+    """
+
+    steps: int
+    sources: tuple[SourceConfig, ...]
+    batch_size: int = 128
+    num_negatives: int = 0
+    max_tokens: int = 256
+    dropout: float = 0.0
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    chunking: Chunking = field(default_factory=Chunking)
+    lora: LoraConfig | None = None
+    seed: int = 0
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    save_dtype: StoredDtype = "float32"
+    save_every: int = 200
+    eval_every: int = 0
+    skip_bad_records: bool = False
+    init: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 2 or self.save_every < 1 or self.max_tokens < 3:
+            raise RecipeError(
+                "steps and save_every must be at least 1, batch_size 2 and max_tokens 3; got "
+                f"{self.steps}, {self.save_every}, {self.batch_size}, {self.max_tokens}"
+            )
+        if not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a stage left behind.
+
+    Attributes:
+        checkpoint: The folder of the tuned model.
+        steps: Steps it took in all.
+        skipped: Bad records left out.
+        fresh: False if the stage was finished before and nothing was done.
+    """
+
+    checkpoint: Path
+    steps: int
+    skipped: int
+    fresh: bool
+
+
+def run(
+    config: TuneConfig,
+    *,
+    init: Path,
+    out: Path,
+    name: str,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    evaluate: Callable[[EmbeddingModel, int], None] | None = None,
+) -> TuneResult:
+    """Tune the checkpoint `init` and leave the result in `out`; resume if it was interrupted.
+
+    Args:
+        config: The stage's settings.
+        init: Checkpoint folder to start from.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Where to train.
+        say: Takes lines for the person watching.
+        evaluate: Called with the model and the step every `config.eval_every` steps.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        InputError: If a record is bad; see `culet.data.records`.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    start = read_checkpoint(init)
+    folder = StageFolder(
+        out, fingerprint=run_fingerprint(config, start), settings={name: to_tables(config)}
+    )
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    if done := folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return TuneResult(folder.checkpoint, done["steps"], done["skipped_records"], fresh=False)
+
+    sources = _read_sources(config, say=say, name=name)
+    model = _model(start, config, device)
+    temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
+    named = list(model.named_parameters())
+    if temperature is not None:
+        temperature.to(device)
+        named.append(("temperature", temperature.log))
+    optimizer = Optimizer(named, config.optim, steps=config.steps)
+    torch.manual_seed(config.seed)
+    first = load_state(folder.state, optimizer, fingerprint=folder.fingerprint)
+    if first:
+        say(f"{name}: resuming after step {first} of {config.steps}")
+
+    cut = _CutCounter()
+    batcher = _Batcher(config, sources, start, cut)
+    actions: Sequence[Action] = ()
+    if evaluate is not None and config.eval_every:
+        actions = [(config.eval_every, lambda step: _evaluate(model, step, evaluate))]
+
+    def step(batch: PairBatch) -> dict[str, float]:
+        parts = contrastive_step(
+            model, batch, config.loss, temperature=temperature, chunking=config.chunking,
+            compute_dtype=getattr(torch, config.compute_dtype),
+        )
+        return parts if temperature is None else parts | {"temperature": temperature().item()}
+
+    def save(done: int) -> None:
+        save_state(folder.state, optimizer, step=done, fingerprint=folder.fingerprint)
+
+    model.train()
+    with (
+        Prefetch(batcher, start=first, stop=config.steps) as batches,
+        Report(name, folder.log, start=first, steps=config.steps) as report,
+    ):
+        loop = Loop(step, optimizer, save, report, config.save_every, actions)
+        last = run_loop(loop, batches, start=first, steps=config.steps)
+        waited = batches.waited_seconds
+
+    _write_result(model, optimizer, config, start, folder)
+    skipped = sum(len(records.skipped) for records in sources)
+    folder.finish(
+        {"steps": config.steps, "skipped_records": skipped, "texts_cut": cut.texts,
+         "waited_seconds": round(waited, 3), "last": last}
+    )
+    shutil.rmtree(folder.state, ignore_errors=True)
+    if cut.texts:
+        say(f"{name}: {cut.texts} texts were cut at {config.max_tokens} tokens")
+    return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+
+
+def run_fingerprint(config: TuneConfig, start: Checkpoint) -> str:
+    """Return what identifies a run: settings, data and the checkpoint it starts from."""
+    files = [
+        file
+        for source in config.sources
+        for path in (source.path, source.teacher)
+        if path is not None and path.exists()
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+    ]
+    settings = to_tables(config)
+    # neither changes what is learnt
+    settings.pop("save_every"), settings.pop("eval_every")
+    return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
+
+
+class _CutCounter:
+    """How many texts were longer than the limit."""
+
+    def __init__(self) -> None:
+        self.texts = 0
+
+
+class _Batcher:
+    """Makes the batch of any step; runs on the prefetch thread."""
+
+    def __init__(
+        self, config: TuneConfig, sources: Sequence[Records], start: Checkpoint, cut: _CutCounter
+    ) -> None:
+        self._config = config
+        self._sources = sources
+        self._cut = cut
+        self._tokenizer = TextTokenizer.load(
+            start.folder, max_length=min(config.max_tokens, start.config.encoder.max_length)
+        )
+        self._prompts = Prompts.from_names(start.prompts)
+        self._teachers = [s.teacher and TeacherFile(s.teacher) for s in config.sources]
+        self._mixture = Mixture(
+            [len(records) for records in sources],
+            [source.weight for source in config.sources],
+            [source.batch_size or config.batch_size for source in config.sources],
+            steps=config.steps,
+            seed=config.seed,
+        )
+
+    def __call__(self, step: int) -> PairBatch:
+        draw = self._mixture.draw(step)
+        source = self._config.sources[draw.source]
+        records = self._sources[draw.source]
+        negatives = source.num_negatives
+        batch = collate(
+            [records[i] for i in draw.indices],
+            tokenizer=self._tokenizer,
+            prompts=self._prompts,
+            task=source.task,
+            num_negatives=self._config.num_negatives if negatives is None else negatives,
+            source=source.name or source.path.name,
+            teacher_file=self._teachers[draw.source] or None,
+            rng=np.random.default_rng([self._config.seed, 2, step]),
+        )
+        self._cut.texts += batch.truncated
+        return batch
+
+
+def _read_sources(
+    config: TuneConfig, *, say: Callable[[str], None], name: str
+) -> list[Records]:
+    sources = []
+    for source in config.sources:
+        records = read_records([source.path], skip_bad=config.skip_bad_records)
+        if records.skipped:
+            say(f"{name}: skipped {len(records.skipped)} bad records of {source.path}, "
+                f"the first: {records.skipped[0]}")
+        sources.append(records)
+    return sources
+
+
+def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel:
+    check_dtype(getattr(torch, config.compute_dtype))
+    encoder = replace(start.config.encoder, dropout=config.dropout)
+    for width in config.loss.widths:
+        check_width(width, range(1, start.config.embedding_dim + 1))
+    model = from_arrays(replace(start.config, encoder=encoder), start.arrays(), device=device)
+    if config.lora is not None:
+        add_lora(model, config.lora, seed=config.seed)
+    return model
+
+
+def _evaluate(
+    model: EmbeddingModel, step: int, evaluate: Callable[[EmbeddingModel, int], None]
+) -> None:
+    model.eval()
+    try:
+        evaluate(model, step)
+    finally:
+        model.train()
+
+
+def _write_result(
+    model: EmbeddingModel,
+    optimizer: Optimizer,
+    config: TuneConfig,
+    start: Checkpoint,
+    folder: StageFolder,
+) -> None:
+    """Write the tuned checkpoint: averaged if asked for, merged, with the widths it trained."""
+    with torch.no_grad():
+        for name, average in optimizer.average.items():
+            optimizer.named[name].copy_(average)
+    if config.lora is not None:
+        merge_lora(model)
+    widths = tuple(sorted(config.loss.widths or start.config.widths, reverse=True))
+    write_checkpoint(
+        folder.checkpoint,
+        replace(start.config, widths=widths),
+        to_arrays(model),
+        tokenizer_json=start.tokenizer_json.read_text(encoding="utf-8"),
+        prompts=start.prompts,
+        dtype=config.save_dtype,
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text()},
+    )
+
+

@@ -1,0 +1,1 @@
+"""Training: one loop, one contrastive step, exact resume. Knows nothing of text or evaluation."""

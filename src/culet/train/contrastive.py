@@ -1,0 +1,246 @@
+"""The contrastive step: any batch size in fixed memory, with the gradients of one pass.
+
+Gradient caching (GradCache, arXiv 2101.06983): embed all chunks without a graph, take the loss
+and its gradient with respect to the embeddings, then embed each chunk again, with the same
+random numbers, and send that gradient back through it. Chunks that fit in `keep_tokens` keep
+their graph from the first pass and are not embedded twice, so the plain pass is the same code
+with one kept chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from culet.data.collate import PairBatch
+from culet.losses import (
+    Direction,
+    Distance,
+    duplicates,
+    embed_distill,
+    info_nce,
+    matryoshka,
+    samtone,
+    spread_out,
+)
+from culet.model.batch import pack
+from culet.model.embedding import EmbeddingModel
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """What a contrastive stage minimises, and how strongly.
+
+    Attributes:
+        temperature: τ. Not published for EmbeddingGemma; 0.05 is our default.
+        learn_temperature: Train log τ, starting from `temperature`.
+        hardness: α on own hard negatives (5 in the paper); no effect where there are none.
+        directions: Similarities in the denominator; see `culet.losses.info_nce`.
+        samtone: "one" or "two" ways replaces `directions` by the SamToNe loss; "off" leaves it.
+        literal: Equation 2 to the letter, the positive outside its denominator.
+        spread_out: Weight of the spread-out term (weights are not published; 1 is ours).
+        distill: Weight of embedding distillation where records carry teacher vectors.
+        distill_distance: "l2", "squared" or "cosine".
+        widths: Matryoshka prefixes; empty means those of the model.
+    """
+
+    temperature: float = 0.05
+    learn_temperature: bool = False
+    hardness: float = 5.0
+    directions: tuple[Direction, ...] = ("qd",)
+    samtone: str = "off"
+    literal: bool = False
+    spread_out: float = 1.0
+    distill: float = 1.0
+    distill_distance: Distance = "l2"
+    widths: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """How a batch is cut for memory; none of it changes the result.
+
+    Attributes:
+        chunk_tokens: Tokens of one forward and backward pass.
+        keep_tokens: Tokens whose graph is kept between the passes instead of computed twice.
+    """
+
+    chunk_tokens: int = 4096
+    keep_tokens: int = 16384
+
+
+class Temperature(nn.Module):
+    """τ as a parameter: trained as log τ, so that it stays positive."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.log = nn.Parameter(torch.tensor(float(np.log(start))))
+
+    def forward(self) -> Float[Tensor, ""]:
+        """Return τ, kept above 0.01 so that the softmax cannot collapse."""
+        return self.log.exp().clamp(min=0.01)
+
+
+def contrastive_loss(
+    embedding: Float[Tensor, "T E"],
+    batch: PairBatch,
+    config: LossConfig,
+    *,
+    temperature: float | Float[Tensor, ""],
+    widths: Sequence[int],
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the total loss of a batch and its parts, from the embeddings of its texts."""
+    device = embedding.device
+    query_id = torch.from_numpy(batch.query).to(device)
+    positive_id = torch.from_numpy(batch.positive).to(device)
+    query, positive = embedding[query_id], embedding[positive_id]
+    negative = present = negative_id = None
+    if batch.negative.shape[1]:
+        negative_id = torch.from_numpy(batch.negative).to(device)
+        present = negative_id >= 0
+        negative = embedding[negative_id.clamp(min=0)]
+    duplicate = duplicates(query_id, positive_id)
+
+    def contrast(q: Tensor, p: Tensor, n: Tensor | None) -> Tensor:
+        common = {
+            "temperature": temperature, "hardness": config.hardness,
+            "duplicate": duplicate, "present": present,
+        }
+        if config.samtone != "off":
+            ways = "one" if config.samtone == "one" else "two"
+            return samtone(q, p, n, ways=ways, **common)  # type: ignore[arg-type]
+        return info_nce(
+            q, p, n, directions=config.directions, literal=config.literal, **common  # type: ignore[arg-type]
+        )
+
+    parts = {"contrastive": matryoshka(contrast, query, positive, negative, widths=widths)}
+    total = parts["contrastive"]
+    if config.spread_out:
+        same_query = query_id[:, None] == query_id[None, :]
+        same_positive = positive_id[:, None] == positive_id[None, :]
+
+        def spread(q: Tensor, p: Tensor) -> Tensor:
+            return spread_out(q, duplicate=same_query) + spread_out(p, duplicate=same_positive)
+
+        parts["spread_out"] = matryoshka(spread, query, positive, widths=widths)
+        total = total + config.spread_out * parts["spread_out"]
+    if config.distill and batch.teacher:
+        roles = {"query": query, "positive": positive}
+        if negative is not None:
+            roles["negative"] = negative
+        parts["distill"] = _distill(roles, batch.teacher, config.distill_distance)
+        total = total + config.distill * parts["distill"]
+    return total, parts
+
+
+def _distill(
+    roles: dict[str, Tensor], teacher: dict[str, np.ndarray], distance: Distance
+) -> Float[Tensor, ""]:
+    """Return the sum over roles of the mean distance to the teacher, where it has a vector."""
+    total = torch.zeros((), device=roles["query"].device)
+    for role, student in roles.items():
+        if role not in teacher:
+            continue
+        target = torch.from_numpy(teacher[role]).to(student.device, torch.float32)
+        known = ~target[..., 0].isnan()
+        if known.any():
+            total = total + embed_distill(student[known], target[known], distance=distance)
+    return total
+
+
+def contrastive_step(
+    model: EmbeddingModel,
+    batch: PairBatch,
+    config: LossConfig,
+    *,
+    temperature: Temperature | None = None,
+    chunking: Chunking | None = None,
+    compute_dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """Add the gradients of one batch to the model's parameters and return the loss parts.
+
+    Args:
+        model: The model, in train mode if dropout is to act.
+        batch: The batch.
+        config: What to minimise.
+        temperature: The learnt temperature; None uses the config's.
+        chunking: How to cut the batch for memory.
+        compute_dtype: Dtype of activations and matrix products.
+    """
+    device = model.up.weight.device
+    chunks = _chunks(batch.texts, chunking or Chunking())
+    kept, replay, pieces = [], [], []
+    for index, keep in chunks:
+        packed = pack([batch.texts[i] for i in index]).to(device)
+        if keep:
+            piece = model(packed, compute_dtype=compute_dtype)
+            kept.append((index, piece))
+        else:
+            replay.append((index, packed, _random_state(device)))
+            with torch.no_grad():
+                piece = model(packed, compute_dtype=compute_dtype)
+        pieces.append(piece.detach())
+    order = torch.from_numpy(np.concatenate([index for index, _ in chunks])).to(device)
+    embedding = torch.empty_like(cat := torch.cat(pieces))
+    embedding[order] = cat
+    embedding.requires_grad_()
+
+    total, parts = contrastive_loss(
+        embedding, batch, config,
+        temperature=config.temperature if temperature is None else temperature(),
+        widths=config.widths or model.config.widths,
+    )
+    total.backward()
+    values = {"loss": total.item()} | {name: part.item() for name, part in parts.items()}
+    gradient = embedding.grad
+    assert gradient is not None
+    if not np.isfinite(values["loss"]):
+        return values  # the loop refuses the step; there is nothing worth sending back
+
+    for index, piece in kept:
+        piece.backward(gradient[torch.from_numpy(index).to(device)])
+    kept.clear()
+    for index, packed, state in replay:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            _set_random_state(state, device)
+            piece = model(packed, compute_dtype=compute_dtype)
+        piece.backward(gradient[torch.from_numpy(index).to(device)])
+    return values
+
+
+def _chunks(texts: Sequence[np.ndarray], chunking: Chunking) -> list[tuple[np.ndarray, bool]]:
+    """Return (indices, keep the graph?) of chunks of similar length under the token budgets.
+
+    The longest texts come first and are replayed; the shortest are kept.
+    """
+    lengths = np.array([len(text) for text in texts])
+    chunks: list[list[int]] = []
+    filled = chunking.chunk_tokens + 1
+    for i in np.argsort(-lengths, kind="stable"):
+        if filled + lengths[i] > chunking.chunk_tokens:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(int(i))
+        filled += lengths[i]
+    keep, kept_tokens = [], 0
+    for chunk in reversed(chunks):
+        kept_tokens += int(lengths[chunk].sum())
+        keep.append(kept_tokens <= chunking.keep_tokens)
+    return [(np.array(c), k) for c, k in zip(chunks, reversed(keep), strict=True)]
+
+
+def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return torch.get_rng_state(), cuda
+
+
+def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
+    torch.set_rng_state(state[0])
+    if state[1] is not None:
+        torch.cuda.set_rng_state(state[1], device)
+

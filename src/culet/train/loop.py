@@ -1,0 +1,123 @@
+"""The only training loop. A stage gives it batches and a step; it updates, saves and stops."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any
+
+import numpy as np
+
+from culet.data.collate import PairBatch
+from culet.data.prefetch import Prefetch
+from culet.errors import Interrupted, TrainingError
+from culet.train.optim import Optimizer
+from culet.train.report import Report
+
+Action = tuple[int, Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What a run does at each step.
+
+    Attributes:
+        step: Adds the gradients of a batch and returns its loss parts.
+        optimizer: Moves the weights.
+        save: Writes the resumable state after so many steps.
+        report: Where each step is recorded.
+        save_every: Steps between saves.
+        actions: (every, what) to do after every so many steps, such as an evaluation.
+    """
+
+    step: Callable[[PairBatch], dict[str, float]]
+    optimizer: Optimizer
+    save: Callable[[int], None]
+    report: Report
+    save_every: int
+    actions: Sequence[Action] = ()
+
+
+def run(loop: Loop, batches: Prefetch[PairBatch], *, start: int, steps: int) -> dict[str, float]:
+    """Train from step `start` to `steps` and return the loss parts of the last step.
+
+    Raises:
+        TrainingError: At the first loss or gradient that is not finite; the weights are still
+            those of the last good step, and the message names the batch.
+        Interrupted: After SIGINT, once the step is finished and the state is saved.
+    """
+    parts: dict[str, float] = {}
+    with StopOnSignal() as stop:
+        waited = batches.waited_seconds
+        for number, batch in enumerate(batches, start=start):
+            began = time.perf_counter()
+            parts = _one_step(loop, number, batch)
+            seconds = time.perf_counter() - began
+            waited, waited_before = batches.waited_seconds, waited
+            loop.report.write(
+                number + 1, parts, tokens=batch.num_tokens, seconds=seconds,
+                waited=waited - waited_before, source=batch.source,
+            )
+            done = number + 1
+            if done % loop.save_every == 0 or stop.requested:
+                loop.save(done)
+            for every, act in loop.actions:
+                if done % every == 0:
+                    act(done)
+            if stop.requested and done < steps:
+                raise Interrupted(
+                    f"stopped after step {done} of {steps}; the state is saved: "
+                    "run the same command again to go on"
+                )
+    return parts
+
+
+def _one_step(loop: Loop, number: int, batch: PairBatch) -> dict[str, float]:
+    parts = loop.step(batch)
+    bad = {name: value for name, value in parts.items() if not np.isfinite(value)}
+    if bad:
+        raise TrainingError(_blame(number, batch, f"the loss is not finite: {bad}"))
+    try:
+        return parts | loop.optimizer.update(number)
+    except TrainingError as error:
+        raise TrainingError(_blame(number, batch, str(error))) from error
+
+
+def _blame(number: int, batch: PairBatch, what: str) -> str:
+    records = ", ".join(batch.origin[:3])
+    return (
+        f"stopped at step {number + 1}: {what}; the weights have not moved. The batch came from "
+        f"source {batch.source!r}, {len(batch.origin)} records beginning with {records}. "
+        "Lower the learning rate or look at these records"
+    )
+
+
+class StopOnSignal:
+    """Turns the first SIGINT into a request to stop after the step; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: Any = None
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True

@@ -1,0 +1,66 @@
+"""The state of an unfinished run on disk: whole or not there, and no pickle.
+
+A folder with state.safetensors (weights, AdamW's moments, the average) and state.json (step,
+random state, and what the run is a run of).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from culet.atomic import new_folder
+from culet.errors import TrainingError
+from culet.tensorfile import read_tensors, write_tensors
+from culet.train.optim import Optimizer
+
+
+def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: str) -> None:
+    """Write the state after `step` steps, replacing an older one only when it is whole."""
+    arrays = {
+        name: np.atleast_1d(tensor.detach().float().cpu().numpy())
+        for name, tensor in optimizer.tensors().items()
+    }
+    random = {"cpu": _encoded(torch.get_rng_state())}
+    if torch.cuda.is_available():
+        random["cuda"] = _encoded(torch.cuda.get_rng_state())
+    with new_folder(folder) as aside:
+        write_tensors(aside / "state.safetensors", arrays)
+        state = {"step": step, "fingerprint": fingerprint, "random": random}
+        (aside / "state.json").write_text(json.dumps(state))
+
+
+def load_state(folder: Path, optimizer: Optimizer, *, fingerprint: str) -> int:
+    """Put back the saved state, random state included, and return the steps done.
+
+    Returns 0 and changes nothing where there is no state.
+
+    Raises:
+        TrainingError: If the state is of another run or does not fit the model.
+    """
+    if not (folder / "state.json").exists():
+        return 0
+    state = json.loads((folder / "state.json").read_text())
+    if state["fingerprint"] != fingerprint:
+        raise TrainingError(
+            f"{folder} holds the state of another run (its recipe or data differ); "
+            "delete the folder to begin anew"
+        )
+    stored = read_tensors(folder / "state.safetensors")
+    optimizer.load({n: torch.from_numpy(np.array(t.float32())) for n, t in stored.items()})
+    torch.set_rng_state(_decoded(state["random"]["cpu"]))
+    if "cuda" in state["random"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_decoded(state["random"]["cuda"]))
+    return int(state["step"])
+
+
+def _encoded(state: torch.Tensor) -> str:
+    return base64.b64encode(state.cpu().numpy().tobytes()).decode()
+
+
+def _decoded(text: str) -> torch.Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), dtype=np.uint8).copy())
