@@ -1,0 +1,240 @@
+"""Files of texts, read as a stream of rows.
+
+Plain text has one text a line, and a blank line is an empty text, so that row numbers agree with
+line numbers. JSONL, CSV and Parquet name the field of the text. Every message names file and row.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from culet.errors import InputError, MissingExtra
+
+READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_LONGEST_CSV_FIELD_CHARS = 1 << 27
+_PARQUET_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """One text with what came along with it.
+
+    Attributes:
+        text: The text.
+        title: Its title, where a field for titles was named and this row has one.
+        id: The value of the field "id", where there is one.
+    """
+
+    text: str
+    title: str | None = None
+    id: str | None = None
+
+
+def read_texts(
+    source: str | Path, *, field: str = "text", titles_field: str | None = None
+) -> Iterator[TextRow]:
+    """Yield the rows of a file, or of standard input for "-".
+
+    Args:
+        source: "-" or a .txt file (one text a line), .jsonl, .csv, .tsv (also with .gz), .parquet.
+        field: The field or column of the text, where rows have fields.
+        titles_field: The field or column of the title, if titles are wanted.
+
+    Raises:
+        InputError: Unknown kind of file, a field that is not there, a row that is bad; the message
+            names file and row.
+        MissingExtra: A Parquet file without pyarrow.
+    """
+    if str(source) == "-":
+        return _plain_rows(sys.stdin.buffer, "standard input")
+    path = Path(source)
+    kind = _suffix(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; expected {', '.join(READABLE)}, or - for stdin")
+    if kind in (".jsonl", ".ndjson"):
+        return _json_rows(path, field, titles_field)
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, field, titles_field, "," if kind == ".csv" else "\t")
+    if kind == ".parquet":
+        return _parquet_rows(path, field, titles_field)
+    if kind == ".txt":
+        return _plain_file(path)
+    raise InputError(
+        f"{path}: cannot read {kind or 'a file without a suffix'}; expected one of "
+        f"{', '.join(READABLE)} (all but Parquet also with .gz), or - for stdin"
+    )
+
+
+def count_texts(source: str | Path) -> int | None:
+    """Return how many rows `read_texts` will yield, or None where counting means reading it all."""
+    path = Path(source)
+    if str(source) == "-" or not path.is_file():
+        return None
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return int(_parquet_file(path).metadata.num_rows)
+    if kind not in (".txt", ".jsonl", ".ndjson"):
+        return None
+    with path.open("rb") as file:
+        return sum(1 for line in file if kind == ".txt" or line.strip())
+
+
+def batched(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
+    """Yield the rows in lists of `size`, the last one shorter."""
+    rows = iter(rows)
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+def is_json_lines(path: Path) -> bool:
+    """Return whether a file is a JSONL, by its name."""
+    return _suffix(path) in (".jsonl", ".ndjson")
+
+
+def read_json_lines(
+    path: Path, *, on_bad_line: Callable[[int, str], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of each line of a JSONL that is not blank.
+
+    Args:
+        path: Plain or gzipped.
+        on_bad_line: Called with line number and reason in place of raising.
+
+    Raises:
+        InputError: A line is no JSON object, naming file and line, and nothing handles it.
+    """
+    with _opened(path) as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+                if not isinstance(record, dict):
+                    raise ValueError(f"got {type(record).__name__}")
+            except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+                reason = f"expected a JSON object on the line: {error}"
+                if on_bad_line is None:
+                    raise InputError(f"{path}:{number}: {reason}") from None
+                on_bad_line(number, reason)
+                continue
+            yield number, record
+
+
+def _plain_file(path: Path) -> Iterator[TextRow]:
+    with _opened(path) as file:
+        yield from _plain_rows(file, str(path))
+
+
+def _plain_rows(file: Iterable[bytes], place: str) -> Iterator[TextRow]:
+    for number, raw in enumerate(file, start=1):
+        try:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{place}:{number}: not UTF-8 ({error.reason} at byte "
+                f"{error.start}); convert it to UTF-8"
+            ) from None
+        yield TextRow(line.rstrip("\r\n"))
+
+
+def _json_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
+    for number, record in read_json_lines(path):
+        yield _row(record, field, titles_field, f"{path}:{number}")
+
+
+def _csv_rows(
+    path: Path, field: str, titles_field: str | None, delimiter: str
+) -> Iterator[TextRow]:
+    csv.field_size_limit(_LONGEST_CSV_FIELD_CHARS)
+    with _opened(path) as raw:
+        lines = (line.decode("utf-8") for line in raw)
+        first = next(lines, "").removeprefix("\ufeff")
+        reader = csv.DictReader(_chain(first, lines), delimiter=delimiter, strict=True)
+        try:
+            for record in reader:
+                place = f"{path}:{reader.line_num}"
+                if None in record or None in record.values():
+                    raise InputError(
+                        f"{place}: this row has another number of columns than the header "
+                        f"({len(reader.fieldnames or ())}); put quotes around texts with commas"
+                    )
+                yield _row(record, field, titles_field, place)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+    if first:
+        yield first
+    yield from rest
+
+
+def _parquet_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
+    file = _parquet_file(path)
+    known = file.schema_arrow.names
+    for wanted in (field, titles_field):
+        if wanted is not None and wanted not in known:
+            raise InputError(_missing_field(str(path), wanted, known))
+    columns = [name for name in dict.fromkeys((field, titles_field, "id")) if name in known]
+    number = 0
+    for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+        for record in batch.to_pylist():
+            number += 1
+            yield _row(record, field, titles_field, f"{path}: row {number}")
+
+
+def _parquet_file(path: Path) -> Any:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as error:
+        raise MissingExtra("pyarrow", extra="parquet", purpose="reading Parquet") from error
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def _row(record: dict[str, Any], field: str, titles_field: str | None, place: str) -> TextRow:
+    for wanted in (field, titles_field):
+        if wanted is not None and wanted not in record:
+            raise InputError(_missing_field(place, wanted, list(record)))
+    text = record[field]
+    title = record[titles_field] if titles_field is not None else None
+    name = record.get("id")
+    if not isinstance(text, str):
+        raise InputError(f"{place}: expected a string in {field!r}, got {type(text).__name__}")
+    if title is not None and not isinstance(title, str):
+        raise InputError(
+            f"{place}: expected a string or null in {titles_field!r}, got {type(title).__name__}"
+        )
+    return TextRow(text, title, None if name is None else str(name))
+
+
+def _missing_field(place: str, wanted: str, known: list[str]) -> str:
+    return (
+        f"{place}: there is no field {wanted!r}; there are {', '.join(map(str, known)) or 'none'}"
+    )
+
+
+def _suffix(path: Path) -> str:
+    """Return the suffix that tells the format, looking through .gz."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+            yield file  # type: ignore[misc]
+    except (EOFError, OSError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,83 @@
+"""A double of the embedder: a text is the sum of a fixed random direction for each of its words."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from culet.errors import InputError
+from culet.prompts import Prompts
+
+MAX_WORDS = 90
+
+
+class WordEmbedder:
+    """Two texts are near each other if they share words."""
+
+    def __init__(self, fingerprint: str = "words", prompts: Prompts | None = None) -> None:
+        self.name = "words"
+        self.fingerprint = fingerprint
+        self.prompts = Prompts.default() if prompts is None else prompts
+        self.widths = (64, 32)
+        self.dim = 64
+        self.max_length = MAX_WORDS
+        self.num_encoded = 0
+
+    def encode_query(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str = "search",
+        instruction: str | None = None,
+        truncate_to: int | None = None,
+        on_long: str = "truncate",
+        progress: bool | None = None,
+    ) -> np.ndarray:
+        prompt = self.prompts.query(task, instruction=instruction)
+        return self._encode([(prompt, text) for text in texts], truncate_to, on_long)
+
+    def encode_document(
+        self,
+        texts: Sequence[str],
+        *,
+        titles: Sequence[str | None] | None = None,
+        truncate_to: int | None = None,
+        on_long: str = "truncate",
+        progress: bool | None = None,
+    ) -> np.ndarray:
+        titles = titles or [None] * len(texts)
+        prompts = [self.prompts.document(title) for title in titles]
+        return self._encode(list(zip(prompts, texts, strict=True)), truncate_to, on_long)
+
+    def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        return np.asarray(a @ b.T)
+
+    def _encode(
+        self, prompted: list[tuple[str, str]], width: int | None, on_long: str
+    ) -> np.ndarray:
+        if width not in (None, *self.widths):
+            raise InputError(f"truncate_to must be one of {self.widths}, got {width}")
+        long = [i for i, (_, text) in enumerate(prompted) if len(text.split()) > MAX_WORDS]
+        if long and on_long == "error":
+            raise InputError(f"text {long[0]} has {len(prompted[long[0]][1].split())} words")
+        if long:
+            warnings.warn(f"{len(long)} of {len(prompted)} texts were cut", stacklevel=2)
+        self.num_encoded += len(prompted)
+        vectors = np.zeros((len(prompted), width or self.dim), dtype=np.float32)
+        for i, (prompt, text) in enumerate(prompted):
+            # The prompt counts a little, so that two prompts give two vectors.
+            for word in re.findall(r"\w+", text.lower()):
+                vectors[i] += _direction(word)[: vectors.shape[1]]
+            for word in re.findall(r"\w+", prompt.lower()):
+                vectors[i] += 0.1 * _direction(word)[: vectors.shape[1]]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.asarray(vectors / np.maximum(norms, 1e-9), dtype=np.float32)
+
+
+def _direction(word: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "little")
+    return np.random.default_rng(seed).standard_normal(64).astype(np.float32)
