@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tokenizers import AddedToken, Tokenizer
+
 from culet import fingerprint
 from culet.checkpoint import write_checkpoint
 from culet.data.records import read_records
@@ -88,9 +90,7 @@ def run(
         return folder.checkpoint
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
     prompts = Prompts.default()
-    tokenizer = train_tokenizer(
-        _texts(config), vocab_size=config.vocab_size, whole=_prompt_texts(prompts)
-    )
+    tokenizer = _tokenizer(config, prompts)
     shape = model_config(config.shape, vocab_size=tokenizer.get_vocab_size(with_added_tokens=True))
     model = initialize(EmbeddingModel(shape), seed=config.seed)
     write_checkpoint(
@@ -139,7 +139,13 @@ def _texts(config: StartConfig) -> Iterator[str]:
         yield records[i].positive
 
 
-def _prompt_texts(prompts: Prompts) -> list[str]:
-    """Return the distinct prompts, which become one token each: a small model's texts are short,
-    and a prompt of ten tokens would outweigh them in the mean and double the work."""
-    return sorted({prompt.rstrip() for prompt in prompts.to_names().values()})
+def _tokenizer(config: StartConfig, prompts: Prompts) -> Tokenizer:
+    """Train the tokenizer and give each prompt one token of its own.
+
+    A small model's texts are short: a prompt of ten tokens would outweigh them in the mean over
+    tokens, and double the work.
+    """
+    whole = sorted({prompt.rstrip() for prompt in prompts.to_names().values()})
+    tokenizer = train_tokenizer(_texts(config), config.vocab_size - len(whole))
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    return tokenizer

@@ -1,0 +1,51 @@
+# The commands of this project. `make demo` and `make test` need nothing but Python 3.11+ and make.
+
+PYTHON ?= python3
+# PyTorch is installed first and by exact version, so that no later package pulls another build.
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install install-dev demo test test-slow check bench clean
+
+help:
+	@echo "make demo    train, evaluate and search with a small model on bundled data (10 minutes)"
+	@echo "make test    run all tests (warnings are errors)"
+	@echo "make check   format, lint, types"
+	@echo "make bench   measure speed against peers in the same run"
+	@echo "make clean   remove what the commands above made"
+
+$(VENV)/.runtime: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[train]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@
+
+install: $(VENV)/.runtime
+
+install-dev: $(VENV)/.dev
+
+demo: install
+	$(BIN)/python demo/run.py
+
+test: install-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-slow: install-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+check: install-dev
+	$(BIN)/ruff format --check src tests benchmarks demo
+	$(BIN)/ruff check src tests benchmarks demo
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+bench: install-dev
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train_step.py
+
+clean:
+	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache
