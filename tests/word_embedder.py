@@ -54,6 +54,7 @@ class WordEmbedder:
         return self._encode(list(zip(prompts, texts, strict=True)), truncate_to, on_long)
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        a, b = (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-9) for x in (a, b))
         return np.asarray(a @ b.T)
 
     def _encode(

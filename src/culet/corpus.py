@@ -137,6 +137,8 @@ def _read_folder(root: Path, target_chars: int) -> Corpus:
         name = path.relative_to(root).as_posix()
         kind = _kind(path)
         if kind is None:
+            if _is_empty(path):
+                continue
             reason = "not a kind of text that is known by its name"
             if is_json_lines(path):
                 reason = "a JSONL is a corpus of its own; name the file itself to search it"
@@ -161,6 +163,10 @@ def _walk(root: Path) -> Iterator[Path]:
             and not Path(folder, name, "pyvenv.cfg").exists()
         )
         yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
 
 
 def _kind(path: Path) -> Kind | None:

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from word_embedder import WordEmbedder
+
+from culet import cli, embedder
+from culet.model.config import tiny
+from culet.prompts import Prompts
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main sets it
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line with the double in place of every model: (exit code, out, err)."""
+    monkeypatch.setattr(embedder, "load", lambda *_, **__: WordEmbedder())
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["culet", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(exit_.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_help_lists_the_verbs_and_version_prints_one_line(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(verb in out for verb in ("embed", "search", "train", "evaluate", "info"))
+    assert run("--version") == (0, "culet 0.1.0\n", "")
+
+
+def test_an_unknown_option_names_itself(run: Run) -> None:
+    code, _, err = run("embed", "--nonsense")
+    assert code == 2
+    assert "--nonsense" in err
+
+
+def test_embed_writes_vectors_in_the_order_of_the_lines(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("mars\n\nvenus\n")
+    out = tmp_path / "out.npy"
+    code, stdout, err = run("embed", tmp_path / "in.txt", "-o", out)
+    assert (code, stdout) == (0, "")
+    assert err == f"3 vectors of 64 numbers in {out}\n"
+    assert np.array_equal(np.load(out), WordEmbedder().encode_document(["mars", "", "venus"]))
+
+
+def test_embed_reads_fields_titles_and_width(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text('{"body": "mars", "head": "planets"}')
+    out = tmp_path / "out.npy"
+    options = ("--field", "body", "--titles-field", "head", "--truncate-to", 32)
+    assert run("embed", tmp_path / "in.jsonl", "-o", out, *options)[0] == 0
+    expected = WordEmbedder().encode_document(["mars"], titles=["planets"], truncate_to=32)
+    assert np.array_equal(np.load(out), expected)
+
+
+def test_embed_prints_json_lines_when_no_file_is_named(run: Run) -> None:
+    code, out, _ = run("embed", "-t", "mars", "--text", "venus", "--task", "clustering")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert code == 0
+    assert [line["text"] for line in lines] == ["mars", "venus"]
+    expected = WordEmbedder().encode_query(["mars", "venus"], task="clustering")
+    assert np.array_equal(np.array([line["embedding"] for line in lines], np.float32), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed"], "give either an INPUT"),
+        (["embed", "-", "-t", "x"], "give either an INPUT"),
+        (["embed", "-t", "x", "--query", "--document"], "exclude each other"),
+        (["embed", "-t", "x", "--document", "--task", "code"], "--task is the task of a query"),
+        (["embed", "-t", "x", "--task", "sreach"], "unknown task 'sreach'"),
+        (["embed", "-t", "x", "-o", "out.xyz"], "ends in .npy, .jsonl, .parquet"),
+        (["embed", "-t", "word " * 99, "--on-long", "error"], "text 0 has 99 words"),
+        (["embed", "nowhere.txt"], "nowhere.txt is not a file"),
+        (["search", "nowhere", "x"], "nowhere does not exist"),
+        (["info", "nowhere"], "nowhere"),
+        (["train", "nowhere.toml"], "nowhere.toml is not a file"),
+        (["evaluate", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_without_a_traceback(
+    run: Run, arguments: list[str], message: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("culet: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_missing_file_is_noticed_before_a_model_is_loaded(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(embedder, "load", no_load)
+    assert run("embed", "nowhere.txt")[0] == 2
+    assert run("search", "nowhere", "x")[0] == 2
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_cut_text_is_a_warning_in_one_line(run: Run) -> None:
+    code, _, err = run("embed", "-t", "word " * 99)
+    assert (code, err) == (0, "warning: 1 of 1 texts were cut\n")
+    assert run("embed", "-q", "-t", "word " * 99)[2] == "warning: 1 of 1 texts were cut\n"
+
+
+def test_search_shows_where_and_how_near(run: Run, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "bread.md").write_text("# Bread\nhow to bake bread\n")
+    (docs / "stars.md").write_text("# Stars\nvenus and mars\n")
+    code, out, err = run("search", docs, "bake bread", "-k", 1)
+    assert (code, err) == (0, "")
+    first, title, line = out.splitlines()[:3]
+    assert first.startswith(f" 1. {docs / 'bread.md'}:1-2  0.")
+    assert (title, line) == ("    Bread", "    how to bake bread")
+    assert "venus" not in out
+
+
+def test_search_as_json_is_only_json(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    code, out, err = run("search", tmp_path, "bread", "--json", "--no-cache")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [hit["path"] for hit in found["hits"]] == ["a.txt"]
+    assert found["fingerprint"] == "words"
+    assert [item["path"] for item in found["skipped"]] == ["b.bin"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_search_says_what_was_left_out(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    err = run("search", tmp_path, "bread")[2]
+    assert err.startswith("left out 1: b.bin")
+
+
+def checkpoint(folder: Path) -> Path:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    from culet.checkpoint import write_checkpoint
+
+    config = tiny()
+    vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in config.weight_shapes().items()}
+    write_checkpoint(
+        folder,
+        config,
+        arrays,
+        tokenizer_json=Tokenizer(WordLevel(vocabulary, unk_token="<unk>")).to_str(),
+        prompts=Prompts.default().to_names(),
+    )
+    return folder
+
+
+def test_info_tells_what_a_checkpoint_is(run: Run, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model")
+    code, out, err = run("info", folder)
+    assert (code, err) == (0, "")
+    config = tiny()
+    assert f"{config.num_parameters():,}" in out
+    assert ", ".join(map(str, config.widths)) in out
+    assert "'title: none | text: '  document" in out
+    code, out, _ = run("info", "--json", folder)
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["widths"] == list(config.widths)
+    assert facts["prompts"]["query"] == "task: search result | query: "
+    assert facts["files"]["model.safetensors"] > 1000
+    assert len(facts["fingerprint"]) == 16
+
+
+def test_train_hands_recipe_and_overrides_on(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "a.toml"
+    recipe.write_text("")
+    seen: list[object] = []
+
+    def run_recipe(path: Path, overrides: list[str], *, dry_run: bool) -> int:
+        seen.extend([path, overrides, dry_run])
+        return 3
+
+    pipeline = types.ModuleType("culet.pipeline")
+    pipeline.run_recipe = run_recipe  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "culet.pipeline", pipeline)
+    code, _, _ = run("train", recipe, "--set", "a.b=1", "--set", "c=2", "--dry-run")
+    assert (code, seen) == (3, [recipe, ["a.b=1", "c=2"], True])
+
+
+def test_a_missing_extra_says_how_to_install_it(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.toml").write_text("")
+
+    def not_there(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "import_module", not_there)
+    code, _, err = run("train", tmp_path / "a.toml")
+    assert code == 2
+    assert err == (
+        "culet: culet train needs the package 'torch', which is not installed; "
+        "install it with: pip install 'culet[train]'\n"
+    )
+
+
+def test_evaluate_scores_every_width_and_writes_results(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("scipy")
+    pytest.importorskip("sklearn")
+    from evaluate_doubles import write_task
+
+    task = tmp_path / "tasks" / "Near"
+    rows = [
+        {"a": "red planet", "b": "red planet mars", "score": 5},
+        {"a": "red planet", "b": "bread", "score": 0},
+        {"a": "bread oven", "b": "oven", "score": 3},
+    ]
+    facts = {"type": "sts", "metric": "cosine_spearman", "languages": ["eng-Latn"]}
+    write_task(task, **facts, files={"pairs.jsonl": rows})
+    results = tmp_path / "results"
+    widths = ("--truncate-to", 64, "--truncate-to", 32)
+    code, out, err = run("evaluate", task.parent, "-o", results, *widths)
+    assert code == 0, err
+    assert "Near" in out
+    assert "32d" in out
+    assert list(results.rglob("*.json"))
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nimport culet.cli\n"
+        "heavy = {'torch', 'pyarrow', 'sklearn', 'scipy', 'numpy', 'tokenizers', 'huggingface_hub'}"
+        "\nprint(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+SLOW_EMBEDDER = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from word_embedder import WordEmbedder
+from culet import cli, embedder
+class Slow(WordEmbedder):
+    def encode_document(self, texts, **options):
+        if self.num_encoded >= 1024:
+            print("waiting", flush=True)
+            time.sleep(60)
+        return super().encode_document(texts, **options)
+embedder.load = lambda *_, **__: Slow()
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_interrupting_keeps_what_was_done_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("mars\n" * 2000)
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    arguments = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONWARNINGS": "default"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "the first 1,024 vectors are kept in" in err
+    assert err.splitlines()[-1] == "culet: interrupted"
+    assert "Traceback" not in err
+    assert not (tmp_path / "out.npy").exists()
+    assert np.load(tmp_path / "out.npy.part").shape == (1024, 64)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from culet.vectorcache import cache_folder, cache_path, text_key, with_cache
+
+TEXTS = ["a", "bb", "ccc", "bb"]
+KEYS = [text_key(text) for text in TEXTS]
+
+
+class Lengths:
+    """Encodes a text as its length, one at a time, and remembers what it was asked for."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.asked: list[int] = []
+        self.fail_after = fail_after
+
+    def __call__(self, places: list[int]) -> Iterator[np.ndarray]:
+        for place in places:
+            if len(self.asked) == self.fail_after:
+                raise KeyboardInterrupt
+            self.asked.append(place)
+            yield np.full((1, 2), len(TEXTS[place]), dtype=np.float32)
+
+
+def run(path: Path | None, encode: Lengths, keys: list[bytes] = KEYS) -> tuple[list[float], int]:
+    def no_report(text: str) -> None:
+        raise AssertionError(text)
+
+    vectors, encoded = with_cache(path, keys, encode, dim=2, report=no_report)
+    return vectors[:, 0].tolist(), encoded
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "cache.npz"
+
+
+def test_without_a_file_equal_texts_are_still_encoded_once() -> None:
+    encode = Lengths()
+    assert run(None, encode) == ([1, 2, 3, 2], 3)
+    assert encode.asked == [0, 1, 2]
+
+
+def test_what_was_encoded_is_found_again(path: Path) -> None:
+    run(path, Lengths())
+    encode = Lengths()
+    assert run(path, encode) == ([1, 2, 3, 2], 0)
+    assert encode.asked == []
+
+
+def test_an_interrupted_job_keeps_what_was_done(path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(path, Lengths(fail_after=2))
+    encode = Lengths()
+    assert run(path, encode) == ([1, 2, 3, 2], 1)
+    assert encode.asked == [2]
+
+
+def test_vectors_of_texts_that_are_gone_are_dropped(path: Path) -> None:
+    run(path, Lengths())
+    run(path, Lengths(), KEYS[:1])
+    with np.load(path) as file:
+        assert file["vectors"].tolist() == [[1, 1]]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "text", "shape", "nan"])
+def test_a_damaged_file_is_reported_ignored_and_replaced(path: Path, damage: str) -> None:
+    run(path, Lengths())
+    raw = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(raw[: len(raw) // 2])
+    elif damage == "flip":
+        place = raw.index(np.full(2, 3, np.float32).tobytes())
+        raw[place] ^= 1
+        path.write_bytes(raw)
+    elif damage == "text":
+        path.write_text("not an archive")
+    elif damage == "shape":
+        np.savez(path, keys=np.zeros((1, 16), np.uint8), vectors=np.zeros((1, 5), np.float32))
+    else:
+        keys = np.frombuffer(KEYS[0], np.uint8)[None]
+        np.savez(path, keys=keys, vectors=np.full((1, 2), np.nan, np.float32))
+    said: list[str] = []
+    vectors, encoded = with_cache(path, KEYS, Lengths(), dim=2, report=said.append)
+    assert (vectors[:, 0].tolist(), encoded) == ([1, 2, 3, 2], 3)
+    assert len(said) == 1
+    assert "damaged and were ignored" in said[0]
+    assert run(path, Lengths())[1] == 0
+
+
+def test_a_folder_that_cannot_be_written_is_reported_and_no_more(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    said: list[str] = []
+    vectors, _ = with_cache(tmp_path / "file" / "c.npz", KEYS, Lengths(), dim=2, report=said.append)
+    assert vectors[:, 0].tolist() == [1, 2, 3, 2]
+    assert len(said) == 1
+    assert "not kept for the next search" in said[0]
+
+
+def test_the_place_depends_on_model_and_corpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "culet"
+    places = {cache_path(model, tmp_path / corpus) for model in "ab" for corpus in "xy"}
+    assert len(places) == 4
+    assert cache_path("a", tmp_path / "x") == cache_path("a", tmp_path / "z" / ".." / "x")
+
+
+def test_the_cache_folder_follows_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    assert cache_folder() == tmp_path / ".cache" / "culet"
