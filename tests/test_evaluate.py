@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluate_doubles import HashModel, gaussian, sentences
 
-from culet.errors import InputError
-from culet.evaluate import EvalTask, Settings, TaskInfo, evaluate, evaluate_widths, protocols
+from culet.errors import InputError, MissingExtra
+from culet.evaluate import (
+    EvalTask,
+    Settings,
+    TaskInfo,
+    evaluate,
+    evaluate_widths,
+    protocols,
+    similarity,
+)
 from culet.evaluate.embedding import embed, narrow
-from culet.evaluate.similarity import search
 from culet.evaluate.tasks import (
     ClassificationData,
     LabelledTexts,
@@ -175,23 +184,34 @@ def test_the_score_is_the_mean_over_subsets() -> None:
     assert result.main_score == 0.5
 
 
+def test_paired_similarities_worked_out_by_hand() -> None:
+    a = np.array([[1, 0], [0, 2], [3, 4]], dtype=np.float32)
+    b = np.array([[0, 1], [0, 5], [-3, -4]], dtype=np.float32)
+    assert similarity.paired_cosine(a, b).tolist() == pytest.approx([0, 1, -1], abs=1e-6)
+    assert similarity.paired_dot(a, b).tolist() == [0, 10, -25]
+    assert similarity.paired_manhattan(a, b).tolist() == [2, 3, 14]
+    assert similarity.paired_euclidean(a, b).tolist() == pytest.approx([2**0.5, 3, 10])
+    random = np.stack([gaussian(f"x {n}") for n in range(50)])
+    assert set(similarity.paired_cosine(random, random).tolist()) == {1.0}
+
+
 def test_search_in_blocks_equals_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
     query = np.stack([gaussian(f"q {n}") for n in range(11)])
     document = np.stack([gaussian(f"d {n}") for n in range(40)])
     expected = np.argsort(-(query @ document.T), axis=1)[:, :7]
     monkeypatch.setattr("culet.evaluate.similarity.MAX_SCORES_PER_BLOCK", 90)
-    np.testing.assert_array_equal(list(search(query, document, k=7)), expected)
+    np.testing.assert_array_equal(list(similarity.search(query, document, k=7)), expected)
 
 
 def test_equal_documents_come_in_order_of_preference() -> None:
     document = np.stack([gaussian("same")] * 13 + [gaussian("other")])
     query = gaussian("near same")[None]
     preference = list(range(13, -1, -1))
-    found = next(search(query, document, k=4, preference=preference)).tolist()
+    found = next(similarity.search(query, document, k=4, preference=preference)).tolist()
     tied = [row for row in found if row != 13]
     assert len(tied) >= 3
     assert tied == [12, 11, 10, 9][: len(tied)]
-    assert next(search(query, document, k=99)).size == 14
+    assert next(similarity.search(query, document, k=99)).size == 14
 
 
 def test_of_equal_documents_the_higher_id_comes_first() -> None:
@@ -241,3 +261,23 @@ def test_cross_validation_is_refused_and_not_done_otherwise() -> None:
     part = LabelledTexts(("x", "y"), ("a", "b"))
     with pytest.raises(InputError, match="is_cross_validation = true"):
         evaluate(HashModel(), EvalTask(info, {"default": ClassificationData(part, part)}))
+
+
+def test_importing_the_evaluation_loads_no_heavy_package() -> None:
+    heavy = ("torch", "sklearn", "scipy", "mteb", "pyarrow")
+    code = f"import sys, culet.evaluate; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = LabelledTexts(("x", "y"), ("a", "b"))
+    clustering = EvalTask(_info("clustering", "v_measure"), {"default": part})
+    both = ClassificationData(part, part)
+    classification = EvalTask(_info("classification", "accuracy"), {"default": both})
+    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(MissingExtra, match=r"scoring clustering needs .* 'culet\[eval\]'"):
+        evaluate(HashModel(), clustering)
+    with pytest.raises(MissingExtra, match=r"scoring classification needs .* 'culet\[eval\]'"):
+        evaluate(HashModel(), classification)

@@ -304,6 +304,8 @@ def test_reranking_equals_mteb(vector: Any) -> None:
     ]
     if repeats:
         negatives[0] = positives[0]  # a right and a wrong candidate with the same text
+    else:
+        negatives = [tuple(f"{text} wrong" for text in texts) for texts in negatives]
     grades = tuple(tuple(int(g) for g in rng.integers(1, 4, len(p))) for p in positives)
     data = RerankingData(tuple(queries), tuple(positives), tuple(negatives), grades)
     corpus: dict[str, str] = {}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import EncoderProtocol
 from mteb.types import PromptType
 
+from culet.errors import MissingExtra
 from culet.evaluate import EvalTask, TaskInfo, evaluate
 from culet.evaluate.mteb import MtebEncoder, query_task
 from culet.evaluate.tasks import Pairs
@@ -148,3 +150,9 @@ def test_encode_puts_batches_together_in_order() -> None:
             batch_size=32,
         )
         np.testing.assert_array_equal(vectors, np.stack([gaussian(t)[:8] for t in "abc"]))
+
+
+def test_without_mteb_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mteb.models.model_meta", None)
+    with pytest.raises(MissingExtra, match=r"running mteb's tasks needs .* 'culet\[mteb\]'"):
+        MtebEncoder(HashModel(), name="me/hash")

@@ -72,29 +72,24 @@ def evaluate_folder(
         InputError: when the folder has no tasks or a name or type is unknown.
     """
     settings = settings or Settings()
+    variants = [(width, precision) for width in widths for precision in precisions]
     results: list[TaskResult] = []
     skipped: list[str] = []
     failures: dict[str, str] = {}
     for info in _chosen(list_tasks(tasks), only, types, subsets):
-        files = {
-            (width, precision): result_path(out, info, name, revision, width, precision)
-            for width in widths
-            for precision in precisions
-        }
+        paths = [result_path(out, info, name, revision, *variant) for variant in variants]
         wanted = chosen_subsets(info, subsets)
         record = _record(info, wanted, settings)
-        known = [_read_back(path, info, record) for path in files.values()]
-        if all(known):
+        done = [found for path in paths if (found := _read_back(path, info, record))]
+        if len(done) == len(paths):
             skipped.append(info.name)
-            done = [result for result in known if result is not None]
         else:
             try:
                 task = read_task(info.folder, subsets=wanted)
                 done = evaluate_widths(
                     model, task, widths=widths, precisions=precisions, settings=settings
                 )
-                for result in done:
-                    path = files[result.truncate_to, result.precision]
+                for result, path in zip(done, paths, strict=True):
                     write_result(result, path, name=name, record=record)
             except Exception as error:  # one bad task must not cost the hours of the others
                 failures[info.name] = f"{type(error).__name__}: {error}"
