@@ -1,0 +1,1 @@
+"""The parts of `demo/build_data.py`: reading, holding out, evaluation tasks, training files."""
