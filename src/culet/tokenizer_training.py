@@ -97,7 +97,8 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        limit_alphabet=max(alphabet_coverage, len(_ALWAYS_KNOWN)),
+        # The trainer keeps its whole alphabet even where that breaks vocab_size.
+        limit_alphabet=min(max(alphabet_coverage, len(_ALWAYS_KNOWN)), vocab_size - len(reserved)),
         special_tokens=reserved,
         initial_alphabet=list(_ALWAYS_KNOWN),
         show_progress=False,
