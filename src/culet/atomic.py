@@ -1,11 +1,14 @@
 """Files and folders that are whole or not there: write aside, fsync, rename.
 
 A crash, a full disk or kill -9 leaves either the old content or the new one under the final
-name, and at most a `.partial` sibling that the next write removes.
+name, and at most a `.partial` sibling that the next write removes. A folder takes the place of
+an older one in one step on Linux; where the system has no such step, a crash between the two
+renames leaves the older folder beside the name, as `.old`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from culet.errors import InputError
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
 @contextmanager
@@ -33,7 +38,9 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder to fill; on success it replaces `path`, on any error it is removed."""
-    aside, old = _aside(path), path.with_name(f".{path.name}.old")
+    aside = _aside(path)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"cannot write the folder {path}: a file of that name is there; move it")
     shutil.rmtree(aside, ignore_errors=True)
     try:
         aside.mkdir()
@@ -42,15 +49,32 @@ def new_folder(path: Path) -> Iterator[Path]:
             _sync(file)
         _sync(aside)
         if path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(path, old)
-        os.replace(aside, path)
+            _swap(aside, path)
+        else:
+            os.replace(aside, path)
         _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put a folder in the place of another, in one step where the system can."""
+    exchange = getattr(ctypes.CDLL(None), "renameat2", None)
+    if exchange is not None and not exchange(
+        _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE
+    ):
+        return
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _aside(path: Path) -> Path:

@@ -3,7 +3,8 @@
 A checkpoint on disk is what every tool of the field reads: modules.json with the stock modules
 Transformer, Pooling, Dense, Dense, Normalize; config.json of `gemma3_text`; safetensors; a
 tokenizer.json; prompts. Everything that would give silently wrong vectors is refused here, by
-name, before any weight is touched. Foreign names live in this file and in `foreign.py` only.
+name, before any weight is touched. Foreign names live in this file, in `foreign.py` (read) and
+`foreigntexts.py` (written) only.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from culet import fingerprint, foreign
+from culet import fingerprint, foreign, foreigntexts
 from culet.atomic import new_folder
-from culet.errors import CheckpointError
+from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
 from culet.tensorfile import StoredDtype, StoredTensor, read_tensors, write_tensors
 
@@ -80,49 +81,25 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a sentence-transformers folder")
     modules = _module_folders(folder)
-    raw = _read_json(folder / "config.json")
-    encoder, notes = foreign.encoder_config(raw, where=folder / "config.json")
-    encoder = foreign.with_max_length(
-        encoder,
-        [
-            (_read_json(folder / "sentence_bert_config.json", {}), "max_seq_length"),
-            (_read_json(folder / "tokenizer_config.json", {}), "model_max_length"),
-        ],
-    )
-    tensors = foreign.encoder_tensors(_weight_files(folder / modules["transformer"]), folder)
-    pooling = foreign.pooling_config(
-        _read_json(folder / modules["pooling"] / "config.json"), raw, encoder,
-        where=folder / modules["pooling"] / "config.json",
-    )
-    if pooling.kind == "attention":
-        tensors |= _pool_tensors(folder / modules["pooling"])
-    shapes = []
+    root = modules["transformer"]  # the folder itself, or 0_Transformer in older ones
+    config, notes = _config(root, modules)
+    tensors = foreign.encoder_tensors(_weight_files(root), folder)
     for name in ("up", "down"):
-        tensors[name] = _dense(folder / modules[name])
-        shapes.append(tensors[name].shape)
-    foreign.check_head(shapes[0], shapes[1], encoder.model_dim, folder)
-    config = EmbeddingConfig(
-        encoder=encoder,
-        projection_dim=shapes[0][0],
-        embedding_dim=shapes[1][0],
-        widths=foreign.trained_widths(raw, encoder, shapes[1][0]),
-        pooling=pooling.kind,
-        pooling_tokens=pooling.tokens,
-        pooling_heads=pooling.heads,
-    )
+        tensors[name] = _dense(modules[name])
+    if config.pooling == "attention":
+        tensors |= read_tensors(_required(modules["pooling"] / "model.safetensors"))
     _check_tensors(config, tensors, folder)
-    tokenizer_json = folder / "tokenizer.json"
-    _check_tokenizer(tokenizer_json, encoder.vocab_size)
-    prompts = _read_json(folder / "config_sentence_transformers.json", {}).get("prompts") or {}
+    _check_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
+    prompts = _prompts(folder / "config_sentence_transformers.json")
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
     return Checkpoint(
         folder=folder,
         config=config,
         tensors={name: tensors[name] for name in config.weight_shapes()},
-        prompts={str(k): str(v) for k, v in prompts.items() if v is not None},
-        tokenizer_json=tokenizer_json,
-        fingerprint=_fingerprint(folder, tensors, prompts),
+        prompts=prompts,
+        tokenizer_json=root / "tokenizer.json",
+        fingerprint=_fingerprint(folder, root, config, tensors, prompts),
         notes=tuple(notes),
     )
 
@@ -141,6 +118,8 @@ def write_checkpoint(
 ) -> None:
     """Write a folder that culet, sentence-transformers and transformers load alike.
 
+    A pooling that they do not have is written under a name that makes them stop.
+
     Args:
         folder: Where; an older checkpoint there is replaced once the new one is whole.
         config: The architecture.
@@ -151,31 +130,44 @@ def write_checkpoint(
         max_shard_bytes: Encoder weights beyond this size are split into several files.
         card: Content of README.md, or None for a short one.
         extra_files: Further small files (name to content), such as the resolved recipe.
+
+    Raises:
+        InputError: If transformers could not load a model of these sizes, or the folder cannot
+            be written.
+        CheckpointError: If the tokenizer does not go with the model.
     """
+    encoder = config.encoder
+    if encoder.model_dim % encoder.num_heads:
+        raise InputError(
+            f"model_dim must be a multiple of num_heads, which transformers insists on, got "
+            f"{encoder.model_dim} and {encoder.num_heads}"
+        )
     with new_folder(Path(folder)) as aside:
-        encoder_arrays = {
-            foreign.disk_name(name): arrays[name] for name in config.encoder.weight_shapes()
-        }
+        encoder_arrays = {foreign.disk_name(name): arrays[name] for name in encoder.weight_shapes()}
         _write_shards(aside, encoder_arrays, dtype, max_shard_bytes)
-        write_tensors(aside / "2_Dense" / "model.safetensors",
-                      {"linear.weight": arrays["up"]}, dtype=dtype)
-        write_tensors(aside / "3_Dense" / "model.safetensors",
-                      {"linear.weight": arrays["down"]}, dtype=dtype)
+        write_tensors(
+            aside / "2_Dense" / "model.safetensors", {"linear.weight": arrays["up"]}, dtype=dtype
+        )
+        write_tensors(
+            aside / "3_Dense" / "model.safetensors", {"linear.weight": arrays["down"]}, dtype=dtype
+        )
         if config.pooling == "attention":
             write_tensors(
                 aside / "1_Pooling" / "model.safetensors",
                 {name: arrays[name] for name in ("pool.probe", "pool.key", "pool.value")},
                 dtype=dtype,
             )
-        texts = foreign.folder_texts(config, dtype=dtype, prompts=dict(prompts))
-        texts |= {"tokenizer.json": tokenizer_json, "README.md": card or foreign.model_card(config)}
+        texts = foreigntexts.folder_texts(config, dtype=dtype, prompts=dict(prompts))
+        texts["tokenizer.json"] = tokenizer_json
+        texts["README.md"] = card or foreigntexts.model_card(config)
         for name, text in (texts | dict(extra_files or {})).items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
+        _check_tokenizer(aside / "tokenizer.json", config.encoder.vocab_size)
 
 
-def _module_folders(folder: Path) -> dict[str, str]:
-    """Return the paths of the five stock modules, or say which one is missing."""
+def _module_folders(folder: Path) -> dict[str, Path]:
+    """Return the folders of the five stock modules, or say which one is missing."""
     _refuse_pickle(folder)
     path = folder / "modules.json"
     if not path.exists():
@@ -185,6 +177,8 @@ def _module_folders(folder: Path) -> dict[str, str]:
             "model"
         )
     modules = _read_json(path, kind=list)
+    if not all(isinstance(module, dict) for module in modules):
+        raise CheckpointError(f"{path} must list JSON objects with a type and a path")
     kinds = [str(m.get("type", "")).rpartition(".")[2] for m in modules]
     expected = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
     shown = ["Pooling" if kind == "CuletPooling" else kind for kind in kinds]
@@ -194,50 +188,90 @@ def _module_folders(folder: Path) -> dict[str, str]:
             f"{path} lists the modules {kinds}, expected {expected}{missing}; vectors made "
             "without exactly these would be wrong: take the complete folder"
         )
+    folders = []
+    for module in modules:
+        name = str(module.get("path", ""))
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise CheckpointError(f"{path} names {name!r}, which is not a folder inside {folder}")
+        folders.append(folder / name)
     names = ("transformer", "pooling", "up", "down", "normalize")
-    return {name: str(m.get("path", "")) for name, m in zip(names, modules, strict=True)}
+    return dict(zip(names, folders, strict=True))
+
+
+def _config(root: Path, modules: Mapping[str, Path]) -> tuple[EmbeddingConfig, list[str]]:
+    """Return the architecture the small files describe, and notes on what was repaired."""
+    if (root / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{root} holds an adapter (adapter_config.json) that other tools would add to the "
+            "weights; merge it into them and save the whole model"
+        )
+    where = root / "config.json"
+    raw = _read_json(where)
+    encoder, notes = foreign.encoder_config(raw, where=where)
+    sentence = _read_json(root / "sentence_bert_config.json", {})
+    foreign.check_transformer(sentence, where=root / "sentence_bert_config.json")
+    encoder = foreign.with_max_length(
+        encoder,
+        [
+            (sentence, "max_seq_length"),
+            (_read_json(root / "tokenizer_config.json", {}), "model_max_length"),
+        ],
+    )
+    pooling_json = modules["pooling"] / "config.json"
+    pooling = foreign.pooling_config(_read_json(pooling_json), encoder, where=pooling_json)
+    up, down = (_dense(modules[name]).shape for name in ("up", "down"))
+    foreign.check_head(up, down, encoder.model_dim, root)
+    normalize_json = modules["normalize"] / "config.json"
+    foreign.check_flow(_read_json(normalize_json, {}), where=normalize_json)
+    try:
+        config = EmbeddingConfig(
+            encoder=encoder,
+            projection_dim=up[0],
+            embedding_dim=down[0],
+            widths=foreign.trained_widths(raw, encoder, down[0], where=where),
+            pooling=pooling.kind,
+            pooling_tokens=pooling.tokens,
+            pooling_heads=pooling.heads,
+        )
+    except InputError as error:
+        raise CheckpointError(f"{pooling_json}: {error}") from error
+    return config, notes
 
 
 def _weight_files(folder: Path) -> dict[str, StoredTensor]:
     """Return all tensors of a single or sharded safetensors checkpoint, by disk name."""
     index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return read_tensors(_required(folder / "model.safetensors"))
-    where = _read_json(index).get("weight_map", {})
+    single = folder / "model.safetensors"
+    if single.exists() or not index.exists():  # of both, transformers too takes the single file
+        return read_tensors(_required(single))
+    where = _read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{index} must hold a weight_map from tensors to files")
     tensors: dict[str, StoredTensor] = {}
-    for name in sorted(set(where.values())):
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} names {name!r}, which is not a file beside it")
+    for name in sorted({str(name) for name in where.values()}):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} names {name!r}, which is not a safetensors file beside it"
+            )
         tensors |= read_tensors(_required(folder / name))
     if absent := sorted(set(where) - set(tensors)):
-        raise CheckpointError(f"{index} lists tensors that no shard holds: {absent[:5]}")
+        raise CheckpointError(f"{index} lists tensors that no shard holds: {_some(absent)}")
     return tensors
 
 
 def _dense(folder: Path) -> StoredTensor:
     """Return the weight of a Dense module after checking that it is a plain linear map."""
-    config = _read_json(folder / "config.json")
-    activation = str(config.get("activation_function", "")).rpartition(".")[2]
-    if config.get("bias", True) or activation != "Identity":
-        raise CheckpointError(
-            f"{folder / 'config.json'}: expected a dense head without bias and with activation "
-            f"Identity, got bias={config.get('bias', True)} and activation {activation!r}"
-        )
     _refuse_pickle(folder)
+    stated = foreign.check_dense(_read_json(folder / "config.json"), where=folder / "config.json")
     tensors = read_tensors(_required(folder / "model.safetensors"))
     if list(tensors) != ["linear.weight"]:
         raise CheckpointError(f"{folder}: expected one tensor linear.weight, got {sorted(tensors)}")
     weight = tensors["linear.weight"]
-    stated = (config.get("out_features"), config.get("in_features"))
     if weight.shape != stated:
         raise CheckpointError(
             f"{folder}: the dense head has shape {weight.shape}, its config says {stated}"
         )
     return weight
-
-
-def _pool_tensors(folder: Path) -> dict[str, StoredTensor]:
-    return read_tensors(_required(folder / "model.safetensors"))
 
 
 def _check_tensors(
@@ -272,6 +306,12 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
             f"{path} has token ids up to {largest}, but the model embeds only {vocab_size}; "
             "tokenizer and weights are not of the same model"
         )
+    for token, expected in foreign.SPECIAL_IDS.items():
+        if (found := tokenizer.token_to_id(token)) != expected:
+            raise CheckpointError(
+                f"{path} gives {token} the id {found}, expected {expected}; this tokenizer is of "
+                "another family, and other tools would put a wrong token around each text"
+            )
 
 
 def _write_shards(
@@ -289,7 +329,7 @@ def _write_shards(
     if len(shards) == 1:
         write_tensors(folder / "model.safetensors", shards[0], dtype=dtype)
         return
-    where = {}
+    where: dict[str, str] = {}
     for i, shard in enumerate(shards):
         file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         write_tensors(folder / file, shard, dtype=dtype)
@@ -299,13 +339,28 @@ def _write_shards(
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
 
 
+def _prompts(path: Path) -> dict[str, str]:
+    prompts = _read_json(path, {}).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(
+        isinstance(prompt, str | None) for prompt in prompts.values()
+    ):
+        raise CheckpointError(f"{path}: prompts must map names to strings, got {prompts!r:.200}")
+    return {name: prompt for name, prompt in prompts.items() if prompt is not None}
+
+
 def _fingerprint(
-    folder: Path, tensors: Mapping[str, StoredTensor], prompts: Mapping[str, str]
+    folder: Path,
+    root: Path,
+    config: EmbeddingConfig,
+    tensors: Mapping[str, StoredTensor],
+    prompts: Mapping[str, str],
 ) -> str:
-    texts = [folder / name for name in ("config.json", "modules.json", "tokenizer.json")]
+    texts = [root / "tokenizer.json", root / "tokenizer_config.json"]
     weights = {tensor.path for tensor in tensors.values()}
-    files = fingerprint.of_files([*texts, *weights], relative_to=folder)
-    return fingerprint.of_settings([files, dict(prompts)])
+    files = fingerprint.of_files(
+        [path for path in (*texts, *weights) if path.exists()], relative_to=folder
+    )
+    return fingerprint.of_settings([files, asdict(config), dict(prompts)])
 
 
 def _read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
@@ -315,7 +370,7 @@ def _read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
         raise CheckpointError(f"{path} is missing; the folder is not complete")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, kind):
         raise CheckpointError(f"{path} must hold a JSON {kind.__name__}")

@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -52,7 +52,7 @@ def load(
         InputError: If the name is neither a folder nor a hub id, or the dtype is float16.
         MissingExtra: If PyTorch is not installed.
     """
-    folder = _resolve(path_or_name)
+    folder = find_checkpoint(path_or_name)
     checkpoint = read_checkpoint(folder)
     name = "culet-default" if path_or_name is None else str(path_or_name)
     try:
@@ -62,9 +62,9 @@ def load(
         from culet.model.weights import from_arrays
     except ImportError as error:
         raise MissingExtra("torch", extra="torch", purpose="embedding") from error
-    device = device or _best_device()
+    device = _checked_device(device or _best_device())
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    compute = getattr(torch, dtype, None)
+    compute = getattr(torch, str(dtype).removeprefix("torch."), None)
     if not isinstance(compute, torch.dtype):
         raise InputError(f"dtype must be float32 or bfloat16, got {dtype!r}")
     compute = check_dtype(compute)
@@ -100,7 +100,9 @@ class Embedder:
         self.dim = checkpoint.config.embedding_dim
         self.max_length = checkpoint.config.encoder.max_length
         self.fingerprint = checkpoint.fingerprint
-        self._tokenizer = TextTokenizer.load(checkpoint.folder, max_length=self.max_length)
+        self._tokenizer = TextTokenizer.load(
+            checkpoint.tokenizer_json.parent, max_length=self.max_length
+        )
         self._model = model
         self._device = device
         self._dtype = dtype
@@ -165,11 +167,16 @@ class Embedder:
             InputError: As in `encode_query`, or titles and texts differ in number.
         """
         listed = _listed(texts)
-        given = [titles] if isinstance(titles, str) else titles
-        if given is not None and len(given) != len(listed):
-            raise InputError(f"expected a title for each document, got {len(given)} titles for "
-                             f"{len(listed)} documents; give None where there is no title")
-        prefixes = [self.prompts.document(t) for t in given or [None] * len(listed)]
+        given = [None] * len(listed) if titles is None else _listed(titles)
+        if len(given) != len(listed):
+            raise InputError(
+                f"expected a title for each document, got {len(given)} titles for "
+                f"{len(listed)} documents; give None where there is no title"
+            )
+        for i, title in enumerate(given):
+            if not isinstance(title, str | None):
+                raise InputError(f"title {i} must be a string or None, got {type(title).__name__}")
+        prefixes = [self.prompts.document(title) for title in given]
         vectors = self._encode(listed, prefixes, truncate_to, on_long, progress, "documents")
         return vectors[0] if isinstance(texts, str) else vectors
 
@@ -185,7 +192,8 @@ class Embedder:
                 f"similarity needs vectors of one width, got {left.shape[1]} and {right.shape[1]}; "
                 "truncate both sides alike"
             )
-        return _unit(left) @ _unit(right).T
+        cosines: np.ndarray = _unit(left) @ _unit(right).T
+        return cosines
 
     def _encode(
         self,
@@ -231,6 +239,10 @@ class Embedder:
                     embedding = normalize(embedding[:, :width])
                 vectors[index] = embedding.cpu().numpy()
                 bar.advance(len(index))
+        if not np.isfinite(vectors).all():
+            raise CheckpointError(
+                f"{self.name} gives vectors that are not finite; its weights are damaged"
+            )
         return vectors
 
 
@@ -251,14 +263,31 @@ def _chunks(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
     return [np.array(chunk) for chunk in chunks]
 
 
-def _listed(texts: str | Iterable[str]) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+def _listed(texts: str | Iterable[Any]) -> list[Any]:
+    if isinstance(texts, str):
+        return [texts]
+    if not isinstance(texts, Iterable):
+        raise InputError(f"expected a string or a list of strings, got {type(texts).__name__}")
+    return list(texts)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: np.ndarray = vectors / np.maximum(norms, 1e-12)
     return unit
+
+
+def _checked_device(device: str) -> str:
+    """Return the name of a device, or say that this machine has none of that kind."""
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without it
+        raise InputError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    return device
 
 
 def _best_device() -> str:
@@ -269,7 +298,7 @@ def _best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _resolve(path_or_name: str | Path | None) -> Path:
+def find_checkpoint(path_or_name: str | Path | None) -> Path:
     """Return the folder of a checkpoint, fetched from the hub if the name is a hub id."""
     if path_or_name is None:
         if not (PACKAGED / "modules.json").exists():

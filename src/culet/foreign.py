@@ -1,12 +1,13 @@
-"""What other libraries call things: configs and tensor names of a checkpoint on disk.
+"""What other libraries call things, as it is read: configs and tensor names on disk.
 
-Two generations of files are read (transformers 4.57 and 5, sentence-transformers 5 and 6), and
-what is written is understood by both.
+Two generations of files are read (transformers 4.57 and 5, sentence-transformers 5 and 6). What
+a folder says in a setting this family does not have, and what would change the vectors, is
+refused. The other direction is `foreigntexts.py`.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,15 +16,17 @@ from typing import Any
 from culet.errors import CheckpointError, InputError
 from culet.model.config import (
     EMBEDDINGGEMMA_WINDOW,
-    EmbeddingConfig,
+    POOLINGS,
     EncoderConfig,
     Pooling,
     every_sixth,
 )
-from culet.tensorfile import StoredDtype, StoredTensor
+from culet.tensorfile import StoredTensor
 
 # transformers before August 2026 halved `sliding_window` at every save (512 -> 257 -> 129 ...)
 DAMAGED_WINDOWS = (257, 129, 65, 33, 17, 9, 5, 3, 2)
+SPECIAL_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # the same in every Gemma tokenizer
+_MAX_LAYERS = 1000  # a config that claims more is damaged, and would cost memory before weights do
 _PUBLISHED_WIDTHS = (768, 512, 256, 128)
 
 _BLOCK_NAMES = {
@@ -53,7 +56,7 @@ def disk_name(name: str) -> str:
 
 
 def encoder_tensors(on_disk: Mapping[str, StoredTensor], folder: Path) -> dict[str, StoredTensor]:
-    """Return encoder tensors under culet's names; unknown ones keep theirs and are refused later."""
+    """Return encoder tensors under culet's names; unknown ones keep theirs, for the refusal."""
     own = {theirs: ours for ours, theirs in _TOP_NAMES.items()}
     blocks = {theirs: ours for ours, theirs in _BLOCK_NAMES.items()}
     tensors = {}
@@ -95,6 +98,10 @@ def encoder_config(raw: Mapping[str, Any], *, where: Path) -> tuple[EncoderConfi
         if key in raw and raw[key] not in allowed:
             raise CheckpointError(f"{where}: {key} must be {allowed[0]!r}, got {raw[key]!r}")
     layers = _integer(raw, "num_hidden_layers", where)
+    if not 1 <= layers <= _MAX_LAYERS:
+        raise CheckpointError(
+            f"{where}: num_hidden_layers must be 1 to {_MAX_LAYERS}, got {layers}"
+        )
     local_base, global_base = _rope_bases(raw, where)
     window, notes = _window(raw, where)
     try:
@@ -111,8 +118,9 @@ def encoder_config(raw: Mapping[str, Any], *, where: Path) -> tuple[EncoderConfi
             max_length=_integer(raw, "max_position_embeddings", where),
             local_rope_base=local_base,
             global_rope_base=global_base,
-            attention_scale=float(raw.get("query_pre_attn_scalar", raw["head_dim"])) ** -0.5,
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+            # 256 is what transformers assumes where the file is silent, whatever the head's width
+            attention_scale=_number(raw, "query_pre_attn_scalar", 256.0, where) ** -0.5,
+            norm_eps=_number(raw, "rms_norm_eps", 1e-6, where),
         )
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
@@ -127,7 +135,7 @@ def with_max_length(
     """Return the encoder with the smallest length that any of the settings states."""
     stated = [config.get(key) for config, key in settings]
     # tokenizers without a limit state an absurdly large one
-    lengths = [int(n) for n in stated if isinstance(n, int | float) and 0 < n < 1e9]
+    lengths = [int(n) for n in stated if isinstance(n, int | float) and 1 <= n < 1e9]
     return replace(encoder, max_length=min([encoder.max_length, *lengths]))
 
 
@@ -141,11 +149,11 @@ class PoolingSettings:
 
 
 def pooling_config(
-    raw: Mapping[str, Any], model: Mapping[str, Any], encoder: EncoderConfig, *, where: Path
+    raw: Mapping[str, Any], encoder: EncoderConfig, *, where: Path
 ) -> PoolingSettings:
     """Return the pooling a Pooling module's config describes, in its old or new spelling."""
     if "culet_pooling" in raw:
-        return PoolingSettings(**raw["culet_pooling"])
+        return _own_pooling(raw["culet_pooling"], where)
     old = {
         "pooling_mode_mean_tokens": "mean",
         "pooling_mode_cls_token": "cls",
@@ -155,7 +163,7 @@ def pooling_config(
         "pooling_mode_weightedmean_tokens": "weightedmean",
     }
     mode = raw.get("pooling_mode") or [name for key, name in old.items() if raw.get(key)]
-    modes = [mode] if isinstance(mode, str) else list(mode)
+    modes = mode if isinstance(mode, list) else [mode]
     known: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
     if len(modes) != 1 or modes[0] not in known:
         raise CheckpointError(f"{where}: pooling must be one of {sorted(known)}, got {modes}")
@@ -171,9 +179,52 @@ def pooling_config(
     return PoolingSettings(known[modes[0]])
 
 
-def check_head(
-    up: tuple[int, ...], down: tuple[int, ...], model_dim: int, folder: Path
-) -> None:
+def _own_pooling(stated: Any, where: Path) -> PoolingSettings:
+    """Return the pooling culet itself has written down."""
+    expected = {"kind", "tokens", "heads"}
+    if not isinstance(stated, dict) or set(stated) != expected or stated["kind"] not in POOLINGS:
+        raise CheckpointError(
+            f"{where}: culet_pooling must give a kind among {POOLINGS}, tokens and heads, "
+            f"got {stated!r}"
+        )
+    return PoolingSettings(
+        stated["kind"], _integer(stated, "tokens", where), _integer(stated, "heads", where)
+    )
+
+
+def check_transformer(raw: Mapping[str, Any], *, where: Path) -> None:
+    """Raise CheckpointError if a Transformer module does something to the text first."""
+    if raw.get("do_lower_case"):
+        raise CheckpointError(
+            f"{where}: do_lower_case is set, which this family was not trained with; set it to "
+            "false, or put a Lowercase normalizer into tokenizer.json"
+        )
+
+
+def check_dense(raw: Mapping[str, Any], *, where: Path) -> tuple[Any, Any]:
+    """Return (out, in) features of a Dense module after checking that it is only a linear map."""
+    activation = str(raw.get("activation_function", "")).rpartition(".")[2]
+    if raw.get("bias", True) or activation != "Identity" or raw.get("use_residual"):
+        raise CheckpointError(
+            f"{where}: expected a dense head without bias and residual and with activation "
+            f"Identity, got bias={raw.get('bias', True)}, "
+            f"residual={raw.get('use_residual', False)} and activation {activation!r}"
+        )
+    check_flow(raw, where=where)
+    return raw.get("out_features"), raw.get("in_features")
+
+
+def check_flow(raw: Mapping[str, Any], *, where: Path) -> None:
+    """Raise CheckpointError if a module reads or writes anything but the text's one vector."""
+    for key in ("module_input_name", "module_output_name"):
+        if raw.get(key) not in (None, "sentence_embedding"):
+            raise CheckpointError(
+                f"{where}: {key} must be 'sentence_embedding', got {raw[key]!r}; this model "
+                "is built another way than EmbeddingGemma"
+            )
+
+
+def check_head(up: tuple[int, ...], down: tuple[int, ...], model_dim: int, folder: Path) -> None:
     """Raise CheckpointError unless the two dense heads follow on from the encoder."""
     if up[1] != model_dim or down[1] != up[0]:
         raise CheckpointError(
@@ -183,159 +234,40 @@ def check_head(
 
 
 def trained_widths(
-    raw: Mapping[str, Any], encoder: EncoderConfig, embedding_dim: int
+    raw: Mapping[str, Any], encoder: EncoderConfig, embedding_dim: int, *, where: Path
 ) -> tuple[int, ...]:
     """Return the trained widths, largest first: stated, EmbeddingGemma's own, or the full one."""
     stated = raw.get("matryoshka_dimensions")
-    if not stated and (encoder.num_layers, encoder.model_dim, embedding_dim) == (24, 768, 768):
-        stated = _PUBLISHED_WIDTHS
-    return tuple(sorted({int(w) for w in stated or ()} | {embedding_dim}, reverse=True))
-
-
-def folder_texts(
-    config: EmbeddingConfig, *, dtype: StoredDtype, prompts: dict[str, str]
-) -> dict[str, str]:
-    """Return the small files of a checkpoint folder, path to content."""
-    encoder, dim = config.encoder, config.encoder.model_dim
-    pooling_type = "sentence_transformers.models.Pooling"
-    mode = {"mean": "mean", "first": "cls", "last": "lasttoken"}.get(config.pooling)
-    pooling: dict[str, Any] = {
-        "word_embedding_dimension": dim,
-        "pooling_mode_cls_token": mode == "cls",
-        "pooling_mode_mean_tokens": mode == "mean",
-        "pooling_mode_max_tokens": False,
-        "pooling_mode_mean_sqrt_len_tokens": False,
-        "pooling_mode_weightedmean_tokens": False,
-        "pooling_mode_lasttoken": mode == "lasttoken",
-        "include_prompt": True,
-    }
-    if mode is None or config.pooling_tokens > 1:
-        # No stock module does this: a name of our own makes other readers stop, not guess.
-        pooling_type = "culet.CuletPooling"
-        pooling = {
-            "culet_pooling": {
-                "kind": config.pooling,
-                "tokens": config.pooling_tokens,
-                "heads": config.pooling_heads,
-            }
-        }
-    modules = [
-        ("", "sentence_transformers.models.Transformer"),
-        ("1_Pooling", pooling_type),
-        ("2_Dense", "sentence_transformers.models.Dense"),
-        ("3_Dense", "sentence_transformers.models.Dense"),
-        ("4_Normalize", "sentence_transformers.models.Normalize"),
-    ]
-    texts: dict[str, Any] = {
-        "modules.json": [
-            {"idx": i, "name": str(i), "path": path, "type": kind}
-            for i, (path, kind) in enumerate(modules)
-        ],
-        "config.json": _model_config(config, dtype),
-        "1_Pooling/config.json": pooling,
-        "2_Dense/config.json": _dense_config(dim, config.projection_dim),
-        "3_Dense/config.json": _dense_config(config.projection_dim, config.embedding_dim),
-        "4_Normalize/config.json": {},
-        "sentence_bert_config.json": {
-            "max_seq_length": encoder.max_length,
-            "do_lower_case": False,
-        },
-        "config_sentence_transformers.json": {
-            "model_type": "SentenceTransformer",
-            "__version__": {},
-            "prompts": prompts,
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": encoder.max_length,
-            "padding_side": "right",
-            "pad_token": "<pad>",
-            "eos_token": "<eos>",
-            "bos_token": "<bos>",
-            "unk_token": "<unk>",
-            "clean_up_tokenization_spaces": False,
-        },
-    }
-    return {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()}
-
-
-def model_card(config: EmbeddingConfig) -> str:
-    """Return a short README.md with the metadata the hub reads."""
-    return (
-        "---\nlibrary_name: sentence-transformers\npipeline_tag: sentence-similarity\ntags:\n"
-        "- sentence-transformers\n- feature-extraction\n- dense\n- culet\n---\n\n"
-        f"A bidirectional Gemma 3 text encoder with {config.num_parameters():,} parameters that "
-        f"maps text of up to {config.encoder.max_length} tokens to unit vectors of width "
-        f"{config.embedding_dim}. Usable widths: {', '.join(map(str, config.widths))}.\n\n"
-        "```python\nimport culet\nembedder = culet.load(\"path/to/this/folder\")\n```\n"
-    )
-
-
-def _model_config(config: EmbeddingConfig, dtype: StoredDtype) -> dict[str, Any]:
-    encoder = config.encoder
-    return {
-        "architectures": ["Gemma3TextModel"],
-        "model_type": "gemma3_text",
-        "vocab_size": encoder.vocab_size,
-        "num_hidden_layers": encoder.num_layers,
-        "hidden_size": encoder.model_dim,
-        "intermediate_size": encoder.ffn_dim,
-        "num_attention_heads": encoder.num_heads,
-        "num_key_value_heads": encoder.num_kv_heads,
-        "head_dim": encoder.head_dim,
-        "query_pre_attn_scalar": _whole(encoder.scale**-2),
-        "hidden_activation": "gelu_pytorch_tanh",
-        "rms_norm_eps": encoder.norm_eps,
-        "max_position_embeddings": encoder.max_length,
-        "use_bidirectional_attention": True,
-        "sliding_window": 2 * encoder.window,
-        "layer_types": [
-            "full_attention" if encoder.is_global(i) else "sliding_attention"
-            for i in range(encoder.num_layers)
-        ],
-        "rope_parameters": {
-            "full_attention": {"rope_type": "default", "rope_theta": encoder.global_rope_base},
-            "sliding_attention": {"rope_type": "default", "rope_theta": encoder.local_rope_base},
-        },
-        "rope_theta": encoder.global_rope_base,
-        "rope_local_base_freq": encoder.local_rope_base,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
-        "dtype": dtype,
-        "torch_dtype": dtype,
-        "matryoshka_dimensions": list(config.widths),
-        "culet": {"window": encoder.window},
-    }
-
-
-def _dense_config(in_dim: int, out_dim: int) -> dict[str, Any]:
-    return {
-        "in_features": in_dim,
-        "out_features": out_dim,
-        "bias": False,
-        "activation_function": "torch.nn.modules.linear.Identity",
-    }
+    if not stated:
+        shape = (encoder.num_layers, encoder.model_dim, embedding_dim)
+        stated = list(_PUBLISHED_WIDTHS) if shape == (24, 768, 768) else []
+    if not isinstance(stated, list) or not all(
+        type(width) is int and 0 < width <= embedding_dim for width in stated
+    ):
+        raise CheckpointError(
+            f"{where}: matryoshka_dimensions must list widths up to {embedding_dim}, got {stated!r}"
+        )
+    return tuple(sorted({*stated, embedding_dim}, reverse=True))
 
 
 def _window(raw: Mapping[str, Any], where: Path) -> tuple[int, list[str]]:
     """Return the tokens visible each way, undoing the halving of a bad save."""
     stored = _integer(raw, "sliding_window", where)
+    if stored < 2:
+        raise CheckpointError(f"{where}: sliding_window must be at least 2, got {stored}")
     # culet writes the true window beside the foreign one, so that even an unusual size survives
-    own = raw.get("culet", {}).get("window")
+    own = raw.get("culet")
+    true = _integer(own, "window", where) if isinstance(own, dict) and "window" in own else None
     window = stored // 2
-    if own is not None and own != window:
-        repaired = int(own)
-    elif stored in DAMAGED_WINDOWS:
-        repaired = EMBEDDINGGEMMA_WINDOW
-    else:
+    if stored == 2 * window and (true == window or (true is None and stored > 2)):
         return window, []
+    if true is None and stored not in DAMAGED_WINDOWS:
+        raise CheckpointError(
+            f"{where}: sliding_window={stored} is odd, which is what a faulty save leaves of the "
+            "true one, and how often it was halved cannot be told; write the true value there "
+            "(twice the tokens a local layer sees each way)"
+        )
+    repaired = EMBEDDINGGEMMA_WINDOW if true is None else true
     return repaired, [
         f"config.json states sliding_window={stored}, which a faulty save has halved; "
         f"repaired to {2 * repaired} (±{repaired} tokens). Save the checkpoint again with culet "
@@ -346,10 +278,16 @@ def _window(raw: Mapping[str, Any], where: Path) -> tuple[int, list[str]]:
 def _global_layers(raw: Mapping[str, Any], num_layers: int, where: Path) -> tuple[int, ...]:
     types = raw.get("layer_types")
     if types is None:
-        if int(raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern", 6))) != 6:
-            raise CheckpointError(f"{where}: sliding_window_pattern must be 6 or layer_types given")
+        pattern = raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern", 6))
+        if pattern != 6:
+            raise CheckpointError(
+                f"{where}: sliding_window_pattern must be 6 where layer_types is not given, "
+                f"got {pattern!r}"
+            )
         return every_sixth(num_layers)
-    unknown = sorted(set(types) - {"full_attention", "sliding_attention"})
+    if not isinstance(types, list):
+        raise CheckpointError(f"{where}: layer_types must be a list, got {types!r}")
+    unknown = sorted({str(kind) for kind in types} - {"full_attention", "sliding_attention"})
     if unknown or len(types) != num_layers:
         raise CheckpointError(
             f"{where}: layer_types must name {num_layers} layers as full_attention or "
@@ -360,21 +298,36 @@ def _global_layers(raw: Mapping[str, Any], num_layers: int, where: Path) -> tupl
 
 def _rope_bases(raw: Mapping[str, Any], where: Path) -> tuple[float, float]:
     """Return the local and the global rotary base, from either generation of config."""
-    parameters = raw.get("rope_parameters") or {}
-    scaling = raw.get("rope_scaling")
+    parameters = _table(raw, "rope_parameters", where)
     bases = []
     for kind, old, default in (
         ("sliding_attention", "rope_local_base_freq", 10_000.0),
         ("full_attention", "rope_theta", 1_000_000.0),
     ):
-        entry = parameters.get(kind) or {}
+        entry = _table(parameters, kind, where)
+        scaling = raw.get("rope_scaling") or set(entry) - {"rope_type", "rope_theta"}
         if entry.get("rope_type", "default") != "default" or scaling:
             raise CheckpointError(
-                f"{where}: rotary scaling {scaling or entry} is not part of this family; "
-                "expected rope_type 'default'"
+                f"{where}: rotary scaling {raw.get('rope_scaling') or entry} is not part of this "
+                "family; expected rope_type 'default'"
             )
-        bases.append(float(entry.get("rope_theta", raw.get(old, default))))
+        stated = _number(raw, old, default, where)
+        bases.append(_number(entry, "rope_theta", stated, where))
     return bases[0], bases[1]
+
+
+def _table(raw: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:
+    value = raw.get(key) or {}
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: {key} must be a JSON object, got {value!r}")
+    return value
+
+
+def _number(raw: Mapping[str, Any], key: str, default: float, where: Path) -> float:
+    value = raw.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"{where}: {key} must be a positive number, got {value!r}")
+    return float(value)
 
 
 def _integer(raw: Mapping[str, Any], key: str, where: Path) -> int:
@@ -382,7 +335,3 @@ def _integer(raw: Mapping[str, Any], key: str, where: Path) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(f"{where}: {key} must be a whole number, got {value!r}")
     return value
-
-
-def _whole(value: float) -> float | int:
-    return round(value) if abs(value - round(value)) < 1e-6 else value

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,7 +21,20 @@ from culet.atomic import new_file
 from culet.errors import CheckpointError
 
 StoredDtype = Literal["float32", "bfloat16"]
-_READABLE = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_READABLE: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_UNREADABLE = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    OverflowError,
+    RecursionError,
+)
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -37,9 +50,12 @@ class StoredTensor:
 
     def float32(self) -> np.ndarray:
         """Return the values as float32; float32 data is a read-only view of the file."""
-        raw = np.memmap(
-            self.path, dtype=_READABLE[self.dtype], mode="r", offset=self.start, shape=self.shape
-        ) if math.prod(self.shape) else np.zeros(self.shape, _READABLE[self.dtype])
+        dtype = _READABLE[self.dtype]
+        raw: np.ndarray = (
+            np.memmap(self.path, dtype=dtype, mode="r", offset=self.start, shape=self.shape)
+            if math.prod(self.shape)
+            else np.zeros(self.shape, dtype)  # an empty range cannot be mapped
+        )
         if self.dtype == "BF16":
             return (raw.astype(np.uint32) << 16).view(np.float32)
         return raw if self.dtype == "F32" else raw.astype(np.float32)
@@ -77,7 +93,7 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
             )
             for name, e in header.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(_damaged(path, f"its header is not readable ({error})")) from error
 
     data_start, position, tensors = 8 + header_bytes, 0, {}

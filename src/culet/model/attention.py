@@ -32,7 +32,9 @@ def window_mask(
 def _cached_mask(
     num_queries: int, num_keys: int, window: int, offset: int, device: torch.device
 ) -> Tensor:
-    return window_mask(num_queries, num_keys, window=window, offset=offset).to(device)
+    # A mask first made while embedding must not be an inference tensor: training cannot use those.
+    with torch.inference_mode(False):
+        return window_mask(num_queries, num_keys, window=window, offset=offset).to(device)
 
 
 def attend(
@@ -103,13 +105,13 @@ class Attention(nn.Module):
         key = rotate(self.key_norm(key), cos, sin)
 
         tokens = [length * count for length, count in batch.runs]
+        runs = (torch.split(x, tokens) for x in (query, key, value))
         attended = [
             self._attend_run(q, k, v, length)
-            for q, k, v, (length, _) in zip(
-                query.split(tokens), key.split(tokens), value.split(tokens), batch.runs, strict=True
-            )
+            for q, k, v, (length, _) in zip(*runs, batch.runs, strict=True)
         ]
-        return self.out(torch.cat(attended).view(-1, heads * self.head_dim))
+        out: Tensor = self.out(torch.cat(attended).view(-1, heads * self.head_dim))
+        return out
 
     def _attend_run(
         self,

@@ -59,8 +59,17 @@ class EncoderConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "num_layers", "model_dim", "ffn_dim", "num_heads",
-                     "num_kv_heads", "head_dim", "window", "max_length"):
+        for name in (
+            "vocab_size",
+            "num_layers",
+            "model_dim",
+            "ffn_dim",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "window",
+            "max_length",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_heads % self.num_kv_heads:
@@ -191,7 +200,7 @@ def tiny() -> EmbeddingConfig:
     """Return the shape the tests use: seven layers, 32 wide, one of them global."""
     encoder = replace(
         embeddinggemma_300m().encoder,
-        vocab_size=264,
+        vocab_size=272,  # the byte tokenizer: special and spare tokens, then 256 bytes
         num_layers=7,
         model_dim=32,
         ffn_dim=48,
@@ -199,6 +208,4 @@ def tiny() -> EmbeddingConfig:
         head_dim=16,
         global_layers=every_sixth(7),
     )
-    return EmbeddingConfig(
-        encoder=encoder, projection_dim=64, embedding_dim=32, widths=(32, 16, 8)
-    )
+    return EmbeddingConfig(encoder=encoder, projection_dim=64, embedding_dim=32, widths=(32, 16, 8))

@@ -50,7 +50,8 @@ class GatedFeedForward(nn.Module):
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return the feed-forward output."""
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.gelu(gate, approximate="tanh") * up)
+        fed: Tensor = self.down(F.gelu(gate, approximate="tanh") * up)
+        return fed
 
 
 def rotary_table(

@@ -56,12 +56,13 @@ class LoraLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
         """Return the frozen map plus the addition."""
         thin = F.linear(x, self.a.to(x.dtype))
-        return self.base(x) + F.linear(thin, self.b.to(x.dtype)) * self.factor
+        out: Tensor = self.base(x) + F.linear(thin, self.b.to(x.dtype)) * self.factor
+        return out
 
     def merged(self) -> Linear:
         """Return one plain linear map that does the same."""
         with torch.no_grad():
-            self.base.weight += self.factor * (self.b @ self.a)
+            self.base.weight.add_(self.b @ self.a, alpha=self.factor)
         return self.base
 
 

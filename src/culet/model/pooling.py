@@ -67,5 +67,5 @@ class AttentionPool(nn.Module):
 
 def _runs(hidden: Tensor, batch: TokenBatch) -> list[tuple[Tensor, int]]:
     """Return the states of each run of equal lengths, with that length."""
-    pieces = hidden.split([length * count for length, count in batch.runs])
+    pieces = torch.split(hidden, [length * count for length, count in batch.runs])
     return [(piece, length) for piece, (length, _) in zip(pieces, batch.runs, strict=True)]

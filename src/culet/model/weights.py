@@ -49,7 +49,11 @@ def from_arrays(
     Raises:
         CheckpointError: If a weight is missing, superfluous or of another shape.
     """
-    check_arrays(config, arrays)
+    shapes = config.weight_shapes()
+    missing = [name for name in shapes if name not in arrays]
+    extra = [name for name in arrays if name not in shapes]
+    if missing or extra:
+        raise CheckpointError(f"weights do not fit: missing {missing}, unexpected {extra}")
     with torch.device("meta"):
         model = EmbeddingModel(config)
     model = model.to_empty(device=device).to(dtype)
@@ -58,14 +62,22 @@ def from_arrays(
         for name, sources in parameter_sources(model).items():
             row = 0
             for source in sources:
-                value = torch.from_numpy(np.array(arrays[source], dtype=np.float32))
-                parameters[name][row : row + len(value)].copy_(value)
+                value = np.array(arrays[source], dtype=np.float32)  # a copy: files are read-only
+                if value.shape != shapes[source]:
+                    raise CheckpointError(
+                        f"weight {source} must have shape {shapes[source]} by the config, "
+                        f"got {value.shape}"
+                    )
+                parameters[name][row : row + len(value)].copy_(torch.from_numpy(value))
                 row += len(value)
     return model.eval()
 
 
 def to_arrays(model: EmbeddingModel) -> dict[str, np.ndarray]:
-    """Return the weights of a model as float32 arrays under their canonical names."""
+    """Return the weights of a model as float32 arrays under their canonical names.
+
+    Arrays of a float32 model on the CPU are views: they change when the model trains on.
+    """
     shapes = model.config.weight_shapes()
     parameters = dict(model.named_parameters())
     arrays = {}
@@ -76,18 +88,3 @@ def to_arrays(model: EmbeddingModel) -> dict[str, np.ndarray]:
             arrays[source] = value[row : row + shapes[source][0]]
             row += shapes[source][0]
     return {name: arrays[name] for name in shapes}
-
-
-def check_arrays(config: EmbeddingConfig, arrays: Mapping[str, np.ndarray]) -> None:
-    """Raise CheckpointError unless names and shapes are exactly those of the architecture."""
-    shapes = config.weight_shapes()
-    missing = [name for name in shapes if name not in arrays]
-    extra = [name for name in arrays if name not in shapes]
-    if missing or extra:
-        raise CheckpointError(f"weights do not fit: missing {missing}, unexpected {extra}")
-    for name, shape in shapes.items():
-        if tuple(arrays[name].shape) != shape:
-            raise CheckpointError(
-                f"weight {name} must have shape {shape} by the config, "
-                f"got {tuple(arrays[name].shape)}"
-            )
