@@ -161,12 +161,13 @@ def embed_distill(
     gap = student - teacher
     if distance == "squared":
         return gap.square().sum(-1).mean()
-    return torch.linalg.vector_norm(gap, dim=-1).mean()
+    lengths: Tensor = torch.linalg.vector_norm(gap, dim=-1)
+    return lengths.mean()
 
 
 def matryoshka(
     loss: Callable[..., Float[Tensor, ""]],
-    *embeddings: Float[Tensor, "*B E"] | None,
+    *embeddings: Float[Tensor, "... E"] | None,
     widths: Sequence[int],
 ) -> Float[Tensor, ""]:
     """Return the sum of a loss over nested prefixes, each brought back to unit length.

@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import torch
 
+from culet.data.records import data_files
 from culet.embedder import load
 from culet.errors import RecipeError
 from culet.evaluate.report import print_report
 from culet.evaluate.results import evaluate_folder
 from culet.evaluate.run import TaskResult
+from culet.evaluate.tasks import list_tasks
 from culet.recipe import build, read_toml
 from culet.stages import start, tune
 from culet.stages.start import StartConfig
@@ -59,6 +61,12 @@ class EvaluateConfig:
     tasks: Path
     widths: tuple[int, ...] = ()
     after: tuple[str, ...] = ("start", *TUNE_STAGES)
+
+    def __post_init__(self) -> None:
+        if unknown := [name for name in self.after if name not in ("start", *TUNE_STAGES)]:
+            raise RecipeError(
+                f"after must name stages (start, {', '.join(TUNE_STAGES)}), got {unknown}"
+            )
 
 
 @dataclass(frozen=True)
@@ -111,6 +119,7 @@ def run_recipe(
 ) -> int:
     """Run every stage of a recipe that is not finished and return the exit code 0."""
     recipe = read_recipe(path, overrides)
+    check_inputs(recipe)
     if dry_run:
         for line in plan(recipe):
             say(line)
@@ -126,9 +135,19 @@ def run_recipe(
     return 0
 
 
-def run_stages(
-    recipe: Recipe, *, say: Callable[[str], None] = print
-) -> dict[str, Path]:
+def check_inputs(recipe: Recipe) -> None:
+    """Raise InputError for data or tasks that are not there, before hours are spent without."""
+    if recipe.start is not None:
+        for corpus in recipe.start.corpus:
+            data_files(corpus)
+    for config in recipe.tune.values():
+        for source in config.sources:
+            data_files(source.path)
+    if recipe.evaluate is not None:
+        list_tasks(recipe.evaluate.tasks)
+
+
+def run_stages(recipe: Recipe, *, say: Callable[[str], None] = print) -> dict[str, Path]:
     """Run the stages in order and return each one's checkpoint folder."""
     checkpoints: dict[str, Path] = {}
     if recipe.start is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
@@ -65,8 +66,6 @@ def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config
     }
     try:
         return kind(**values)
-    except RecipeError:
-        raise
     except CuletError as error:
         raise RecipeError(f"[{where}] {error}") from error
 
@@ -105,7 +104,7 @@ def _value(hint: Any, value: Any, *, where: str) -> Any:
         if len(args) != len(value):
             raise RecipeError(f"{where} must have {len(args)} entries, got {value!r}")
         return tuple(_value(a, v, where=where) for a, v in zip(args, value, strict=True))
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where} must be a table, got {value!r}")
         return build(hint, value, where=where)
@@ -131,7 +130,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a text: --set run.device=cpu
+        value = text.strip()  # a bare word is a text: --set run.device=cpu
     *parents, last = key.strip().split(".")
     table: Any = tables
     for parent in parents:
@@ -148,7 +147,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
 
 
 def _index(text: str, table: list[Any], override: str) -> int:
-    if not text.isdigit() or int(text) >= len(table):
+    if not (text.isascii() and text.isdigit()) or int(text) >= len(table):
         raise RecipeError(
             f"override {override!r}: expected a number below {len(table)}, got {text!r}"
         )
@@ -171,14 +170,18 @@ def _write_table(lines: list[str], table: Mapping[str, Any], *, prefix: str) -> 
     }
     for key, value in table.items():
         if key not in nested and key not in lists:
-            lines.append(f"{key} = {_toml_value(value)}")
+            lines.append(f"{_toml_key(key)} = {_toml_value(value)}")
     for key, value in nested.items():
-        lines.extend(["", f"[{prefix}{key}]"])
-        _write_table(lines, value, prefix=f"{prefix}{key}.")
+        lines.extend(["", f"[{prefix}{_toml_key(key)}]"])
+        _write_table(lines, value, prefix=f"{prefix}{_toml_key(key)}.")
     for key, entries in lists.items():
         for entry in entries:
-            lines.extend(["", f"[[{prefix}{key}]]"])
-            _write_table(lines, entry, prefix=f"{prefix}{key}.")
+            lines.extend(["", f"[[{prefix}{_toml_key(key)}]]"])
+            _write_table(lines, entry, prefix=f"{prefix}{_toml_key(key)}.")
+
+
+def _toml_key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:
@@ -186,5 +189,7 @@ def _toml_value(value: Any) -> str:
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    # JSON strings are valid TOML basic strings; floats need a point or an exponent, as repr gives
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    if isinstance(value, str):
+        # a JSON string is a TOML basic string, but for DEL, which TOML wants escaped
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)  # floats need a point or an exponent, as repr gives

@@ -66,7 +66,7 @@ def collate(
         prompts: Prefixes by task.
         task: The task of records that name none.
         num_negatives: C, hard negatives used per query; drawn anew each time where a record
-            has more.
+            has more. A negative that is the positive itself is never drawn.
         source: Name of the source, for messages.
         teacher_file: Vectors for records that give keys.
         rng: Decides the draw.
@@ -83,17 +83,11 @@ def collate(
         return index.setdefault(text, len(index))
 
     for row, record in enumerate(records):
-        name = record.task or task
-        try:
-            ask = prompts.query(name)
-        except InputError as error:
-            raise InputError(f"{record.origin}: {error}") from error
-        symmetric = name in SYMMETRIC_TASKS
-        untitled = ask if symmetric else prompts.document()
-        titled = ask if symmetric else prompts.document(record.title)
+        ask, titled, untitled = record_prompts(record, prompts=prompts, task=task)
         query.append(place(ask + record.query))
         positive.append(place(titled + record.positive))
-        picks = rng.permutation(len(record.negatives))[:num_negatives]
+        wrong = [i for i, text in enumerate(record.negatives) if text != record.positive]
+        picks = rng.permutation(np.array(wrong, dtype=np.int64))[:num_negatives]
         drawn.append(picks)
         for column, pick in enumerate(picks):
             negative[row, column] = place(untitled + record.negatives[pick])
@@ -109,6 +103,33 @@ def collate(
         origin=tuple(record.origin for record in records),
         truncated=len(tokenized.overlong),
     )
+
+
+def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str, str, str]:
+    """Return what goes in front of a record's query, its positive and its negatives.
+
+    Raises:
+        InputError: If the task is unknown, or there is a title that the prompts have no place for.
+    """
+    name = record.task or task
+    try:
+        ask = prompts.query(name)
+        if name in SYMMETRIC_TASKS:
+            return ask, ask, ask
+        return ask, prompts.document(record.title), prompts.document()
+    except InputError as error:
+        raise InputError(f"{record.origin}: {error}") from error
+
+
+def check_teacher(record: Record, file: TeacherFile | None) -> None:
+    """Raise InputError unless every teacher vector of a record can be found and has one width."""
+    teacher = dict(record.teacher or {})
+    values = [*teacher.pop("negatives", ()), *teacher.values()]
+    widths = {teacher_vector(value, file, record.origin).size for value in values}
+    if len(widths) > 1:
+        raise InputError(
+            f"{record.origin}: teacher vectors must have one width, got {sorted(widths)}"
+        )
 
 
 def _teacher(

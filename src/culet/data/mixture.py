@@ -44,7 +44,7 @@ class Mixture:
         seed: int,
     ) -> None:
         total = float(sum(weights))
-        if not sizes or total <= 0 or min(weights) < 0:
+        if not sizes or not 0 < total < np.inf or min(weights) < 0:
             raise InputError(
                 f"a mixture needs sources with weights that are not negative and sum above 0, "
                 f"got weights {list(weights)}"
@@ -81,8 +81,8 @@ class Mixture:
 
     def epochs(self, source: int) -> float:
         """Return how many times the run goes through a source."""
-        return float((self._source == source).sum() * self._batch_sizes[source]
-                     / self._sizes[source])
+        size = self._sizes[source]
+        return float((self._source == source).sum() * min(self._batch_sizes[source], size) / size)
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
         """Return the shuffled order of a source in an epoch, keeping the last two in memory."""

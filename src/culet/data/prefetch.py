@@ -35,11 +35,13 @@ class Prefetch(Generic[Item]):
         self._thread.start()
 
     def __iter__(self) -> Iterator[Item]:
-        for _ in range(self._remaining):
+        while self._remaining:
+            self._remaining -= 1
             before = time.perf_counter()
             item, error = self._queue.get()
             self.waited_seconds += time.perf_counter() - before
             if error is not None:
+                self._remaining = 0
                 raise error
             yield item  # type: ignore[misc]
 

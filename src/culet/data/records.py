@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ import numpy as np
 
 from culet.errors import InputError, MissingExtra
 
-TeacherVector = str | list[float]
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
+_ROLES = ("query", "positive", "negatives")
+_FIELDS = (*_ROLES, "task", "title", *(f"teacher_{role}" for role in _ROLES))
 
 
 @dataclass(frozen=True)
@@ -68,29 +70,40 @@ class Records(Sequence[Record]):
         return len(self._spans)
 
     def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
         start, stop = self._spans[index]
         file, line = self._lines[index]
         return _record(json.loads(self._blob[start:stop]), f"{self._files[file]}:{line}")
 
 
-def read_records(paths: Sequence[Path], *, skip_bad: bool = False) -> Records:
+def read_records(
+    paths: Sequence[Path],
+    *,
+    skip_bad: bool = False,
+    check: Callable[[Record], object] | None = None,
+) -> Records:
     """Return all records of some files, in order.
 
     Args:
         paths: Files (.jsonl, .jsonl.gz, .parquet) or folders of such files.
         skip_bad: Leave bad lines out and list them in `Records.skipped` instead of raising.
+        check: Raises InputError for a record that cannot be used for a reason of the caller's,
+            such as a task its model does not know; that record is then a bad line.
 
     Raises:
         InputError: If a path does not exist or holds no record, or a line is bad; the message
             names the file, the line and what was expected.
     """
-    files = [file for path in paths for file in _expand(path)]
+    files = [file for path in paths for file in data_files(path)]
     blobs, spans, lines, skipped, position = [], [], [], [], 0
     for number, file in enumerate(files):
         for line, raw in _rows(file):
             origin = f"{file}:{line}"
             try:
-                _record(_parsed(raw, origin), origin)
+                record = _record(_parsed(raw, origin), origin)
+                if check is not None:
+                    check(record)
             except InputError as error:
                 if not skip_bad:
                     raise
@@ -109,9 +122,14 @@ def read_records(paths: Sequence[Path], *, skip_bad: bool = False) -> Records:
     return records
 
 
-def _expand(path: Path) -> list[Path]:
+def data_files(path: Path) -> list[Path]:
+    """Return the file, or the training files of the folder, sorted by name.
+
+    Raises:
+        InputError: If there is none, or its name ends in none of the known ways.
+    """
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES))
+        files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES) and f.is_file())
         if not files:
             raise InputError(f"{path} holds no file ending in {', '.join(_SUFFIXES)}")
         return files
@@ -127,13 +145,12 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
     if path.name.endswith(".parquet"):
         yield from _parquet_rows(path)
         return
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
     try:
-        with opened as file:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
                 if stripped := raw.strip():
                     yield number, stripped
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"cannot read {path} to its end: {error}") from error
 
 
@@ -142,22 +159,26 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, bytes]]:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtra("pyarrow", extra="parquet", purpose=f"reading {path}") from error
+    number = 0
     try:
         file = pq.ParquetFile(path)
+        columns = [name for name in file.schema_arrow.names if name in _FIELDS]
+        for batch in file.iter_batches(batch_size=4096, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                kept = {key: value for key, value in row.items() if value is not None}
+                # what JSON cannot hold (bytes, dates) is shown, and refused where a text belongs
+                yield number, json.dumps(kept, default=lambda value: [repr(value)]).encode()
     except Exception as error:  # pyarrow raises its own kinds
-        raise InputError(f"{path} is not a readable Parquet file: {error}") from error
-    number = 0
-    for batch in file.iter_batches(batch_size=4096):
-        for row in batch.to_pylist():
-            number += 1
-            kept = {key: value for key, value in row.items() if value is not None}
-            yield number, json.dumps(kept).encode()
+        raise InputError(
+            f"{path} is not a readable Parquet file after row {number}: {error}"
+        ) from error
 
 
 def _parsed(raw: bytes, origin: str) -> dict[str, Any]:
     try:
         value = json.loads(raw)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{origin}: expected an object with query and positive, got {value!r:.80}")
@@ -165,19 +186,23 @@ def _parsed(raw: bytes, origin: str) -> dict[str, Any]:
 
 
 def _record(row: dict[str, Any], origin: str) -> Record:
-    negatives = row.get("negatives") or []
+    negatives = row.get("negatives")
+    negatives = [] if negatives is None else negatives
     if not isinstance(negatives, list):
         raise InputError(f"{origin}: negatives must be a list of texts, got {negatives!r:.80}")
     teacher = {
-        role: row[f"teacher_{role}"]
-        for role in ("query", "positive", "negatives")
-        if row.get(f"teacher_{role}") is not None
+        role: row[f"teacher_{role}"] for role in _ROLES if row.get(f"teacher_{role}") is not None
     }
-    if len(teacher.get("negatives", negatives)) != len(negatives):
+    theirs = teacher.get("negatives", negatives)
+    if not isinstance(theirs, list):
+        raise InputError(f"{origin}: teacher_negatives must be a list, got {theirs!r:.80}")
+    if len(theirs) != len(negatives):
         raise InputError(
-            f"{origin}: teacher_negatives has {len(teacher['negatives'])} entries for "
+            f"{origin}: teacher_negatives has {len(theirs)} entries for "
             f"{len(negatives)} negatives"
         )
+    title = row.get("title")
+    blank = title is None or (isinstance(title, str) and not title.strip())
     return Record(
         query=_text(row, "query", origin),
         positive=_text(row, "positive", origin),
@@ -185,7 +210,7 @@ def _record(row: dict[str, Any], origin: str) -> Record:
             _text({"negatives": n}, "negatives", origin) for n in negatives
         ),
         task=_text(row, "task", origin) if row.get("task") is not None else None,
-        title=_text(row, "title", origin) if row.get("title") else None,
+        title=None if blank else _text(row, "title", origin),
         teacher=teacher or None,
         origin=origin,
     )
@@ -195,4 +220,8 @@ def _text(row: dict[str, Any], key: str, origin: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{origin}: {key} must be a text that is not empty, got {value!r:.80}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{origin}: {key} is not valid Unicode: {error}") from error
     return value

@@ -25,18 +25,41 @@ class TeacherFile:
                 f"{path} is not a Parquet file with the columns key and vector: {error}"
             ) from error
         self.path = path
-        self._row = {key: i for i, key in enumerate(table["key"].to_pylist())}
-        vectors = table["vector"].combine_chunks()
-        flat = np.asarray(vectors.flatten().to_numpy(zero_copy_only=False), dtype=np.float32)
-        if not self._row or flat.size % len(self._row):
-            raise InputError(f"{path}: vectors must all have one width, and there must be some")
-        self._vectors = flat.reshape(len(self._row), -1)
+        keys = table["key"].to_pylist()
+        self._row = {key: i for i, key in enumerate(keys)}
+        if len(self._row) < len(keys):
+            raise InputError(f"{path}: every key must stand once, got {len(keys)} rows with "
+                             f"{len(self._row)} different keys")
+        self._vectors: np.ndarray = _matrix(table["vector"], path)
         self.width = self._vectors.shape[1]
 
     def __getitem__(self, key: str) -> np.ndarray:
         if key not in self._row:
             raise KeyError(key)
-        return self._vectors[self._row[key]]
+        vector: np.ndarray = self._vectors[self._row[key]]
+        return vector
+
+
+def _matrix(column: Any, path: Path) -> np.ndarray:
+    """Return a column of lists as rows, after checking that every row is there and of one width."""
+    import pyarrow.compute as pc
+
+    try:
+        widths = pc.unique(pc.list_value_length(column)).to_pylist()  # None for a missing vector
+        chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
+        flat = np.concatenate([np.empty(0), *chunks]).astype(np.float32)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"{path}: the column vector must hold lists of numbers, got {column.type}"
+        ) from error
+    if len(widths) != 1 or not widths[0]:
+        raise InputError(
+            f"{path}: vectors must all have one width, and there must be some; got the widths "
+            f"{', '.join(map(str, widths)) or 'of no row'}"
+        )
+    if not np.isfinite(flat).all():
+        raise InputError(f"{path}: vectors must be finite numbers, got some that are not")
+    return flat.reshape(len(column), -1)
 
 
 def teacher_vector(value: Any, file: TeacherFile | None, origin: str) -> np.ndarray:

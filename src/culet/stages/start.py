@@ -8,13 +8,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+import torch
 from tokenizers import AddedToken, Tokenizer
 
 from culet import fingerprint
 from culet.checkpoint import write_checkpoint
-from culet.data.records import read_records
+from culet.data.records import data_files, read_records
 from culet.errors import RecipeError
 from culet.model.config import EmbeddingConfig, EncoderConfig, every_sixth
 from culet.model.embedding import EmbeddingModel, initialize
@@ -57,6 +60,7 @@ class StartConfig:
         shape: Sizes of the model.
         seed: Decides the random weights.
         max_texts: Texts the tokenizer sees, evenly spread over the corpus.
+        information: Begin as a random projection of TF-IDF; see `culet.model.embedding.initialize`.
     """
 
     corpus: tuple[Path, ...]
@@ -64,6 +68,7 @@ class StartConfig:
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     seed: int = 0
     max_texts: int = 200_000
+    information: bool = True
 
     def __post_init__(self) -> None:
         if not self.corpus:
@@ -74,10 +79,8 @@ def run(
     config: StartConfig, *, out: Path, name: str = "start", say: Callable[[str], None] = print
 ) -> Path:
     """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder."""
-    files = [f for p in config.corpus for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
-    for file in files:
-        if not file.exists():
-            raise RecipeError(f"[{name}] corpus file {file} does not exist")
+    model_config(config.shape, vocab_size=config.vocab_size)  # refuses a shape that cannot be
+    files = [file for path in config.corpus for file in data_files(path)]
     folder = StageFolder(
         out,
         fingerprint=fingerprint.of_settings([to_tables(config), fingerprint.of_files(files)]),
@@ -91,8 +94,11 @@ def run(
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
     prompts = Prompts.default()
     tokenizer = _tokenizer(config, prompts)
+    information = None
+    if config.information:
+        information = token_information(tokenizer, _texts(config))
     shape = model_config(config.shape, vocab_size=tokenizer.get_vocab_size(with_added_tokens=True))
-    model = initialize(EmbeddingModel(shape), seed=config.seed)
+    model = initialize(EmbeddingModel(shape), seed=config.seed, information=information)
     write_checkpoint(
         folder.checkpoint,
         shape,
@@ -149,3 +155,22 @@ def _tokenizer(config: StartConfig, prompts: Prompts) -> Tokenizer:
     tokenizer = train_tokenizer(_texts(config), config.vocab_size - len(whole))
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return tokenizer
+
+
+def token_information(tokenizer: Tokenizer, texts: Iterator[str]) -> torch.Tensor:
+    """Return each token's inverse document frequency over the largest, [V], from 0 to 1.
+
+    Special tokens and prompts, which stand in every text or in none, say nothing; a token that
+    no text has says the most.
+    """
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    frequency, count = np.zeros(size), 0
+    while block := list(islice(texts, 4096)):
+        for encoding in tokenizer.encode_batch_fast(block, add_special_tokens=False):
+            frequency[np.unique(encoding.ids)] += 1
+        count += len(block)
+    information = np.log((1 + count) / (1 + frequency)) / np.log(1 + count)
+    for token_id, token in tokenizer.get_added_tokens_decoder().items():
+        if not token.content.startswith("<0x"):
+            information[token_id] = 0.0
+    return torch.from_numpy(information.astype(np.float32))

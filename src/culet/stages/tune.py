@@ -7,7 +7,6 @@ better ones with them.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,13 +17,14 @@ import torch
 
 from culet import fingerprint
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from culet.data.collate import PairBatch, collate
+from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
 from culet.data.mixture import Mixture
 from culet.data.prefetch import Prefetch
-from culet.data.records import Records, read_records
+from culet.data.records import Record, Records, data_files, read_records
 from culet.data.teacher import TeacherFile
-from culet.errors import RecipeError
-from culet.model.embedding import EmbeddingModel, check_dtype, check_width
+from culet.errors import InputError, RecipeError
+from culet.model.config import EmbeddingConfig
+from culet.model.embedding import EmbeddingModel, check_dtype
 from culet.model.lora import LoraConfig, add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
 from culet.prompts import TASKS, Prompts
@@ -36,8 +36,8 @@ from culet.train.contrastive import Chunking, LossConfig, Temperature, contrasti
 from culet.train.loop import Action, Loop
 from culet.train.loop import run as run_loop
 from culet.train.optim import OptimConfig, Optimizer
-from culet.train.report import Report
-from culet.train.resume import load_state, save_state
+from culet.train.report import Report, read_log
+from culet.train.resume import drop_state, load_state, save_state
 
 
 @dataclass(frozen=True)
@@ -163,6 +163,7 @@ def run(
         Interrupted: After SIGINT, with the state saved.
     """
     start = read_checkpoint(init)
+    widths = trained_widths(config, start)
     folder = StageFolder(
         out, fingerprint=run_fingerprint(config, start), settings={name: to_tables(config)}
     )
@@ -172,7 +173,9 @@ def run(
         say(f"{name}: finished before, nothing to do")
         return TuneResult(folder.checkpoint, done["steps"], done["skipped_records"], fresh=False)
 
-    sources = _read_sources(config, say=say, name=name)
+    prompts = Prompts.from_names(start.prompts)
+    teachers = [TeacherFile(s.teacher) if s.teacher else None for s in config.sources]
+    sources = _read_sources(config, prompts, teachers, say=say, name=name)
     model = _model(start, config, device)
     temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
     named = list(model.named_parameters())
@@ -185,8 +188,7 @@ def run(
     if first:
         say(f"{name}: resuming after step {first} of {config.steps}")
 
-    cut = _CutCounter()
-    batcher = _Batcher(config, sources, start, cut)
+    batcher = _Batcher(config, sources, prompts, teachers, start)
     actions: Sequence[Action] = ()
     if evaluate is not None and config.eval_every:
         actions = [(config.eval_every, lambda step: _evaluate(model, step, evaluate))]
@@ -207,57 +209,68 @@ def run(
         Report(name, folder.log, start=first, steps=config.steps) as report,
     ):
         loop = Loop(step, optimizer, save, report, config.save_every, actions)
-        last = run_loop(loop, batches, start=first, steps=config.steps)
-        waited = batches.waited_seconds
+        run_loop(loop, batches, start=first, steps=config.steps)
 
-    _write_result(model, optimizer, config, start, folder)
+    _write_result(model, optimizer, config, replace(start.config, widths=widths), start, folder)
     skipped = sum(len(records.skipped) for records in sources)
+    log = read_log(folder.log)  # of the whole run, however often it was interrupted
+    texts_cut = sum(line["texts_cut"] for line in log)
+    waited = sum(line["waited_seconds"] for line in log)
     folder.finish(
-        {"steps": config.steps, "skipped_records": skipped, "texts_cut": cut.texts,
-         "waited_seconds": round(waited, 3), "last": last}
+        {"steps": config.steps, "skipped_records": skipped, "texts_cut": texts_cut,
+         "waited_seconds": round(waited, 3), "last": log[-1] if log else {}}
     )
-    shutil.rmtree(folder.state, ignore_errors=True)
-    if cut.texts:
-        say(f"{name}: {cut.texts} texts were cut at {config.max_tokens} tokens")
+    drop_state(folder.state)
+    if texts_cut:
+        say(f"{name}: {texts_cut} texts were cut at {batcher.max_length} tokens")
     return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+
+
+def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
+    """Return the widths the stage trains, largest first.
+
+    Raises:
+        RecipeError: If the model is not that wide, or the full width is not among them.
+    """
+    widths = tuple(sorted(config.loss.widths or start.config.widths, reverse=True))
+    full = start.config.embedding_dim
+    if widths[0] != full or widths[-1] < 1 or len(set(widths)) < len(widths):
+        raise RecipeError(
+            f"loss.widths must name the full width {full} and smaller ones, each once; "
+            f"got {list(widths)}"
+        )
+    return widths
 
 
 def run_fingerprint(config: TuneConfig, start: Checkpoint) -> str:
     """Return what identifies a run: settings, data and the checkpoint it starts from."""
-    files = [
-        file
-        for source in config.sources
-        for path in (source.path, source.teacher)
-        if path is not None and path.exists()
-        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-    ]
+    files = [file for source in config.sources for file in data_files(source.path)]
+    files += [source.teacher for source in config.sources if source.teacher is not None]
+    if absent := [str(file) for file in files if not file.exists()]:
+        raise InputError(f"teacher file {absent[0]} does not exist")
     settings = to_tables(config)
     # neither changes what is learnt
     settings.pop("save_every"), settings.pop("eval_every")
     return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
 
 
-class _CutCounter:
-    """How many texts were longer than the limit."""
-
-    def __init__(self) -> None:
-        self.texts = 0
-
-
 class _Batcher:
     """Makes the batch of any step; runs on the prefetch thread."""
 
     def __init__(
-        self, config: TuneConfig, sources: Sequence[Records], start: Checkpoint, cut: _CutCounter
+        self,
+        config: TuneConfig,
+        sources: Sequence[Records],
+        prompts: Prompts,
+        teachers: Sequence[TeacherFile | None],
+        start: Checkpoint,
     ) -> None:
         self._config = config
         self._sources = sources
-        self._cut = cut
-        self._tokenizer = TextTokenizer.load(
-            start.folder, max_length=min(config.max_tokens, start.config.encoder.max_length)
-        )
-        self._prompts = Prompts.from_names(start.prompts)
-        self._teachers = [s.teacher and TeacherFile(s.teacher) for s in config.sources]
+        self._prompts = prompts
+        self._teachers = teachers
+        self.max_length = min(config.max_tokens, start.config.encoder.max_length)
+        self._tokenizer = TextTokenizer.load(start.folder, max_length=self.max_length)
         self._mixture = Mixture(
             [len(records) for records in sources],
             [source.weight for source in config.sources],
@@ -271,26 +284,37 @@ class _Batcher:
         source = self._config.sources[draw.source]
         records = self._sources[draw.source]
         negatives = source.num_negatives
-        batch = collate(
+        return collate(
             [records[i] for i in draw.indices],
             tokenizer=self._tokenizer,
             prompts=self._prompts,
             task=source.task,
             num_negatives=self._config.num_negatives if negatives is None else negatives,
             source=source.name or source.path.name,
-            teacher_file=self._teachers[draw.source] or None,
+            teacher_file=self._teachers[draw.source],
             rng=np.random.default_rng([self._config.seed, 2, step]),
         )
-        self._cut.texts += batch.truncated
-        return batch
 
 
 def _read_sources(
-    config: TuneConfig, *, say: Callable[[str], None], name: str
+    config: TuneConfig,
+    prompts: Prompts,
+    teachers: Sequence[TeacherFile | None],
+    *,
+    say: Callable[[str], None],
+    name: str,
 ) -> list[Records]:
+    """Read every source, with each record's task, title and teacher vectors tried in advance."""
     sources = []
-    for source in config.sources:
-        records = read_records([source.path], skip_bad=config.skip_bad_records)
+    for source, teacher in zip(config.sources, teachers, strict=True):
+
+        def check(
+            record: Record, task: str = source.task, teacher: TeacherFile | None = teacher
+        ) -> None:
+            record_prompts(record, prompts=prompts, task=task)
+            check_teacher(record, teacher)
+
+        records = read_records([source.path], skip_bad=config.skip_bad_records, check=check)
         if records.skipped:
             say(f"{name}: skipped {len(records.skipped)} bad records of {source.path}, "
                 f"the first: {records.skipped[0]}")
@@ -301,8 +325,6 @@ def _read_sources(
 def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel:
     check_dtype(getattr(torch, config.compute_dtype))
     encoder = replace(start.config.encoder, dropout=config.dropout)
-    for width in config.loss.widths:
-        check_width(width, range(1, start.config.embedding_dim + 1))
     model = from_arrays(replace(start.config, encoder=encoder), start.arrays(), device=device)
     if config.lora is not None:
         add_lora(model, config.lora, seed=config.seed)
@@ -312,9 +334,11 @@ def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel
 def _evaluate(
     model: EmbeddingModel, step: int, evaluate: Callable[[EmbeddingModel, int], None]
 ) -> None:
+    """Evaluate without a trace: dropout off, and the random numbers of training left alone."""
     model.eval()
     try:
-        evaluate(model, step)
+        with torch.random.fork_rng():
+            evaluate(model, step)
     finally:
         model.train()
 
@@ -323,6 +347,7 @@ def _write_result(
     model: EmbeddingModel,
     optimizer: Optimizer,
     config: TuneConfig,
+    shape: EmbeddingConfig,
     start: Checkpoint,
     folder: StageFolder,
 ) -> None:
@@ -332,15 +357,14 @@ def _write_result(
             optimizer.named[name].copy_(average)
     if config.lora is not None:
         merge_lora(model)
-    widths = tuple(sorted(config.loss.widths or start.config.widths, reverse=True))
     write_checkpoint(
         folder.checkpoint,
-        replace(start.config, widths=widths),
+        shape,
         to_arrays(model),
         tokenizer_json=start.tokenizer_json.read_text(encoding="utf-8"),
         prompts=start.prompts,
         dtype=config.save_dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text()},
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
     )
 
 

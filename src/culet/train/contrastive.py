@@ -11,14 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from culet.data.collate import PairBatch
+from culet.errors import InputError
 from culet.losses import (
+    DIRECTIONS,
     Direction,
     Distance,
     duplicates,
@@ -30,6 +34,8 @@ from culet.losses import (
 )
 from culet.model.batch import pack
 from culet.model.embedding import EmbeddingModel
+
+MIN_TEMPERATURE = 0.01  # a learnt τ stays above it, so that the softmax cannot collapse
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,35 @@ class LossConfig:
     learn_temperature: bool = False
     hardness: float = 5.0
     directions: tuple[Direction, ...] = ("qd",)
-    samtone: str = "off"
+    samtone: Literal["off", "one", "two"] = "off"
     literal: bool = False
     spread_out: float = 1.0
     distill: float = 1.0
     distill_distance: Distance = "l2"
     widths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if min(self.hardness, self.spread_out, self.distill) < 0:
+            raise InputError(
+                "hardness, spread_out and distill must not be negative, got "
+                f"{self.hardness}, {self.spread_out}, {self.distill}"
+            )
+        lowest = MIN_TEMPERATURE if self.learn_temperature else 0.0
+        if not self.temperature > 0 or self.temperature < lowest:
+            raise InputError(
+                f"temperature must be above 0, and at least {MIN_TEMPERATURE} where it is learnt; "
+                f"got {self.temperature}"
+            )
+        if not self.directions or len(set(self.directions)) < len(self.directions):
+            raise InputError(
+                f"directions must name at least one of {', '.join(DIRECTIONS)}, none twice; "
+                f"got {list(self.directions)}"
+            )
+        if self.samtone != "off" and (self.literal or self.directions != ("qd",)):
+            raise InputError(
+                "samtone sets the directions itself and has no literal form; leave directions and "
+                "literal out, or set samtone to 'off'"
+            )
 
 
 @dataclass(frozen=True)
@@ -82,8 +111,13 @@ class Temperature(nn.Module):
         self.log = nn.Parameter(torch.tensor(float(np.log(start))))
 
     def forward(self) -> Float[Tensor, ""]:
-        """Return τ, kept above 0.01 so that the softmax cannot collapse."""
-        return self.log.exp().clamp(min=0.01)
+        """Return τ, the parameter first brought back to `MIN_TEMPERATURE` if it fell below.
+
+        A clamp of the result would have no gradient below the bound: τ could never rise again.
+        """
+        with torch.no_grad():
+            self.log.clamp_(min=float(np.log(MIN_TEMPERATURE)))
+        return self.log.exp()
 
 
 def contrastive_loss(
@@ -98,12 +132,12 @@ def contrastive_loss(
     device = embedding.device
     query_id = torch.from_numpy(batch.query).to(device)
     positive_id = torch.from_numpy(batch.positive).to(device)
-    query, positive = embedding[query_id], embedding[positive_id]
+    query, positive = _rows(embedding, query_id), _rows(embedding, positive_id)
     negative = present = negative_id = None
     if batch.negative.shape[1]:
         negative_id = torch.from_numpy(batch.negative).to(device)
         present = negative_id >= 0
-        negative = embedding[negative_id.clamp(min=0)]
+        negative = _rows(embedding, negative_id.clamp(min=0))
     duplicate = duplicates(query_id, positive_id)
 
     def contrast(q: Tensor, p: Tensor, n: Tensor | None) -> Tensor:
@@ -112,8 +146,7 @@ def contrastive_loss(
             "duplicate": duplicate, "present": present,
         }
         if config.samtone != "off":
-            ways = "one" if config.samtone == "one" else "two"
-            return samtone(q, p, n, ways=ways, **common)  # type: ignore[arg-type]
+            return samtone(q, p, n, ways=config.samtone, **common)  # type: ignore[arg-type]
         return info_nce(
             q, p, n, directions=config.directions, literal=config.literal, **common  # type: ignore[arg-type]
         )
@@ -136,6 +169,14 @@ def contrastive_loss(
         parts["distill"] = _distill(roles, batch.teacher, config.distill_distance)
         total = total + config.distill * parts["distill"]
     return total, parts
+
+
+def _rows(embedding: Float[Tensor, "T E"], index: Int[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
+    """Return some rows, with a gradient that is the same bits in every run.
+
+    The gradient of plain indexing adds up repeated rows in whatever order the threads come.
+    """
+    return F.embedding(index, embedding)
 
 
 def _distill(
@@ -195,7 +236,7 @@ def contrastive_step(
         temperature=config.temperature if temperature is None else temperature(),
         widths=config.widths or model.config.widths,
     )
-    total.backward()
+    total.backward()  # type: ignore[no-untyped-call]
     values = {"loss": total.item()} | {name: part.item() for name, part in parts.items()}
     gradient = embedding.grad
     assert gradient is not None

@@ -44,11 +44,14 @@ class OptimConfig:
     ema: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or not 0 <= self.ema < 1 or not 0 <= self.final_ratio <= 1:
+        if not self.lr > 0 or not 0 <= self.ema < 1 or not 0 <= self.final_ratio <= 1:
             raise InputError(
                 "lr must be positive, ema in [0, 1) and final_ratio in [0, 1]; got "
                 f"{self.lr}, {self.ema}, {self.final_ratio}"
             )
+        for name in ("embed_lr", "heads_lr", "warmup_steps", "weight_decay", "clip_norm"):
+            if (getattr(self, name) or 0) < 0:
+                raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 def rate(step: int, *, steps: int, config: OptimConfig) -> float:
@@ -131,9 +134,10 @@ class Optimizer:
                 raise TrainingError(f"the saved state has nothing for parameter {name}")
             parameter.copy_(saved[f"weight.{name}"].view_as(parameter))
             self.adam.state[parameter] = {
-                "step": saved[f"adam.step.{name}"].reshape(()).clone(),
-                "exp_avg": saved[f"adam.exp_avg.{name}"].view_as(parameter).clone(),
-                "exp_avg_sq": saved[f"adam.exp_avg_sq.{name}"].view_as(parameter).clone(),
+                key: saved[f"adam.{key}.{name}"].reshape(shape).to(parameter.device, copy=True)
+                for key, shape in (
+                    ("step", ()), ("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)
+                )
             }
         for name, average in self.average.items():
             average.copy_(saved[f"average.{name}"].view_as(average))

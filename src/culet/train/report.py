@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from culet.atomic import new_file
 from culet.progress import Progress
 
 
@@ -26,9 +27,9 @@ class Report:
 
     def __init__(self, what: str, path: Path, *, start: int, steps: int) -> None:
         self._progress = Progress(what, total=steps, unit="steps", done=start)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= start]
-        path.write_text("".join(kept))
+        kept = [line for line in read_log(path) if line["step"] <= start]
+        with new_file(path) as aside:  # a kill here must not lose the lines that stay
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._rate: float | None = None
 
@@ -46,13 +47,14 @@ class Report:
         self._progress.__exit__(kind, error, trace)
 
     def write(self, step: int, parts: dict[str, float], *, tokens: int, seconds: float,
-              waited: float, source: str) -> None:
-        """Record one step: loss parts, speed, waiting time and memory."""
+              waited: float, source: str, texts_cut: int = 0) -> None:
+        """Record one step: loss parts, speed, waiting time, texts cut and memory."""
         speed = tokens / seconds
         self._rate = speed if self._rate is None else 0.9 * self._rate + 0.1 * speed
         line: dict[str, Any] = {
             "step": step, "source": source, **parts, "tokens": tokens, "seconds": seconds,
-            "waited_seconds": waited, "peak_memory_mb": round(peak_memory_bytes() / 2**20),
+            "waited_seconds": waited, "texts_cut": texts_cut,
+            "peak_memory_mb": round(peak_memory_bytes() / 2**20),
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -67,14 +69,15 @@ class Report:
 
 def peak_memory_bytes() -> int:
     """Return the peak memory of the process, or of the GPU where there is one."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _lines(path: Path) -> list[str]:
+def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the whole lines of a log; a kill may have left half of one at the end."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+    lines = path.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]

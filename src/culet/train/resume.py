@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -40,22 +41,37 @@ def load_state(folder: Path, optimizer: Optimizer, *, fingerprint: str) -> int:
     Returns 0 and changes nothing where there is no state.
 
     Raises:
-        TrainingError: If the state is of another run or does not fit the model.
+        TrainingError: If the state is of another run, damaged, or does not fit the model.
+        CheckpointError: If its tensors are damaged.
     """
-    if not (folder / "state.json").exists():
+    if not folder.exists():  # killed between the two renames of `new_folder`, on some systems
+        folder = folder.with_name(f".{folder.name}.old")
+    if not folder.exists():
         return 0
-    state = json.loads((folder / "state.json").read_text())
-    if state["fingerprint"] != fingerprint:
+    try:
+        state = json.loads((folder / "state.json").read_text())
+        theirs, step, random = state["fingerprint"], int(state["step"]), state["random"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{folder} is not a whole state ({error}); delete the folder to begin anew"
+        ) from error
+    if theirs != fingerprint:
         raise TrainingError(
             f"{folder} holds the state of another run (its recipe or data differ); "
             "delete the folder to begin anew"
         )
     stored = read_tensors(folder / "state.safetensors")
     optimizer.load({n: torch.from_numpy(np.array(t.float32())) for n, t in stored.items()})
-    torch.set_rng_state(_decoded(state["random"]["cpu"]))
-    if "cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state(_decoded(state["random"]["cuda"]))
-    return int(state["step"])
+    torch.set_rng_state(_decoded(random["cpu"]))
+    if "cuda" in random and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_decoded(random["cuda"]))
+    return step
+
+
+def drop_state(folder: Path) -> None:
+    """Remove the state of a finished run, and what a kill may have left beside it."""
+    for name in (folder.name, f".{folder.name}.old", f".{folder.name}.partial"):
+        shutil.rmtree(folder.with_name(name), ignore_errors=True)
 
 
 def _encoded(state: torch.Tensor) -> str:

@@ -1,0 +1,109 @@
+"""What the training tests share: a model of two layers, its checkpoint, and toy records."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from culet.checkpoint import write_checkpoint
+from culet.data.collate import PairBatch
+from culet.model.config import EmbeddingConfig, tiny
+from culet.model.embedding import EmbeddingModel, initialize
+from culet.model.weights import to_arrays
+from culet.prompts import Prompts
+from culet.tokenizer_training import byte_tokenizer
+
+VOCABULARY = 272  # the byte tokenizer's: 5 special, 11 unused, 256 bytes
+
+
+def small(*, dropout: float = 0.0) -> EmbeddingConfig:
+    """A shape of two layers, 16 wide, with one local and one global layer."""
+    encoder = replace(
+        tiny().encoder, vocab_size=VOCABULARY, num_layers=2, model_dim=16, ffn_dim=24,
+        num_heads=2, head_dim=8, window=8, global_layers=(1,), dropout=dropout,
+    )
+    return EmbeddingConfig(encoder=encoder, projection_dim=24, embedding_dim=16, widths=(16, 8))
+
+
+def model(*, seed: int = 0, dropout: float = 0.0) -> EmbeddingModel:
+    return initialize(EmbeddingModel(small(dropout=dropout)), seed=seed).train()
+
+
+def checkpoint(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint of random weights with a tokenizer of bytes and Gemma's prompts."""
+    made = model(seed=seed)
+    write_checkpoint(
+        folder, made.config, to_arrays(made),
+        tokenizer_json=byte_tokenizer().to_str(), prompts=Prompts.default().to_names(),
+    )
+    return folder
+
+
+def write_lines(path: Path, rows: Sequence[Any]) -> Path:
+    """Write rows as JSON lines; a text is written as it is."""
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    return path
+
+
+_ANIMALS = ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibis", "jay", "kite", "lynx")
+_PLACES = ("barn", "cave", "dune", "field", "glade", "heath")
+
+
+def toy_rows(number: int = 36, *, negatives: int = 0) -> list[dict[str, Any]]:
+    """Questions whose answer repeats their words; every row is another text."""
+    rows = []
+    for i in range(number):
+        animal = _ANIMALS[i % len(_ANIMALS)]
+        place = _PLACES[i // len(_ANIMALS) % len(_PLACES)]
+        others = [_ANIMALS[(i + 1 + n) % len(_ANIMALS)] for n in range(negatives)]
+        rows.append({
+            "query": f"{animal} {place} {i}?", "positive": f"{i} {animal} {place}",
+            **({"negatives": [f"{o} {place} {i}" for o in others]} if negatives else {}),
+        })
+    return rows
+
+
+def random_batch(
+    pairs: int = 6, *, negatives: int = 0, repeats: bool = False, teacher: bool = False,
+    seed: int = 0,
+) -> PairBatch:
+    """Pairs of random token ids of 3 to 20 tokens.
+
+    `repeats` gives the last pair the query of the first, and its positive to the one before;
+    with negatives the last pair has one fewer.
+    """
+    rng = np.random.default_rng(seed)
+    count = pairs * (2 + negatives)
+    texts = [rng.integers(16, VOCABULARY, rng.integers(3, 21)) for _ in range(count)]
+    query, positive = np.arange(pairs), pairs + np.arange(pairs)
+    negative = 2 * pairs + np.arange(pairs * negatives).reshape(pairs, negatives)
+    if negatives:
+        negative[-1, -1] = -1
+    if repeats:
+        query[-1], positive[-2] = query[0], positive[0]
+    teachers = {}
+    if teacher:
+        teachers = {role: rng.normal(size=(pairs, 20)).astype(np.float32)
+                    for role in ("query", "positive")}
+        teachers["query"][1] = np.nan
+        if negatives:
+            teachers["negative"] = rng.normal(size=(pairs, negatives, 20)).astype(np.float32)
+            teachers["negative"][-1, -1] = np.nan
+    return PairBatch(
+        texts, query, positive, negative, teachers, source="toys",
+        origin=tuple(f"toys.jsonl:{i + 1}" for i in range(pairs)),
+    )
+
+
+def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a copy of every gradient and clear them."""
+    copies = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+    module.zero_grad()
+    return copies
