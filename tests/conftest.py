@@ -7,6 +7,4 @@ import os
 from jaxtyping import install_import_hook
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-install_import_hook(
-    ["culet.model", "culet.losses", "culet.train.contrastive"], "beartype.beartype"
-)
+install_import_hook(["culet.model", "culet.losses", "culet.train.contrastive"], "beartype.beartype")
