@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from training_doubles import gradients, model, random_batch
 
 from culet.data.collate import PairBatch
 from culet.errors import InputError
@@ -23,7 +24,6 @@ from culet.train.contrastive import (
     contrastive_loss,
     contrastive_step,
 )
-from training_doubles import gradients, model, random_batch
 
 LOSS = LossConfig(temperature=0.1)
 
