@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from training_doubles import model
 
 from culet.errors import InputError, TrainingError
 from culet.model.lora import LoraConfig, add_lora
 from culet.train.optim import OptimConfig, Optimizer, rate
-from training_doubles import model
 
 STEADY = OptimConfig(lr=0.1, warmup_steps=0, decay="constant", clip_norm=0.0, weight_decay=0.0)
 
@@ -211,7 +211,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing(bad: float, clip_norm: floa
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     net.down.weight.grad[0, 0] = bad  # type: ignore[index]
-    with pytest.raises(TrainingError, match="gradient norm is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"gradient norm is (nan|inf)"):
         optimizer.update(1)
     after = optimizer.tensors()
     assert before.keys() == after.keys()
@@ -249,7 +249,7 @@ def test_a_loaded_optimizer_goes_on_bit_for_bit() -> None:
 
 def test_state_of_other_parameters_is_refused() -> None:
     optimizer = Optimizer(named(("encoder.a", torch.ones(1))), STEADY, steps=1)
-    with pytest.raises(TrainingError, match="nothing for parameter encoder.a"):
+    with pytest.raises(TrainingError, match=r"nothing for parameter encoder\.a"):
         optimizer.load({"weight.encoder.b": torch.ones(1)})
 
 

@@ -47,7 +47,8 @@ def _matrix(column: Any, path: Path) -> np.ndarray:
     try:
         widths = pc.unique(pc.list_value_length(column)).to_pylist()  # None for a missing vector
         chunks = [chunk.flatten().to_numpy(zero_copy_only=False) for chunk in column.chunks]
-        flat = np.concatenate([np.empty(0), *chunks]).astype(np.float32)
+        with np.errstate(over="ignore"):  # too large a number becomes inf, and is refused below
+            flat = np.concatenate([np.empty(0, np.float32), *chunks]).astype(np.float32)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"{path}: the column vector must hold lists of numbers, got {column.type}"
@@ -80,7 +81,8 @@ def teacher_vector(value: Any, file: TeacherFile | None, origin: str) -> np.ndar
         except KeyError:
             raise InputError(f"{origin}: {file.path} has no vector for the key {value!r}") from None
     try:
-        vector = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large a number becomes inf, and is refused below
+            vector = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError):
         vector = np.empty(0, dtype=np.float32)
     if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():

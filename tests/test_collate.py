@@ -1,0 +1,228 @@
+"""Records to a batch: prompts on the right sides, equal texts once, teacher vectors beside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from culet.data.collate import PairBatch, check_teacher, collate
+from culet.data.records import Record
+from culet.data.teacher import TeacherFile
+from culet.errors import InputError
+from culet.prompts import Prompts
+from culet.tokenizer import TextTokenizer
+from culet.tokenizer_training import byte_tokenizer
+
+BYTES: Tokenizer = byte_tokenizer()
+DOCUMENT = "title: none | text: "
+
+
+def batch_of(records: list[Record], *, max_length: int = 500, seed: int = 0,
+             **settings: Any) -> PairBatch:
+    arguments: dict[str, Any] = {"task": "search", "num_negatives": 0} | settings
+    tokenizer = TextTokenizer(byte_tokenizer(), max_length, bos_id=BYTES.token_to_id("<bos>"),
+                              eos_id=BYTES.token_to_id("<eos>"))
+    return collate(records, tokenizer=tokenizer, rng=np.random.default_rng(seed),
+                   **{"prompts": Prompts.default()} | arguments)
+
+
+def text(batch: PairBatch, index: int) -> str:
+    """Spell a text from its tokens, special ones left out."""
+    ids = batch.texts[index].tolist()
+    assert ids[0] == BYTES.token_to_id("<bos>")
+    assert ids[-1] == BYTES.token_to_id("<eos>")
+    spelt: str = BYTES.decode(ids)
+    return spelt
+
+
+def rows(batch: PairBatch) -> list[tuple[str, str, list[str]]]:
+    return [
+        (text(batch, q), text(batch, p), [text(batch, i) for i in n if i >= 0])
+        for q, p, n in zip(batch.query, batch.positive, batch.negative, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(("task", "words"), [
+    ("search", "search result"), ("question_answering", "question answering"),
+    ("fact_checking", "fact checking"), ("code", "code retrieval"),
+])
+def test_a_query_carries_its_task_and_documents_the_document_prompt(task: str, words: str) -> None:
+    batch = batch_of([Record("q", "p", ("n",))], task=task, num_negatives=1)
+    assert rows(batch) == [(f"task: {words} | query: q", f"{DOCUMENT}p", [f"{DOCUMENT}n"])]
+
+
+@pytest.mark.parametrize(("task", "words"), [
+    ("similarity", "sentence similarity"), ("classification", "classification"),
+    ("clustering", "clustering"), ("summarization", "summarization"),
+])
+def test_a_symmetric_task_puts_its_prompt_on_both_sides(task: str, words: str) -> None:
+    batch = batch_of([Record("q", "p", ("n",), title="T")], task=task, num_negatives=1)
+    ask = f"task: {words} | query: "
+    assert rows(batch) == [(f"{ask}q", f"{ask}p", [f"{ask}n"])]
+
+
+def test_a_records_own_task_wins() -> None:
+    batch = batch_of([Record("q", "p", task="code"), Record("q", "p")], task="similarity")
+    assert [text(batch, i) for i in batch.query] == [
+        "task: code retrieval | query: q", "task: sentence similarity | query: q",
+    ]
+
+
+def test_a_title_stands_before_the_positive_only() -> None:
+    batch = batch_of([Record("q", "p", ("n",), title="The  T")], num_negatives=1)
+    assert rows(batch)[0][1:] == ("title: The T | text: p", [f"{DOCUMENT}n"])
+
+
+def test_a_checkpoint_without_prompts_takes_texts_as_they_are() -> None:
+    batch = batch_of([Record("q", "p")], prompts=Prompts.from_names({}))
+    assert rows(batch) == [("q", "p", [])]
+
+
+def test_equal_texts_are_tokenized_once() -> None:
+    records = [Record("q", "p", ("n", "m")), Record("q", "r", ("n", "p")), Record("s", "p")]
+    batch = batch_of(records, num_negatives=2)
+    assert len(batch.texts) == 6  # q, s, p, r, n, m
+    assert len({t.tobytes() for t in batch.texts}) == 6
+    assert batch.query[0] == batch.query[1] != batch.query[2]
+    assert batch.positive[0] == batch.positive[2] != batch.positive[1]
+    assert batch.positive[0] in batch.negative[1]
+    assert batch.num_tokens == sum(len(t) for t in batch.texts)
+
+
+def test_the_same_words_as_query_and_document_are_two_texts_and_in_a_symmetric_task_one() -> None:
+    assert len(batch_of([Record("x", "x")]).texts) == 2
+    assert len(batch_of([Record("x", "x")], task="similarity").texts) == 1
+
+
+# --- negatives
+
+
+def test_where_a_record_has_fewer_negatives_the_row_ends_in_minus_ones() -> None:
+    records = [Record("a", "b", ("c", "d", "e")), Record("f", "g", ("h",)), Record("i", "j")]
+    batch = batch_of(records, num_negatives=2)
+    assert batch.negative.shape == (3, 2)
+    assert (batch.negative >= 0).tolist() == [[True, True], [True, False], [False, False]]
+
+
+def test_columns_that_no_record_fills_are_left_out() -> None:
+    assert batch_of([Record("a", "b", ("c",))], num_negatives=5).negative.shape == (1, 1)
+    assert batch_of([Record("a", "b")], num_negatives=5).negative.shape == (1, 0)
+    assert batch_of([Record("a", "b", ("c",))], num_negatives=0).negative.shape == (1, 0)
+
+
+def test_negatives_are_drawn_without_repeats_evenly_and_by_the_seed() -> None:
+    record = Record("a", "b", tuple("vwxyz"))
+    counts = dict.fromkeys("vwxyz", 0)
+    for seed in range(300):
+        found = rows(batch_of([record], num_negatives=2, seed=seed))[0][2]
+        assert len(set(found)) == 2
+        for drawn in found:
+            counts[drawn.removeprefix(DOCUMENT)] += 1
+    # 120 of each expected; three standard deviations of a binomial share of 2/5 are 25
+    assert all(abs(count - 120) < 26 for count in counts.values())
+    same = [rows(batch_of([record], num_negatives=2, seed=5)) for _ in range(2)]
+    assert same[0] == same[1]
+
+
+def test_the_positive_is_never_drawn_as_its_own_negative() -> None:
+    records = [Record("a", "b", ("b", "c", "b"))]
+    for seed in range(20):
+        assert rows(batch_of(records, num_negatives=3, seed=seed))[0][2] == [f"{DOCUMENT}c"]
+
+
+# --- length
+
+
+def test_a_long_text_is_cut_with_its_end_token_and_counted() -> None:
+    batch = batch_of([Record("q" * 100, "p"), Record("q", "p" * 100)], max_length=40)
+    assert [len(batch.texts[i]) for i in (batch.query[0], batch.positive[1])] == [40, 40]
+    assert text(batch, batch.positive[1]) == DOCUMENT + "p" * 18
+    assert batch.truncated == 2
+    assert batch_of([Record("q", "p")]).truncated == 0
+
+
+# --- teacher vectors
+
+
+def test_teacher_vectors_lie_beside_their_texts_and_nan_where_there_is_none() -> None:
+    records = [
+        Record("a", "b", ("c", "d"),
+               teacher={"query": [1, 0], "negatives": [[2, 0], [3, 0]]}, origin="f:1"),
+        Record("e", "g", ("h",), teacher={"positive": [4, 0]}, origin="f:2"),
+        Record("i", "j", origin="f:3"),
+    ]
+    seen = set()
+    for seed in range(10):
+        batch = batch_of(records, num_negatives=1, seed=seed)
+        assert batch.teacher["query"][:, 0].tolist()[0] == 1
+        assert np.isnan(batch.teacher["query"][1:]).all()
+        assert batch.teacher["positive"].shape == (3, 2)
+        assert np.isnan(batch.teacher["positive"][[0, 2]]).all()
+        assert batch.teacher["positive"][1].tolist() == [4, 0]
+        assert batch.teacher["negative"].shape == (3, 1, 2)
+        drawn = rows(batch)[0][2][0].removeprefix(DOCUMENT)
+        assert batch.teacher["negative"][0, 0, 0] == {"c": 2, "d": 3}[drawn]
+        assert np.isnan(batch.teacher["negative"][1:]).all()
+        seen.add(drawn)
+    assert seen == {"c", "d"}
+
+
+def test_keys_are_looked_up_in_the_sources_file(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"key": ["x", "y"], "vector": [[1.0, 2.0], [3.0, 4.0]]}), path)
+    record = Record("a", "b", teacher={"query": "y", "positive": "x"}, origin="f:1")
+    batch = batch_of([record], teacher_file=TeacherFile(path))
+    assert batch.teacher["query"].tolist() == [[3.0, 4.0]]
+    assert batch.teacher["positive"].tolist() == [[1.0, 2.0]]
+
+
+def test_a_batch_without_teacher_vectors_has_none() -> None:
+    assert batch_of([Record("a", "b")]).teacher == {}
+
+
+def test_teacher_vectors_of_two_widths_are_refused() -> None:
+    records = [Record("a", "b", teacher={"query": [1.0, 2.0]}, origin="f:1"),
+               Record("c", "d", teacher={"query": [1.0]}, origin="f:2")]
+    with pytest.raises(InputError, match=r"one width, got \[1, 2\] near f:1"):
+        batch_of(records)
+    mixed = Record("a", "b", teacher={"query": [1.0], "positive": [1.0, 2.0]}, origin="f:9")
+    with pytest.raises(InputError, match=r"f:9: teacher vectors must have one width, got \[1, 2\]"):
+        check_teacher(mixed, None)
+
+
+def test_every_teacher_vector_of_a_record_can_be_checked_in_advance() -> None:
+    good = Record("a", "b", ("c",), teacher={"query": [1, 2], "negatives": [[3, 4]]}, origin="f:1")
+    check_teacher(good, None)
+    check_teacher(Record("a", "b"), None)
+    bad = Record("a", "b", ("c",), teacher={"negatives": [[1, "x"]]}, origin="f:2")
+    with pytest.raises(InputError, match="f:2: a teacher vector must be a list of numbers"):
+        check_teacher(bad, None)
+
+
+# --- errors
+
+
+def test_an_unknown_task_is_named_with_its_record_and_the_known_ones() -> None:
+    records = [Record("q", "p"), Record("q", "p", task="poetry", origin="a.jsonl:7")]
+    with pytest.raises(InputError, match=r"a\.jsonl:7: unknown task 'poetry'.*search, question"):
+        batch_of(records)
+
+
+def test_a_title_without_a_place_for_it_is_named_with_its_record() -> None:
+    prompts = Prompts.from_names({"query": "query: ", "document": "passage: "})
+    record = Record("q", "p", title="T", origin="a.jsonl:3")
+    with pytest.raises(InputError, match=r"a\.jsonl:3: .*no place for a title"):
+        batch_of([record], prompts=prompts)
+
+
+def test_the_origin_of_every_record_goes_with_the_batch() -> None:
+    records = [Record("q", "p", origin=f"f:{i}") for i in range(3)]
+    batch = batch_of(records, source="toys")
+    assert batch.origin == ("f:0", "f:1", "f:2")
+    assert batch.source == "toys"

@@ -1,0 +1,98 @@
+"""Batches prepared ahead: in order, errors at their step, no thread left, waiting counted."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from culet.data.prefetch import Prefetch
+
+
+def alive() -> int:
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [1, 4, 100])
+def test_items_come_in_order(ahead: int) -> None:
+    with Prefetch(lambda step: step * step, start=3, stop=20, ahead=ahead) as items:
+        assert list(items) == [step * step for step in range(3, 20)]
+        assert list(items) == []  # a second reader finds nothing, and does not wait for ever
+    assert alive() == 0
+
+
+def test_nothing_to_do_is_nothing_to_wait_for() -> None:
+    with Prefetch(lambda step: step, start=5, stop=5) as items:
+        assert list(items) == []
+    assert alive() == 0
+
+
+def failing(at: int) -> Callable[[int], int]:
+    def make(step: int) -> int:
+        if step == at:
+            raise ValueError(f"step {step} is bad")
+        return step
+
+    return make
+
+
+@pytest.mark.parametrize("at", [0, 5, 9])
+def test_an_error_surfaces_at_its_step_and_not_before(at: int) -> None:
+    seen: list[int] = []
+    with (
+        Prefetch(failing(at), start=0, stop=10, ahead=4) as items,
+        pytest.raises(ValueError, match=f"step {at} is bad"),
+    ):
+        seen.extend(items)
+    assert seen == list(range(at))
+    assert alive() == 0
+
+
+def test_after_an_error_there_is_nothing_more() -> None:
+    with Prefetch(failing(0), start=0, stop=10) as items:
+        with pytest.raises(ValueError, match="bad"):
+            next(iter(items))
+        assert list(items) == []
+
+
+def test_no_more_is_made_than_was_asked_for_ahead() -> None:
+    made: list[int] = []
+    enough = threading.Event()
+
+    def make(step: int) -> int:
+        made.append(step)
+        if len(made) == 4:  # one in the reader's hand, two in the queue, one waiting for room
+            enough.set()
+        return step
+
+    with Prefetch(make, start=0, stop=100, ahead=2) as items:
+        assert next(iter(items)) == 0
+        assert enough.wait(10)
+    assert made == [0, 1, 2, 3]
+    assert alive() == 0
+
+
+def test_leaving_early_ends_the_thread_even_when_the_queue_is_full() -> None:
+    with Prefetch(lambda step: step, start=0, stop=10_000, ahead=1):
+        pass
+    assert alive() == 0
+
+
+def test_an_error_in_the_block_ends_the_thread_too() -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        Prefetch(lambda step: step, start=0, stop=10_000) as items,
+    ):
+        1 // next(iter(items))
+    assert alive() == 0
+
+
+def test_waiting_is_counted_while_the_reader_waits_and_not_while_it_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = iter([10.0, 13.0, 100.0, 100.5])  # before and after each of two waits
+    monkeypatch.setattr("culet.data.prefetch.time.perf_counter", lambda: next(clock))
+    with Prefetch(lambda step: step, start=0, stop=2) as items:
+        waited = [items.waited_seconds for _ in items]
+    assert waited == [3.0, 3.5]
