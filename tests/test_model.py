@@ -245,7 +245,7 @@ def test_truncation_keeps_the_front_at_unit_length() -> None:
 
 def test_float16_is_refused_and_says_why() -> None:
     assert check_dtype(torch.bfloat16) is torch.bfloat16
-    with pytest.raises(InputError, match="exceed float16's range.*use bfloat16"):
+    with pytest.raises(InputError, match=r"exceed float16's range.*use bfloat16"):
         check_dtype(torch.float16)
     with pytest.raises(InputError, match=r"must be float32 or bfloat16, got torch\.int8"):
         check_dtype(torch.int8)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from culet import atomic
+from culet.atomic import new_file, new_folder
+from culet.errors import InputError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_folder(path: Path, **files: str) -> None:
+    with new_folder(path) as aside:
+        for name, text in files.items():
+            (aside / name).write_text(text)
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "x.json"
+    with new_file(path) as aside:
+        aside.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert names(path.parent) == ["x.json"]
+
+
+def test_an_error_inside_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text("old")
+
+    def fail() -> None:
+        with new_file(path) as aside:
+            aside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_folder_takes_the_place_of_the_older_one_as_a_whole(
+    tmp_path: Path, exchange: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not exchange:  # a system without a one-step exchange
+        monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name: object())
+    path = tmp_path / "m"
+    write_folder(path, a="1", b="2")
+    write_folder(path, a="3")
+    assert names(path) == ["a"]
+    assert (path / "a").read_text() == "3"
+    assert names(tmp_path) == ["m"]
+
+
+def test_an_error_inside_leaves_the_old_folder(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    write_folder(path, a="old")
+
+    def fail() -> None:
+        with new_folder(path) as aside:
+            (aside / "a").write_text("half")
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        fail()
+    assert (path / "a").read_text() == "old"
+    assert names(tmp_path) == ["m"]
+
+
+def test_a_failed_second_rename_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m"
+    write_folder(path, a="old")
+    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda name: object())
+    rename = os.replace
+
+    def failing(source: Path, target: Path) -> None:
+        if source.name == ".m.partial":
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", failing)
+    with pytest.raises(InputError, match=r"cannot write .*m: No space left on device"):
+        write_folder(path, a="new")
+    assert (path / "a").read_text() == "old"
+    assert names(tmp_path) == ["m"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from culet.atomic import new_file, new_folder
+path = Path(sys.argv[1])
+with (new_folder if sys.argv[2] == "folder" else new_file)(path) as aside:
+    (aside / "a" if sys.argv[2] == "folder" else aside).write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_kill_9_leaves_the_old_content_and_the_next_write_tidies_up(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "m"
+    content = path / "a" if kind == "folder" else path
+
+    def write(text: str) -> None:
+        if kind == "folder":
+            write_folder(path, a=text)
+        else:
+            with new_file(path) as aside:
+                aside.write_text(text)
+
+    write("old")
+    killed = subprocess.run([sys.executable, "-c", KILLED, path, kind], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert content.read_text() == "old"
+    assert names(tmp_path) == [".m.partial", "m"]
+    write("new")
+    assert content.read_text() == "new"
+    assert names(tmp_path) == ["m"]
+
+
+def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    inside = tmp_path / "file" / "x"  # root may write into any folder, but not into a file
+    for write in (new_file, new_folder):
+        with pytest.raises(InputError, match=f"cannot create {tmp_path / 'file'}"), write(inside):
+            pass
+
+
+def test_a_full_disk_is_an_input_error(tmp_path: Path) -> None:
+    def fail() -> None:
+        with new_file(tmp_path / "x"):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"cannot write .*x: No space left on device"):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_a_folder_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    path.write_text("precious")
+    with pytest.raises(InputError, match="a file of that name is there"):
+        write_folder(path, a="1")
+    assert path.read_text() == "precious"
