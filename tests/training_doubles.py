@@ -15,9 +15,14 @@ from culet.checkpoint import write_checkpoint
 from culet.data.collate import PairBatch
 from culet.model.config import EmbeddingConfig, tiny
 from culet.model.embedding import EmbeddingModel, initialize
+from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
 from culet.prompts import Prompts
+from culet.stages import tune
+from culet.stages.tune import SourceConfig, TuneConfig
 from culet.tokenizer_training import byte_tokenizer
+from culet.train.contrastive import Chunking, LossConfig
+from culet.train.optim import OptimConfig
 
 VOCABULARY = 272  # the byte tokenizer's: 5 special, 11 unused, 256 bytes
 
@@ -107,3 +112,40 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     copies = {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
     module.zero_grad()
     return copies
+
+
+def every_feature(data: Path, **changes: Any) -> TuneConfig:
+    """A short stage with everything on that could tell a resumed run from a whole one.
+
+    Two sources, hard negatives, dropout, low-rank additions, a learnt temperature, an average,
+    and chunks of which some are kept and some are replayed.
+    """
+    settings: dict[str, Any] = {
+        "steps": 7, "batch_size": 6, "num_negatives": 1, "max_tokens": 60, "dropout": 0.1,
+        "save_every": 2, "seed": 3, "lora": LoraConfig(rank=2),
+        "sources": (SourceConfig(path=data / "a.jsonl", weight=2.0),
+                    SourceConfig(path=data / "b.jsonl", task="similarity", batch_size=4)),
+        "loss": LossConfig(learn_temperature=True),
+        "optim": OptimConfig(lr=5e-3, warmup_steps=2, ema=0.8),
+        "chunking": Chunking(chunk_tokens=150, keep_tokens=200),
+    }
+    return TuneConfig(**settings | changes)
+
+
+def write_sources(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / "a.jsonl", toy_rows(20, negatives=2))
+    write_lines(folder / "b.jsonl", toy_rows(10))
+    return folder
+
+
+def tune_quietly(config: TuneConfig, start: Path, out: Path) -> None:
+    """Run a stage; for a process of its own, which the test may kill."""
+    torch.set_num_threads(1)
+    tune.run(config, init=start, out=out, name="toy", say=lambda line: None)
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every weight file of a stage's checkpoint."""
+    files = sorted((folder / "checkpoint").rglob("*.safetensors"))
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
