@@ -79,8 +79,8 @@ def main() -> None:
     except CuletError as error:
         _say(f"culet: {error}")
         code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        _say("culet: interrupted")
+    except (KeyboardInterrupt, typer.Abort) as stop:
+        _say(f"culet: {stop or 'interrupted'}")  # a long run says how to go on
         code = 130
     except BrokenPipeError:  # the reader of our output has left; that is not an error
         sys.stderr.close()
@@ -309,11 +309,11 @@ def info(
     """Check a checkpoint and show what it is."""
     from culet.checkpoint import read_checkpoint
     from culet.display import checkpoint_json, show_checkpoint
-    from culet.embedder import _resolve
+    from culet.embedder import find_checkpoint
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are among the notes that are shown
-        read = read_checkpoint(_resolve(checkpoint))
+        read = read_checkpoint(find_checkpoint(checkpoint))
     if as_json:
         print(json.dumps(checkpoint_json(read), ensure_ascii=False, indent=2))
     else:

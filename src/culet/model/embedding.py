@@ -106,23 +106,47 @@ def check_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 @torch.no_grad()
-def initialize(model: EmbeddingModel, *, seed: int) -> EmbeddingModel:
+def initialize(
+    model: EmbeddingModel,
+    *,
+    seed: int,
+    information: Float[Tensor, " V"] | None = None,
+    directions: Float[Tensor, "V D"] | None = None,
+) -> EmbeddingModel:
     """Give a model random weights to train from nothing, and return it.
 
-    token embedding   normal, std D^-0.5, so that it has unit size after Gemma's sqrt(D)
+    token embedding   normal, unit size after Gemma's sqrt(D)
     linear maps       normal, std in_dim^-0.5
     norms             0, which multiplies by 1, except the norms after each sub-layer, which
-                      multiply by (2 · layers)^-0.5: the post-norm would otherwise let every
-                      random sub-layer speak as loudly as the token itself
+                      multiply by 0.02: a post-norm would otherwise let every random sub-layer
+                      speak as loudly as the token itself
     attention probe   normal, std D^-0.5
+
+    With `information`, the untrained model is already a search engine, a random projection of
+    TF-IDF: the last norm gives every token the same size, so a token's weight cannot lie in the
+    length of its row. It lies in its direction: what a token lacks in information goes into
+    dimension 0, which the first map of the head does not read.
+
+    Args:
+        model: The model.
+        seed: Decides the weights.
+        information: How much each token says, from 0 to 1, such as its inverse document
+            frequency over the largest.
+        directions: Where each token points, instead of anywhere; dimension 0 is not used.
     """
     generator = torch.Generator().manual_seed(seed)
-    quiet = (2 * model.config.encoder.num_layers) ** -0.5 - 1.0
     for name, parameter in model.named_parameters():
         if name.endswith("post_norm.weight"):
-            parameter.fill_(quiet)
+            parameter.fill_(-0.98)
         elif parameter.ndim == 1 and "probe" not in name:
             parameter.zero_()
         else:
             parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]), generator=generator)
+    if directions is not None:
+        model.encoder.embed.copy_(directions)
+    if information is not None:
+        weight = information.clamp(0, 1)[:, None]
+        model.encoder.embed[:, 1:] = weight * normalize(model.encoder.embed[:, 1:])
+        model.encoder.embed[:, :1] = (1 - weight.square()).sqrt()
+        model.up.weight[:, 0] = 0
     return model

@@ -8,10 +8,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer
 
@@ -19,6 +17,7 @@ from culet import fingerprint
 from culet.checkpoint import write_checkpoint
 from culet.data.records import data_files, read_records
 from culet.errors import RecipeError
+from culet.lexical import token_directions, token_information
 from culet.model.config import EmbeddingConfig, EncoderConfig, every_sixth
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
@@ -60,7 +59,7 @@ class StartConfig:
         shape: Sizes of the model.
         seed: Decides the random weights.
         max_texts: Texts the tokenizer sees, evenly spread over the corpus.
-        information: Begin as a random projection of TF-IDF; see `culet.model.embedding.initialize`.
+        lexical: Begin from each token's rarity and spelling; see `culet.lexical`.
     """
 
     corpus: tuple[Path, ...]
@@ -68,7 +67,7 @@ class StartConfig:
     shape: ShapeConfig = field(default_factory=ShapeConfig)
     seed: int = 0
     max_texts: int = 200_000
-    information: bool = True
+    lexical: bool = True
 
     def __post_init__(self) -> None:
         if not self.corpus:
@@ -94,11 +93,16 @@ def run(
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
     prompts = Prompts.default()
     tokenizer = _tokenizer(config, prompts)
-    information = None
-    if config.information:
+    known = {}
+    if config.lexical:
         information = token_information(tokenizer, _texts(config))
+        directions = token_directions(tokenizer, config.shape.model_dim, seed=config.seed)
+        known = {
+            "information": torch.from_numpy(information),
+            "directions": torch.from_numpy(directions),
+        }
     shape = model_config(config.shape, vocab_size=tokenizer.get_vocab_size(with_added_tokens=True))
-    model = initialize(EmbeddingModel(shape), seed=config.seed, information=information)
+    model = initialize(EmbeddingModel(shape), seed=config.seed, **known)
     write_checkpoint(
         folder.checkpoint,
         shape,
@@ -156,21 +160,3 @@ def _tokenizer(config: StartConfig, prompts: Prompts) -> Tokenizer:
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return tokenizer
 
-
-def token_information(tokenizer: Tokenizer, texts: Iterator[str]) -> torch.Tensor:
-    """Return each token's inverse document frequency over the largest, [V], from 0 to 1.
-
-    Special tokens and prompts, which stand in every text or in none, say nothing; a token that
-    no text has says the most.
-    """
-    size = tokenizer.get_vocab_size(with_added_tokens=True)
-    frequency, count = np.zeros(size), 0
-    while block := list(islice(texts, 4096)):
-        for encoding in tokenizer.encode_batch_fast(block, add_special_tokens=False):
-            frequency[np.unique(encoding.ids)] += 1
-        count += len(block)
-    information = np.log((1 + count) / (1 + frequency)) / np.log(1 + count)
-    for token_id, token in tokenizer.get_added_tokens_decoder().items():
-        if not token.content.startswith("<0x"):
-            information[token_id] = 0.0
-    return torch.from_numpy(information.astype(np.float32))
