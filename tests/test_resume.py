@@ -92,7 +92,7 @@ def interrupting(at: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune, "contrastive_step", interrupted)
 
 
-@pytest.mark.parametrize("at", range(1, STEPS))
+@pytest.mark.parametrize("at", [1, 3, STEPS - 1])
 def test_a_signal_at_any_step_and_the_same_command_again_end_bit_for_bit_the_same(
     at: int, tmp_path: Path, start: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,17 +155,17 @@ def test_an_evaluation_on_the_way_leaves_no_trace(
 def test_kill_9_at_random_moments_and_the_same_command_again_end_bit_for_bit_the_same(
     tmp_path: Path, start: Path, data: Path
 ) -> None:
-    config = every_feature(data, steps=40)
+    config = every_feature(data, steps=20)
     tune_quietly(config, start, tmp_path / "whole")
     out, seed = tmp_path / "toy", time.time_ns()
     rng, killed, context = random.Random(seed), 0, multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["culet.stages.tune"])
-    for _ in range(40):
+    context.set_forkserver_preload(["culet.stages.tune", "torch._dynamo"])  # both take seconds
+    for _ in range(20):
         before = len(read_log(out / "log.jsonl"))
         process = context.Process(target=training_doubles.tune_quietly, args=(config, start, out))
         process.start()
-        if killed < 5:
-            wait_for_steps(process, out, before, enough=rng.randint(1, 6))
+        if killed < 4:
+            wait_for_steps(process, out, before, enough=rng.randint(1, 3))
             time.sleep(rng.random() * 0.03)
             process.kill()
         process.join()
@@ -173,7 +173,7 @@ def test_kill_9_at_random_moments_and_the_same_command_again_end_bit_for_bit_the
             break
         assert process.exitcode == -signal.SIGKILL, f"seed {seed}"
         killed += 1
-    assert killed >= 3, f"seed {seed}: too quick to be killed"
+    assert killed >= 2, f"seed {seed}: too quick to be killed"
     assert_same_run(out, tmp_path / "whole")
 
 
@@ -186,14 +186,20 @@ def wait_for_steps(process: Any, out: Path, before: int, *, enough: int) -> None
         time.sleep(0.005)
 
 
-@pytest.fixture
-def unfinished(tmp_path: Path, start: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A run of which four steps are done."""
-    with monkeypatch.context() as patch:
+@pytest.fixture(scope="module")
+def four_steps(tmp_path_factory: pytest.TempPathFactory, start: Path, data: Path) -> Path:
+    """A run of which four steps are done, to be copied."""
+    out = tmp_path_factory.mktemp("four") / "toy"
+    with pytest.MonkeyPatch.context() as patch:
         interrupting({4}, patch)
         with pytest.raises(Interrupted):
-            tune_quietly(every_feature(data), start, tmp_path / "toy")
-    return tmp_path / "toy"
+            tune_quietly(every_feature(data), start, out)
+    return out
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path, four_steps: Path) -> Path:
+    return shutil.copytree(four_steps, tmp_path / "toy")
 
 
 def test_a_kill_while_the_state_is_written_leaves_the_older_one_to_go_on_from(
