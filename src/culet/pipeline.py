@@ -17,13 +17,15 @@ from typing import Any, Literal
 
 import torch
 
+from culet.checkpoint import read_checkpoint
 from culet.data.records import data_files
-from culet.embedder import load
+from culet.embedder import Embedder, load
 from culet.errors import RecipeError
 from culet.evaluate.report import print_report
 from culet.evaluate.results import evaluate_folder
-from culet.evaluate.run import TaskResult
-from culet.evaluate.tasks import list_tasks
+from culet.evaluate.run import TaskResult, evaluate
+from culet.evaluate.tasks import list_tasks, read_task
+from culet.model.embedding import EmbeddingModel
 from culet.recipe import build, read_toml
 from culet.stages import start, tune
 from culet.stages.start import StartConfig
@@ -102,6 +104,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         tune={name: section(TuneConfig, name) for name in TUNE_STAGES if name in tables},
         evaluate=section(EvaluateConfig, "evaluate"),
     )
+    for name, config in recipe.tune.items():
+        if config.eval_every and recipe.evaluate is None:
+            raise RecipeError(f"{name}.eval_every needs a section [evaluate] with tasks")
     first = next(iter(recipe.tune.values()), None)
     if recipe.start is None and (first is None or first.init is None):
         raise RecipeError(
@@ -161,9 +166,28 @@ def run_stages(recipe: Recipe, *, say: Callable[[str], None] = print) -> dict[st
             name=name,
             device=_device(recipe.run.device),
             say=say,
+            evaluate=_watch(recipe, config, init, name=name, say=say),
         )
         checkpoints[name] = result.checkpoint
     return checkpoints
+
+
+def _watch(
+    recipe: Recipe, config: TuneConfig, init: Path, *, name: str, say: Callable[[str], None]
+) -> Callable[[EmbeddingModel, int], None] | None:
+    """Return what a stage calls as it goes: a line with the mean score of the model as it is."""
+    if recipe.evaluate is None or not config.eval_every:
+        return None
+    checkpoint, device = read_checkpoint(init), _device(recipe.run.device)
+    tasks = [read_task(info.folder) for info in list_tasks(recipe.evaluate.tasks)]
+
+    def watch(model: EmbeddingModel, step: int) -> None:
+        dtype = getattr(torch, config.compute_dtype)
+        embedder = Embedder(checkpoint, model, name=name, device=device, dtype=dtype)
+        mean = sum(evaluate(embedder, task).main_score for task in tasks) / len(tasks)
+        say(f"{name}: after step {step} the mean score of {len(tasks)} tasks is {100 * mean:.2f}")
+
+    return watch
 
 
 def measure(

@@ -86,7 +86,7 @@ class TuneConfig:
         compute_dtype: Dtype of activations; weights stay float32.
         save_dtype: Dtype of the checkpoint the stage writes.
         save_every: Steps between resumable states.
-        eval_every: Steps between evaluations, where the caller gives one; 0 turns them off.
+        eval_every: Steps between evaluations of the model as it is; 0 turns them off.
         skip_bad_records: Leave bad lines out and count them instead of stopping.
         init: Checkpoint to start from; the stage before, if left out.
     """

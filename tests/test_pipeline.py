@@ -1,0 +1,218 @@
+"""A recipe from a bare corpus to scores, and what it refuses before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from evaluate_doubles import write_task
+from training_doubles import toy_rows, write_lines
+
+import culet
+from culet.errors import InputError, RecipeError
+from culet.pipeline import plan, read_recipe, run_recipe
+from culet.train.report import read_log
+
+RECIPE = """
+[run]
+folder = "{folder}/run"
+device = "cpu"
+threads = 1
+
+[start]
+corpus = ["{folder}/pairs.jsonl"]
+vocab_size = 400
+
+[start.shape]
+num_layers = 2
+model_dim = 16
+ffn_dim = 24
+num_heads = 2
+head_dim = 8
+projection_dim = 24
+embedding_dim = 16
+widths = [16, 8]
+
+[prefinetune]
+steps = 4
+batch_size = 8
+max_tokens = 64
+eval_every = 2
+
+[[prefinetune.sources]]
+path = "{folder}/pairs.jsonl"
+
+[finetune]
+steps = 2
+batch_size = 8
+num_negatives = 1
+max_tokens = 64
+
+[[finetune.sources]]
+path = "{folder}/negatives.jsonl"
+
+[evaluate]
+tasks = "{folder}/tasks"
+"""
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def make(folder: Path) -> Path:
+    rows = toy_rows(24, negatives=1)
+    write_lines(folder / "pairs.jsonl", toy_rows(36))
+    write_lines(folder / "negatives.jsonl", rows)
+    write_task(
+        folder / "tasks/Animals", type="retrieval", metric="ndcg_at_10",
+        files={
+            "corpus.jsonl": [{"id": f"d{i}", "title": "", "text": row["positive"]}
+                             for i, row in enumerate(rows)],
+            "queries.jsonl": [{"id": f"q{i}", "text": row["query"]}
+                              for i, row in enumerate(rows)],
+            "qrels.tsv": "query-id\tcorpus-id\tscore\n"
+            + "".join(f"q{i}\td{i}\t1\n" for i in range(24)),
+        },
+    )
+    path = folder / "recipe.toml"
+    path.write_text(RECIPE.format(folder=folder))
+    return path
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return make(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A recipe that has run, and what it said."""
+    path = make(tmp_path_factory.mktemp("finished"))
+    said: list[str] = []
+    before = torch.get_num_threads()
+    assert run_recipe(path, say=said.append) == 0
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+    return path, said
+
+
+def test_every_stage_leaves_a_checkpoint_that_loads(finished: tuple[Path, list[str]]) -> None:
+    run = finished[0].parent / "run"
+    for stage, steps in (("start", 0), ("prefinetune", 4), ("finetune", 2)):
+        embedder = culet.load(run / stage / "checkpoint", device="cpu")
+        assert embedder.widths == (16, 8)
+        assert embedder.encode_query(["cat barn 2?"]).shape == (1, 16)
+        assert len(read_log(run / stage / "log.jsonl")) == steps
+        assert (run / stage / "done.json").exists()
+        assert (run / stage / "recipe.toml").exists()
+
+
+def test_a_run_says_what_it_does_and_where_the_model_is(finished: tuple[Path, list[str]]) -> None:
+    path, said = finished
+    assert said[0].startswith("start: training a tokenizer of 400 tokens")
+    assert [line.rpartition(" is ")[0] for line in said if "mean score" in line] == [
+        "prefinetune: after step 2 the mean score of 1 tasks",
+        "prefinetune: after step 4 the mean score of 1 tasks",
+    ]
+    assert said[-1].endswith(f"the model of stage finetune is in {path.parent}/run/finetune"
+                             "/checkpoint")
+
+
+def test_running_it_again_does_nothing_but_show_the_table(
+    finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, _ = finished
+    run = path.parent / "run"
+    files = {f: f.stat().st_mtime_ns for f in run.rglob("*") if f.suffix in (".safetensors",
+                                                                             ".jsonl", ".json")}
+    before = {f: time for f, time in files.items() if f.name != "run.json"}
+    said: list[str] = []
+    run_recipe(path, say=said.append)
+    assert said[:-1] == [f"{name}: finished before, nothing to do"
+                         for name in ("start", "prefinetune", "finetune")]
+    assert {f: f.stat().st_mtime_ns for f in before} == before
+    assert not [folder for folder in run.iterdir() if "." in folder.name]
+    table = capsys.readouterr().out
+    for words in ("Animals", "start", "prefinetune", "finetune", "finetune @8"):
+        assert words in table
+
+
+def test_only_what_changed_and_what_follows_is_run_again(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    run_recipe(path, ["prefinetune.eval_every=0"], say=lambda line: None)
+    said: list[str] = []
+    run_recipe(path, ["prefinetune.eval_every=0", "finetune.seed=1"], say=said.append)
+    assert said[:2] == [f"{name}: finished before, nothing to do"
+                        for name in ("start", "prefinetune")]
+    assert said[2].startswith("finetune: settings or data have changed; the earlier run is kept")
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Path) -> None:
+    said: list[str] = []
+    assert run_recipe(recipe, ["finetune.steps=7"], dry_run=True, say=said.append) == 0
+    assert said[0].startswith("start: tokenizer of 400 tokens, ")
+    assert said[1:] == [
+        "prefinetune: 4 steps of 8 pairs from 1 sources",
+        "finetune: 7 steps of 8 pairs from 1 sources",
+        f"evaluate: {recipe.parent}/tasks",
+    ]
+    assert not (recipe.parent / "run").exists()
+
+
+def test_a_plan_says_what_is_finished(finished: tuple[Path, list[str]]) -> None:
+    lines = plan(read_recipe(finished[0]))
+    assert lines[2].endswith("(a finished run is there)")
+
+
+def test_a_stage_can_start_from_any_checkpoint(
+    tmp_path: Path, finished: tuple[Path, list[str]]
+) -> None:
+    path = make(tmp_path)
+    text = path.read_text()
+    text = "[run]" + text.partition("[run]")[2].partition("[start]")[0] + "\n[finetune]" + (
+        text.partition("[finetune]")[2].partition("[evaluate]")[0])
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=r"nothing to start from; add a section \[start\], or"):
+        read_recipe(path)
+    start = finished[0].parent / "run/start/checkpoint"
+    run_recipe(path, [f"finetune.init={start}"], say=lambda line: None)
+    assert (tmp_path / "run/finetune/checkpoint").exists()
+    assert not (tmp_path / "run/start").exists()
+
+
+@pytest.mark.parametrize(("override", "error", "message"), [
+    ("pretrain.steps=3", RecipeError, "unknown sections: pretrain; known are: run, start, pref"),
+    ("finetune.stepz=3", RecipeError, r"\[finetune\] has unknown keys: stepz; known are: steps"),
+    ("finetune.optim.lr=fast", RecipeError, "finetune.optim.lr must be of type float, got 'fast'"),
+    ("finetune.loss.samtone=three", RecipeError, "finetune.loss.samtone must be one of 'off', 'o"),
+    ("finetune.loss.temperature=0", RecipeError, r"\[finetune.loss\] temperature must be above 0"),
+    ("finetune.steps=0", RecipeError, r"\[finetune\] steps and save_every must be at least 1"),
+    ("run.device=tpu", RecipeError, "run.device must be one of 'auto', 'cpu', 'cuda', 'mps'"),
+    ("evaluate.after=['pretune']", RecipeError, r"\[evaluate\] after must name stages"),
+    ("finetune.sources.0.path=none.jsonl", InputError, r"none\.jsonl does not exist"),
+    ("start.corpus=['none.jsonl']", InputError, r"none\.jsonl does not exist"),
+    ("evaluate.tasks=none", InputError, "none: expected a folder of task folders"),
+    ("start.shape.widths=[8]", InputError, "begin with the full width 16"),
+])
+def test_a_wrong_recipe_is_refused_before_anything_is_done(
+    recipe: Path, override: str, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run_recipe(recipe, [override])
+    assert not (recipe.parent / "run").exists()
+
+
+def test_a_recipe_needs_a_folder_to_run_in_and_tasks_to_evaluate(recipe: Path) -> None:
+    text = recipe.read_text()
+    recipe.write_text(text.partition("[evaluate]")[0])
+    with pytest.raises(RecipeError, match=r"prefinetune.eval_every needs a section \[evaluate\]"):
+        read_recipe(recipe)
+    recipe.write_text("[start]" + text.partition("[start]")[2])
+    with pytest.raises(RecipeError, match=r"needs a section \[run\] with a folder"):
+        read_recipe(recipe)

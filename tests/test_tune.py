@@ -1,0 +1,359 @@
+"""A contrastive stage from records to checkpoint, on a few dozen toy records in seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from training_doubles import checkpoint, toy_rows, write_lines
+
+import culet
+from culet.checkpoint import read_checkpoint
+from culet.errors import InputError, Interrupted, RecipeError, TrainingError
+from culet.model.lora import LoraConfig
+from culet.model.weights import from_arrays
+from culet.prompts import Prompts
+from culet.recipe import build, to_tables
+from culet.stages import tune
+from culet.stages.tune import SourceConfig, TuneConfig
+from culet.train.contrastive import LossConfig
+from culet.train.optim import OptimConfig
+from culet.train.report import read_log
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("start") / "checkpoint")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> SourceConfig:
+    return SourceConfig(path=write_lines(tmp_path / "toys.jsonl", toy_rows(36)))
+
+
+def stage(*sources: SourceConfig, **changes: Any) -> TuneConfig:
+    settings: dict[str, Any] = {
+        "steps": 2, "batch_size": 12, "optim": OptimConfig(lr=1e-2, warmup_steps=2),
+        "sources": sources, "max_tokens": 80,
+    }
+    return TuneConfig(**settings | changes)
+
+
+def go(config: TuneConfig, start: Path, out: Path, **more: Any) -> list[str]:
+    """Run a stage and return what it said."""
+    said: list[str] = []
+    tune.run(config, init=start, out=out, name="toy", say=said.append, **more)
+    return said
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    return {name: np.array(value) for name, value in read_checkpoint(folder).arrays().items()}
+
+
+def log(out: Path) -> list[dict[str, Any]]:
+    return read_log(out / "log.jsonl")
+
+
+# --- the whole way
+
+
+def test_the_loss_falls_and_the_checkpoint_finds_what_it_was_trained_to_find(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    rows = toy_rows(36)
+
+    def hits(folder: Path) -> float:
+        embedder = culet.load(folder, device="cpu")
+        queries = embedder.encode_query([row["query"] for row in rows])
+        documents = embedder.encode_document([row["positive"] for row in rows])
+        return float((embedder.similarity(queries, documents).argmax(1) == np.arange(36)).mean())
+
+    out = tmp_path / "out"
+    config = stage(source, steps=40, optim=OptimConfig(lr=3e-2, warmup_steps=4))
+    result = tune.run(config, init=start, out=out, name="toy", say=lambda line: None)
+    losses = [line["loss"] for line in log(out)]
+    assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
+    assert result.checkpoint == out / "checkpoint"
+    assert (result.steps, result.skipped, result.fresh) == (40, 0, True)
+    assert hits(result.checkpoint) > hits(start) + 0.2
+
+
+def test_the_checkpoint_keeps_shape_prompts_and_tokenizer_and_carries_its_recipe(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    go(stage(source, dropout=0.1), start, out)
+    before, after = read_checkpoint(start), read_checkpoint(out / "checkpoint")
+    assert after.config == before.config  # no dropout in what is released
+    assert after.prompts == before.prompts
+    assert after.tokenizer_json.read_bytes() == before.tokenizer_json.read_bytes()
+    recipe = (out / "checkpoint/culet_recipe.toml").read_text()
+    assert recipe == (out / "recipe.toml").read_text()
+
+
+def test_the_recipe_beside_the_weights_is_the_resolved_one(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    import tomllib
+
+    config = stage(source, lora=LoraConfig(rank=2))
+    go(config, start, tmp_path / "out")
+    tables = tomllib.loads((tmp_path / "out/recipe.toml").read_text())
+    assert build(TuneConfig, tables["toy"], where="toy") == config
+    assert tables["toy"]["loss"]["temperature"] == 0.05  # also what the recipe left out
+
+
+def test_weights_can_be_saved_in_bfloat16(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    go(stage(source), start, tmp_path / "exact")
+    go(stage(source, save_dtype="bfloat16"), start, tmp_path / "rounded")
+    exact = arrays(tmp_path / "exact/checkpoint")
+    for name, value in arrays(tmp_path / "rounded/checkpoint").items():
+        rounded = torch.from_numpy(exact[name].copy()).bfloat16().float().numpy()
+        assert np.array_equal(value, rounded), name
+
+
+def test_low_rank_training_is_merged_and_moves_linear_maps_only(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    go(stage(source, lora=LoraConfig(rank=2)), start, tmp_path / "out")
+    before, after = arrays(start), arrays(tmp_path / "out/checkpoint")
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {name for name in before if before[name].ndim == 2 and name != "embed"}
+    for name in moved:
+        assert np.linalg.matrix_rank(after[name] - before[name], tol=1e-5) <= 2, name
+
+
+def test_the_average_is_what_is_saved(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    optim = OptimConfig(lr=1e-2, warmup_steps=0, decay="constant")
+    go(stage(source, steps=1, optim=optim), start, tmp_path / "plain")
+    go(stage(source, steps=1, optim=replace(optim, ema=0.75)), start, tmp_path / "average")
+    first, last = arrays(start), arrays(tmp_path / "plain/checkpoint")
+    for name, value in arrays(tmp_path / "average/checkpoint").items():
+        assert np.allclose(value, 0.75 * first[name] + 0.25 * last[name], atol=1e-6), name
+
+
+def test_a_matryoshka_stage_leaves_the_widths_it_trained(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    go(stage(source, loss=LossConfig(widths=(4, 16))), start, tmp_path / "out")
+    assert culet.load(tmp_path / "out/checkpoint", device="cpu").widths == (16, 4)
+
+
+@pytest.mark.parametrize("widths", [(8,), (16, 8, 8), (32, 16), (16, 0)])
+def test_widths_that_cannot_be_released_are_refused_before_the_first_step(
+    widths: tuple[int, ...], start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="widths must name the full width 16 and smaller ones"):
+        go(stage(source, loss=LossConfig(widths=widths)), start, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- sources
+
+
+def test_every_batch_is_from_one_source_with_its_own_settings(
+    start: Path, tmp_path: Path
+) -> None:
+    first = SourceConfig(path=write_lines(tmp_path / "a.jsonl", toy_rows(30)), name="animals",
+                         batch_size=5)
+    second = SourceConfig(path=write_lines(tmp_path / "b.jsonl", toy_rows(12, negatives=1)),
+                          task="similarity", weight=2.0, num_negatives=1)
+    seen: list[tuple[str, int, int, str]] = []
+    step = tune.contrastive_step
+
+    def spy(model: Any, batch: Any, *args: Any, **settings: Any) -> dict[str, float]:
+        seen.append((batch.source, len(batch.query), batch.negative.shape[1],
+                     batch.origin[0].rpartition(":")[0]))
+        return step(model, batch, *args, **settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tune, "contrastive_step", spy)
+        go(stage(first, second, steps=12), start, tmp_path / "out")
+    assert set(seen) == {("animals", 5, 0, str(first.path)), ("b.jsonl", 12, 1, str(second.path))}
+    assert [line["source"] for line in log(tmp_path / "out")] == [row[0] for row in seen]
+
+
+def test_bad_lines_stop_the_run_in_its_first_second_or_are_counted(
+    start: Path, tmp_path: Path
+) -> None:
+    rows = [*toy_rows(14), '{"query": "no positive"}', {**toy_rows(1)[0], "task": "poetry"},
+            {**toy_rows(1)[0], "teacher_query": ["x"]}, {**toy_rows(1)[0], "teacher_query": "key"}]
+    path = write_lines(tmp_path / "toys.jsonl", rows)
+    with pytest.raises(InputError, match=r"toys\.jsonl:15: positive must be a text"):
+        go(stage(SourceConfig(path=path)), start, tmp_path / "out")
+    said = go(stage(SourceConfig(path=path), skip_bad_records=True), start, tmp_path / "out")
+    assert said[-1].startswith(f"toy: skipped 4 bad records of {path}, the first: {path}:15: posi")
+    assert json.loads((tmp_path / "out/done.json").read_text())["skipped_records"] == 4
+
+
+@pytest.mark.parametrize(("row", "message"), [
+    ({"task": "poetry"}, "unknown task 'poetry'"),
+    ({"teacher_query": [1.0, "x"]}, "a teacher vector must be a list of numbers"),
+    ({"teacher_query": "key"}, "the source names no teacher file"),
+    ({"teacher_query": [1.0], "teacher_positive": [1.0, 2.0]}, "must have one width"),
+])
+def test_a_record_that_would_fail_at_its_step_fails_at_the_start(
+    row: dict[str, Any], message: str, start: Path, tmp_path: Path
+) -> None:
+    path = write_lines(tmp_path / "toys.jsonl", [*toy_rows(30), {**toy_rows(1)[0], **row}])
+    with pytest.raises(InputError, match=rf"toys\.jsonl:31: .*{message}"):
+        go(stage(SourceConfig(path=path), steps=1), start, tmp_path / "out")
+    assert log(tmp_path / "out") == []
+
+
+def test_a_title_the_checkpoint_has_no_place_for_fails_at_the_start(
+    start: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(start, tmp_path / "start")
+    settings = json.loads((other / "config_sentence_transformers.json").read_text())
+    settings["prompts"] = {"query": "query: ", "document": "passage: "}
+    (other / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    path = write_lines(tmp_path / "toys.jsonl", [*toy_rows(9), {**toy_rows(1)[0], "title": "T"}])
+    with pytest.raises(InputError, match=r"toys\.jsonl:10: .*no place for a title"):
+        go(stage(SourceConfig(path=path)), other, tmp_path / "out")
+
+
+def test_teacher_vectors_by_key_are_distilled(start: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [{**row, "teacher_query": f"q{i}", "teacher_positive": f"p{i}"}
+            for i, row in enumerate(toy_rows(12))]
+    keys = [f"{side}{i}" for side in "qp" for i in range(12)]
+    teacher = tmp_path / "teacher.parquet"
+    pq.write_table(pa.table({"key": keys, "vector": list(rng.normal(size=(24, 32)))}), teacher)
+    source = SourceConfig(path=write_lines(tmp_path / "t.jsonl", rows), teacher=teacher)
+    config = stage(source, steps=25, loss=LossConfig(distill=5.0),
+                   optim=OptimConfig(lr=3e-2, warmup_steps=2))
+    go(config, start, tmp_path / "out")
+    distances = [line["distill"] for line in log(tmp_path / "out")]
+    assert distances[-1] < 0.8 * distances[0]
+    pq.write_table(pa.table({"key": keys[1:], "vector": list(np.ones((23, 4)))}), teacher)
+    with pytest.raises(InputError, match=r"t\.jsonl:1: .*teacher\.parquet has no vector for the k"):
+        go(config, start, tmp_path / "other")
+    teacher.unlink()
+    with pytest.raises(InputError, match=r"teacher file .*teacher\.parquet does not exist"):
+        go(config, start, tmp_path / "other")
+
+
+def test_a_folder_of_files_is_one_source_whatever_else_lies_in_it(
+    start: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "toys"
+    folder.mkdir()
+    write_lines(folder / "a.jsonl", toy_rows(12))
+    write_lines(folder / "b.jsonl", toy_rows(12))
+    (folder / "notes").mkdir()
+    config = stage(SourceConfig(path=folder))
+    go(config, start, tmp_path / "out")
+    (folder / "README.md").write_text("this is no data")
+    assert go(config, start, tmp_path / "out") == ["toy: finished before, nothing to do"]
+    write_lines(folder / "c.jsonl", toy_rows(1))
+    assert "data have changed" in go(config, start, tmp_path / "out")[0]
+
+
+def test_cut_texts_are_counted_over_all_the_parts_of_a_run(
+    start: Path, source: SourceConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import signal
+
+    config = stage(source, steps=6, max_tokens=30)  # every prompt alone is longer than that
+    whole = go(config, start, tmp_path / "whole")
+    assert whole[-1] == "toy: 144 texts were cut at 30 tokens"  # 6 steps of 12 pairs of 2 texts
+    step = tune.contrastive_step
+
+    def interrupted(*args: Any, **settings: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGINT)
+        return step(*args, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "contrastive_step", interrupted)
+        with pytest.raises(Interrupted):
+            go(config, start, tmp_path / "parts")
+    assert go(config, start, tmp_path / "parts")[-1] == whole[-1]
+    done = json.loads((tmp_path / "parts/done.json").read_text())
+    assert done["texts_cut"] == 144
+    assert done["last"]["step"] == 6
+
+
+# --- stopping
+
+
+def test_weights_that_are_not_finite_stop_the_run_and_name_the_batch(
+    start: Path, source: SourceConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoiled(*args: Any, **settings: Any) -> Any:
+        model = from_arrays(*args, **settings)
+        with torch.no_grad():
+            model.down.weight[0, 0] = torch.nan
+        return model
+
+    monkeypatch.setattr(tune, "from_arrays", spoiled)
+    with pytest.raises(
+        TrainingError,
+        match=r"stopped at step 1: the loss is not finite: .*source 'toys\.jsonl', 12 records "
+        rf"beginning with {source.path}:\d+, .*Lower the learning rate or look at these records",
+    ):
+        go(stage(source), start, tmp_path / "out")
+    assert not (tmp_path / "out/checkpoint").exists()
+    assert log(tmp_path / "out") == []
+
+
+def test_a_huge_learning_rate_stops_the_run_too(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    optim = OptimConfig(lr=1e30, warmup_steps=0, decay="constant")
+    with pytest.raises(TrainingError, match=r"stopped at step \d: the (loss|gradient)"):
+        go(stage(source, steps=9, optim=optim), start, tmp_path / "out")
+    assert not (tmp_path / "out/done.json").exists()
+
+
+# --- settings
+
+
+def test_a_stage_from_a_checkpoint_without_prompts_uses_none(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    other = shutil.copytree(start, tmp_path / "start")
+    settings = json.loads((other / "config_sentence_transformers.json").read_text())
+    (other / "config_sentence_transformers.json").write_text(json.dumps(settings | {"prompts": {}}))
+    go(stage(source), other, tmp_path / "bare")
+    go(stage(source), start, tmp_path / "prompted")
+    bare, prompted = log(tmp_path / "bare")[0], log(tmp_path / "prompted")[0]
+    prompts = Prompts.default()
+    extra = len(prompts.query()) + len(prompts.document())
+    assert prompted["tokens"] - bare["tokens"] == 12 * extra  # a token a byte
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"steps": 0}, "steps and save_every must be at least 1"),
+    ({"batch_size": 1}, "batch_size 2"),
+    ({"save_every": 0}, "save_every"),
+    ({"max_tokens": 2}, "max_tokens 3"),
+    ({"sources": ()}, r"at least one source is needed: add a \[\[<stage>.sources\]\] table"),
+])
+def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        stage(*changes.pop("sources", (SourceConfig(path=Path("x")),)), **changes)
+
+
+def test_a_source_of_an_unknown_task_is_refused_with_its_section() -> None:
+    table = {"steps": 1, "sources": [{"path": "a"}, {"path": "b", "task": "poetry"}]}
+    with pytest.raises(RecipeError, match=r"\[fine.sources\[1\]\] task must be one of search, q"):
+        build(TuneConfig, table, where="fine")
+
+
+def test_every_setting_survives_the_way_to_toml_and_back() -> None:
+    config = stage(SourceConfig(path=Path("x"), batch_size=3), lora=LoraConfig(), init=Path("y"),
+                   loss=LossConfig(directions=("qd", "dd")))
+    assert build(TuneConfig, to_tables(config), where="toy") == config
