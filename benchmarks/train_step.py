@@ -42,8 +42,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def texts(pairs: int, *, mean_tokens: int, seed: int) -> tuple[list[str], list[str]]:
-    """Return queries and positives of lower-case letters; with a byte tokenizer a letter is a
-    token, so lengths follow a log-normal as those of real texts do."""
+    """Return queries and positives of random letters, whose lengths follow a log-normal.
+
+    With a byte tokenizer a letter is a token.
+    """
     rng = np.random.default_rng(seed)
     drawn = np.exp(rng.normal(0.0, 0.75, size=2 * pairs))
     lengths = np.clip(drawn / drawn.mean() * mean_tokens - 2, 2, 510).astype(int)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 CULET = Path(sys.executable).with_name("culet")
-MODEL = "demo/run/finetune/checkpoint"
+MODEL = "runs/demo/finetune/checkpoint"
 QUESTION = "how does an interrupted run resume?"
 
 

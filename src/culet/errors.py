@@ -48,4 +48,4 @@ class MissingExtra(CuletError, ImportError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A long run that was asked to stop and has saved what it had; the message says how to go on."""
+    """A long run that stopped when asked to, with what it had saved; it says how to go on."""

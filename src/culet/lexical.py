@@ -34,7 +34,7 @@ def token_information(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
     information = np.log((1 + count) / (1 + frequency)) / np.log(1 + count)
     for token_id in _wordless(tokenizer):
         information[token_id] = 0.0
-    return information.astype(np.float32)
+    return np.asarray(information, dtype=np.float32)
 
 
 def token_directions(tokenizer: Tokenizer, dim: int, *, seed: int) -> np.ndarray:
