@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 
 from culet import __version__
-from culet.errors import CuletError, InputError, MissingExtra
+from culet.errors import CuletError, InputError, Interrupted, MissingExtra
 
 if TYPE_CHECKING:
     from culet.embedder import Embedder
@@ -79,8 +79,8 @@ def main() -> None:
     except CuletError as error:
         _say(f"culet: {error}")
         code = 2
-    except (KeyboardInterrupt, typer.Abort) as stop:
-        _say(f"culet: {stop or 'interrupted'}")  # a long run says how to go on
+    except (KeyboardInterrupt, typer.Abort):
+        _say("culet: interrupted")
         code = 130
     except BrokenPipeError:  # the reader of our output has left; that is not an error
         sys.stderr.close()
@@ -238,7 +238,11 @@ def train(
     if not recipe.is_file():
         raise InputError(f"{recipe} is not a file; expected a recipe in TOML")
     run_recipe = _extra("culet.pipeline", extra="train", purpose="culet train").run_recipe
-    code = run_recipe(recipe, overrides or [], dry_run=dry_run)
+    try:
+        code = run_recipe(recipe, overrides or [], dry_run=dry_run)
+    except Interrupted as stop:
+        _say(f"culet: {stop}")
+        raise typer.Exit(130) from None
     if code:
         raise typer.Exit(code)
 
