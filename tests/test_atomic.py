@@ -96,6 +96,21 @@ def test_a_failed_second_rename_puts_the_old_folder_back(
     assert names(tmp_path) == ["m"]
 
 
+def test_content_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    monkeypatch.setattr(atomic, "_sync", lambda path: synced.append((path.name, names(tmp_path))))
+    with new_file(tmp_path / "f") as aside:
+        aside.write_text("x")
+    assert synced == [(".f.partial", [".f.partial"]), (tmp_path.name, ["f"])]
+    synced.clear()
+    (tmp_path / "f").unlink()
+    write_folder(tmp_path / "m", a="x")
+    before = [".m.partial"]
+    assert synced == [("a", before), (".m.partial", before), (tmp_path.name, ["m"])]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

@@ -84,6 +84,7 @@ def test_a_mask_made_while_embedding_can_be_trained_with() -> None:
     inputs = [x.clone().requires_grad_() for x in heads(23, seed=1)]
     with torch.inference_mode():
         attend(*heads(23), scale=1.0, window=5)
+        assert not _cached_mask(5, 10, 5, 0, torch.device("cpu")).is_inference()
     attend(*inputs, scale=1.0, window=5).sum().backward()
     assert all(x.grad is not None for x in inputs)
 

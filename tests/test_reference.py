@@ -197,6 +197,8 @@ def test_attention_pooling_is_refused_by_sentence_transformers(tmp_path: Path) -
     }.items():
         folder = write_random(tmp_path / kind, config)
         assert culet.load(folder).encode_query(["a"]).shape == (1, 32)
+        pooling = json.loads((folder / "modules.json").read_text())[1]
+        assert pooling["type"] == "culet.CuletPooling"  # no stock module: nothing to misread
         with pytest.raises(Exception, match="culet"):
             SentenceTransformer(str(folder), device="cpu")
 

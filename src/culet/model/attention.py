@@ -32,7 +32,7 @@ def window_mask(
 def _cached_mask(
     num_queries: int, num_keys: int, window: int, offset: int, device: torch.device
 ) -> Tensor:
-    # A mask first made while embedding must not be an inference tensor: training cannot use those.
+    # Made while embedding, used again in training: autograd may refuse to keep inference tensors.
     with torch.inference_mode(False):
         return window_mask(num_queries, num_keys, window=window, offset=offset).to(device)
 
