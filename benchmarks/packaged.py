@@ -1,6 +1,6 @@
 """The packaged model against character n-gram TF-IDF on the bundled tasks, in the same run.
 
-    python benchmarks/packaged.py [--model FOLDER]
+python benchmarks/packaged.py [--model FOLDER]
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def score_model(model: str | None) -> dict[str, dict[int, float]]:
     for info in list_tasks(TASKS):
         results = evaluate_widths(embedder, read_task(info.folder), widths=embedder.widths)
         scores[info.name] = {
-            width: result.main_score
-            for width, result in zip(embedder.widths, results, strict=True)
+            width: result.main_score for width, result in zip(embedder.widths, results, strict=True)
         }
     return scores
 

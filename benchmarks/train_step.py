@@ -34,8 +34,15 @@ from culet.train.contrastive import Chunking, LossConfig, contrastive_step
 from culet.train.optim import OptimConfig, Optimizer
 
 SHAPE = ShapeConfig(
-    num_layers=6, model_dim=384, ffn_dim=1152, num_heads=6, num_kv_heads=1, head_dim=64,
-    projection_dim=768, embedding_dim=384, widths=(384,),
+    num_layers=6,
+    model_dim=384,
+    ffn_dim=1152,
+    num_heads=6,
+    num_kv_heads=1,
+    head_dim=64,
+    projection_dim=768,
+    embedding_dim=384,
+    widths=(384,),
 )
 TEMPERATURE = 0.05
 ROOT = Path(__file__).parent.parent
@@ -136,9 +143,13 @@ def compare(folder: Path, *, pairs: int, repeats: int) -> dict[str, Any]:
     for name, value in seconds.items():
         print(f"{name:42s} {tokens / value:9,.0f} tokens/s {default / value:5.2f}x the default")
     return {
-        "pairs": pairs, "tokens": tokens, "mean_tokens": tokens / (2 * pairs),
+        "pairs": pairs,
+        "tokens": tokens,
+        "mean_tokens": tokens / (2 * pairs),
         "longest": max(len(t) for t in queries + positives) + 2,
-        "loss": loss, "peer_loss": peer_loss, "gradient_gap": gap,
+        "loss": loss,
+        "peer_loss": peer_loss,
+        "gradient_gap": gap,
         "tokens_per_second": {name: tokens / value for name, value in seconds.items()},
         "times_peer_default": default / seconds["culet"],
         "times_peer_best": best / seconds["culet"],
@@ -176,7 +187,10 @@ def main() -> None:
         shape = model_config(SHAPE, vocab_size=tokenizer.get_vocab_size())
         model = initialize(EmbeddingModel(shape), seed=0)
         write_checkpoint(
-            folder, shape, to_arrays(model), tokenizer_json=tokenizer.to_str(),
+            folder,
+            shape,
+            to_arrays(model),
+            tokenizer_json=tokenizer.to_str(),
             prompts=Prompts.default().to_names(),
         )
         result = compare(folder, pairs=arguments.pairs, repeats=arguments.repeats)

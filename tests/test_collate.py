@@ -23,13 +23,22 @@ BYTES: Tokenizer = byte_tokenizer()
 DOCUMENT = "title: none | text: "
 
 
-def batch_of(records: list[Record], *, max_length: int = 500, seed: int = 0,
-             **settings: Any) -> PairBatch:
+def batch_of(
+    records: list[Record], *, max_length: int = 500, seed: int = 0, **settings: Any
+) -> PairBatch:
     arguments: dict[str, Any] = {"task": "search", "num_negatives": 0} | settings
-    tokenizer = TextTokenizer(byte_tokenizer(), max_length, bos_id=BYTES.token_to_id("<bos>"),
-                              eos_id=BYTES.token_to_id("<eos>"))
-    return collate(records, tokenizer=tokenizer, rng=np.random.default_rng(seed),
-                   **{"prompts": Prompts.default()} | arguments)
+    tokenizer = TextTokenizer(
+        byte_tokenizer(),
+        max_length,
+        bos_id=BYTES.token_to_id("<bos>"),
+        eos_id=BYTES.token_to_id("<eos>"),
+    )
+    return collate(
+        records,
+        tokenizer=tokenizer,
+        rng=np.random.default_rng(seed),
+        **{"prompts": Prompts.default()} | arguments,
+    )
 
 
 def text(batch: PairBatch, index: int) -> str:
@@ -48,19 +57,29 @@ def rows(batch: PairBatch) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-@pytest.mark.parametrize(("task", "words"), [
-    ("search", "search result"), ("question_answering", "question answering"),
-    ("fact_checking", "fact checking"), ("code", "code retrieval"),
-])
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("search", "search result"),
+        ("question_answering", "question answering"),
+        ("fact_checking", "fact checking"),
+        ("code", "code retrieval"),
+    ],
+)
 def test_a_query_carries_its_task_and_documents_the_document_prompt(task: str, words: str) -> None:
     batch = batch_of([Record("q", "p", ("n",))], task=task, num_negatives=1)
     assert rows(batch) == [(f"task: {words} | query: q", f"{DOCUMENT}p", [f"{DOCUMENT}n"])]
 
 
-@pytest.mark.parametrize(("task", "words"), [
-    ("similarity", "sentence similarity"), ("classification", "classification"),
-    ("clustering", "clustering"), ("summarization", "summarization"),
-])
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        ("similarity", "sentence similarity"),
+        ("classification", "classification"),
+        ("clustering", "clustering"),
+        ("summarization", "summarization"),
+    ],
+)
 def test_a_symmetric_task_puts_its_prompt_on_both_sides(task: str, words: str) -> None:
     batch = batch_of([Record("q", "p", ("n",), title="T")], task=task, num_negatives=1)
     ask = f"task: {words} | query: "
@@ -70,7 +89,8 @@ def test_a_symmetric_task_puts_its_prompt_on_both_sides(task: str, words: str) -
 def test_a_records_own_task_wins() -> None:
     batch = batch_of([Record("q", "p", task="code"), Record("q", "p")], task="similarity")
     assert [text(batch, i) for i in batch.query] == [
-        "task: code retrieval | query: q", "task: sentence similarity | query: q",
+        "task: code retrieval | query: q",
+        "task: sentence similarity | query: q",
     ]
 
 
@@ -152,8 +172,13 @@ def test_a_long_text_is_cut_with_its_end_token_and_counted() -> None:
 
 def test_teacher_vectors_lie_beside_their_texts_and_nan_where_there_is_none() -> None:
     records = [
-        Record("a", "b", ("c", "d"),
-               teacher={"query": [1, 0], "negatives": [[2, 0], [3, 0]]}, origin="f:1"),
+        Record(
+            "a",
+            "b",
+            ("c", "d"),
+            teacher={"query": [1, 0], "negatives": [[2, 0], [3, 0]]},
+            origin="f:1",
+        ),
         Record("e", "g", ("h",), teacher={"positive": [4, 0]}, origin="f:2"),
         Record("i", "j", origin="f:3"),
     ]
@@ -187,8 +212,10 @@ def test_a_batch_without_teacher_vectors_has_none() -> None:
 
 
 def test_teacher_vectors_of_two_widths_are_refused() -> None:
-    records = [Record("a", "b", teacher={"query": [1.0, 2.0]}, origin="f:1"),
-               Record("c", "d", teacher={"query": [1.0]}, origin="f:2")]
+    records = [
+        Record("a", "b", teacher={"query": [1.0, 2.0]}, origin="f:1"),
+        Record("c", "d", teacher={"query": [1.0]}, origin="f:2"),
+    ]
     with pytest.raises(InputError, match=r"one width, got \[1, 2\] near f:1"):
         batch_of(records)
     mixed = Record("a", "b", teacher={"query": [1.0], "positive": [1.0, 2.0]}, origin="f:9")

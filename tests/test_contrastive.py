@@ -33,7 +33,9 @@ def plain_pass(
 ) -> float:
     """One forward and one backward of autograd over the whole batch, nothing cached."""
     total, _ = contrastive_loss(
-        net(pack(batch.texts)), batch, config,
+        net(pack(batch.texts)),
+        batch,
+        config,
         temperature=config.temperature if temperature is None else temperature(),
         widths=config.widths or net.config.widths,
     )
@@ -61,9 +63,16 @@ KINDS: dict[str, tuple[dict[str, Any], LossConfig]] = {
 }
 
 
-@pytest.mark.parametrize(("chunk_tokens", "keep_tokens"), [
-    (1, 0), (40, 0), (40, 90), (40, 10_000), (10_000, 10_000),
-])
+@pytest.mark.parametrize(
+    ("chunk_tokens", "keep_tokens"),
+    [
+        (1, 0),
+        (40, 0),
+        (40, 90),
+        (40, 10_000),
+        (10_000, 10_000),
+    ],
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_cached_gradients_equal_the_plain_pass(
     kind: str, chunk_tokens: int, keep_tokens: int
@@ -75,7 +84,10 @@ def test_cached_gradients_equal_the_plain_pass(
     expected_loss = plain_pass(net, batch, config, temperature)
     expected = gradients(net) | ({} if temperature is None else gradients(temperature))
     parts = contrastive_step(
-        net, batch, config, temperature=temperature,
+        net,
+        batch,
+        config,
+        temperature=temperature,
         chunking=Chunking(chunk_tokens=chunk_tokens, keep_tokens=keep_tokens),
     )
     found = gradients(net) | ({} if temperature is None else gradients(temperature))
@@ -93,9 +105,18 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_parts_by_hand() -> None:
     query_id, positive_id = torch.from_numpy(batch.query), torch.from_numpy(batch.positive)
     contrastive = matryoshka(
         lambda q, p, n: info_nce(
-            q, p, n, temperature=0.1, hardness=5.0, duplicate=duplicates(query_id, positive_id),
+            q,
+            p,
+            n,
+            temperature=0.1,
+            hardness=5.0,
+            duplicate=duplicates(query_id, positive_id),
             present=torch.from_numpy(batch.negative >= 0),
-        ), q, p, n, widths=(16, 8),
+        ),
+        q,
+        p,
+        n,
+        widths=(16, 8),
     )
     spread = sum(
         matryoshka(lambda x, i=ids: spread_out(x, duplicate=i[:, None] == i), x, widths=(16, 8))
@@ -257,7 +278,10 @@ def test_bfloat16_compute_leaves_float32_gradients_near_the_exact_ones() -> None
     exact = contrastive_step(net, batch, LOSS)
     expected = gradients(net)
     rounded = contrastive_step(
-        net, batch, LOSS, compute_dtype=torch.bfloat16,
+        net,
+        batch,
+        LOSS,
+        compute_dtype=torch.bfloat16,
         chunking=Chunking(chunk_tokens=50, keep_tokens=60),
     )
     found = gradients(net)
@@ -275,7 +299,8 @@ def test_repeated_texts_give_the_same_bits_each_time_on_several_threads() -> Non
     texts, pairs, width = 64, 256, 384
     batch = PairBatch(
         texts=[np.array([2, 1])] * texts,
-        query=rng.integers(0, texts, pairs), positive=rng.integers(0, texts, pairs),
+        query=rng.integers(0, texts, pairs),
+        positive=rng.integers(0, texts, pairs),
         negative=rng.integers(0, texts, (pairs, 2)),
     )
     start = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(texts, width))).float())
@@ -356,17 +381,20 @@ def test_a_temperature_at_its_floor_still_has_a_gradient_to_rise_by() -> None:
     assert temperature().item() == pytest.approx(0.01 * np.exp(0.3), rel=1e-4)
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"temperature": 0.0}, "temperature must be above 0"),
-    ({"temperature": float("nan")}, "temperature must be above 0"),
-    ({"temperature": 0.005, "learn_temperature": True}, "at least 0.01 where it is learnt"),
-    ({"hardness": -1.0}, "must not be negative"),
-    ({"spread_out": -1.0}, "must not be negative"),
-    ({"directions": ()}, "directions must name at least one of qd, qq, dq, dd"),
-    ({"directions": ("qd", "qd")}, "none twice"),
-    ({"samtone": "two", "literal": True}, "samtone sets the directions itself"),
-    ({"samtone": "one", "directions": ("qd", "qq")}, "samtone sets the directions itself"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be above 0"),
+        ({"temperature": 0.005, "learn_temperature": True}, "at least 0.01 where it is learnt"),
+        ({"hardness": -1.0}, "must not be negative"),
+        ({"spread_out": -1.0}, "must not be negative"),
+        ({"directions": ()}, "directions must name at least one of qd, qq, dq, dd"),
+        ({"directions": ("qd", "qd")}, "none twice"),
+        ({"samtone": "two", "literal": True}, "samtone sets the directions itself"),
+        ({"samtone": "one", "directions": ("qd", "qq")}, "samtone sets the directions itself"),
+    ],
+)
 def test_settings_that_contradict_each_other_are_refused(
     wrong: dict[str, Any], message: str
 ) -> None:

@@ -35,8 +35,14 @@ class Run:
         self.log = folder / "log.jsonl"
         self._at = at or {}
 
-    def go(self, *, start: int = 0, steps: int = 4, save_every: int = 10,
-           actions: Sequence[Action] = ()) -> dict[str, float]:
+    def go(
+        self,
+        *,
+        start: int = 0,
+        steps: int = 4,
+        save_every: int = 10,
+        actions: Sequence[Action] = (),
+    ) -> dict[str, float]:
         done = start
 
         def step(batch: PairBatch) -> dict[str, float]:
@@ -50,8 +56,14 @@ class Run:
             Prefetch(lambda step: random_batch(), start=start, stop=steps) as batches,
             Report("toy", self.log, start=start, steps=steps) as report,
         ):
-            made = Loop(step, self.optimizer, lambda n: self.events.append(f"save {n}"), report,
-                        save_every, actions)
+            made = Loop(
+                step,
+                self.optimizer,
+                lambda n: self.events.append(f"save {n}"),
+                report,
+                save_every,
+                actions,
+            )
             return loop.run(made, batches, start=start, steps=steps)
 
 
@@ -97,8 +109,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_moves(
     tmp_path: Path, bad: float, part: str
 ) -> None:
     run = Run(tmp_path, at={3: lambda: {part: bad}})
-    with pytest.raises(TrainingError, match=rf"stopped at step 3: .*'{part}': .*"
-                       r"source 'toys', 6 records beginning with toys\.jsonl:1, toys\.jsonl:2"):
+    with pytest.raises(
+        TrainingError,
+        match=rf"stopped at step 3: .*'{part}': .*"
+        r"source 'toys', 6 records beginning with toys\.jsonl:1, toys\.jsonl:2",
+    ):
         run.go(steps=4, save_every=2)
     assert run.weight.item() == pytest.approx(1 - 2 * 0.1, abs=1e-3)
     assert run.events == ["save 2"]
@@ -110,8 +125,11 @@ def test_a_gradient_that_is_not_finite_stops_and_names_the_batch_too(tmp_path: P
         run.weight.grad = torch.tensor(math.inf)
 
     run = Run(tmp_path, at={2: spoil})
-    with pytest.raises(TrainingError, match=r"stopped at step 2: the gradient norm is inf; the "
-                       r"weights have not moved\. The batch came from source 'toys'"):
+    with pytest.raises(
+        TrainingError,
+        match=r"stopped at step 2: the gradient norm is inf; the "
+        r"weights have not moved\. The batch came from source 'toys'",
+    ):
         run.go()
     assert run.weight.item() == pytest.approx(1 - 0.1, abs=1e-3)
 

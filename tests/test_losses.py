@@ -144,9 +144,16 @@ def test_nothing_but_ignored_tokens_gives_zero_and_no_nan() -> None:
 
 
 def read_to_the_letter(
-    query: np.ndarray, positive: np.ndarray, negative: np.ndarray | None, *,
-    tau: float, alpha: float, query_text: list[str], positive_text: list[str],
-    present: np.ndarray | None = None, directions: tuple[str, ...] = ("qd",),
+    query: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray | None,
+    *,
+    tau: float,
+    alpha: float,
+    query_text: list[str],
+    positive_text: list[str],
+    present: np.ndarray | None = None,
+    directions: tuple[str, ...] = ("qd",),
     literal: bool = False,
 ) -> float:
     """Sum exponentials in nested loops; fails loudly if they overflow."""
@@ -184,14 +191,27 @@ def test_info_nce_equals_explicit_sums(
     query_ids = torch.tensor([ord(c) for c in query_text])
     positive_ids = torch.tensor([ord(c) for c in positive_text])
     ours = info_nce(
-        query, positive, negative, temperature=0.07, hardness=5.0,
+        query,
+        positive,
+        negative,
+        temperature=0.07,
+        hardness=5.0,
         duplicate=duplicates(query_ids, positive_ids),
-        present=present if num_negatives else None, directions=directions, literal=literal,
+        present=present if num_negatives else None,
+        directions=directions,
+        literal=literal,
     )
     theirs = read_to_the_letter(
-        query.numpy(), positive.numpy(), None if negative is None else negative.numpy(),
-        tau=0.07, alpha=5.0, query_text=query_text, positive_text=positive_text,
-        present=present.numpy(), directions=directions, literal=literal,
+        query.numpy(),
+        positive.numpy(),
+        None if negative is None else negative.numpy(),
+        tau=0.07,
+        alpha=5.0,
+        query_text=query_text,
+        positive_text=positive_text,
+        present=present.numpy(),
+        directions=directions,
+        literal=literal,
     )
     assert ours.item() == pytest.approx(theirs, rel=1e-12)
 
@@ -233,11 +253,14 @@ def test_samtone_in_two_ways_is_the_mean_of_both_mirrors() -> None:
 def test_no_hardness_is_the_plain_loss_bit_for_bit() -> None:
     query, positive, negative = (unit(6, 8), unit(6, 8, seed=1), unit(6, 2, 8, seed=2))
     plain = F.cross_entropy(
-        torch.cat([
-            (query * positive).sum(-1, keepdim=True) / 0.05,
-            (query @ positive.T / 0.05).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf),
-            torch.einsum("be,bce->bc", query, negative) / 0.05,
-        ], dim=1).float(),
+        torch.cat(
+            [
+                (query * positive).sum(-1, keepdim=True) / 0.05,
+                (query @ positive.T / 0.05).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf),
+                torch.einsum("be,bce->bc", query, negative) / 0.05,
+            ],
+            dim=1,
+        ).float(),
         torch.zeros(6, dtype=torch.long),
     )
     soft = info_nce(query, positive, negative, temperature=0.05, hardness=0.0)
@@ -276,8 +299,14 @@ def test_a_batch_of_one_text_repeated_is_finite(literal: bool) -> None:
     negative = unit(4, 2, 8).requires_grad_()
     zeros = torch.zeros(4, dtype=torch.long)
     loss = info_nce(
-        query, positive, negative, temperature=0.05, hardness=5.0, literal=literal,
-        duplicate=duplicates(zeros, zeros), present=torch.zeros(4, 2, dtype=torch.bool),
+        query,
+        positive,
+        negative,
+        temperature=0.05,
+        hardness=5.0,
+        literal=literal,
+        duplicate=duplicates(zeros, zeros),
+        present=torch.zeros(4, 2, dtype=torch.bool),
         directions=DIRECTIONS,
     ) + spread_out(query, duplicate=duplicates(zeros, zeros))
     loss.backward()
@@ -353,8 +382,14 @@ def test_info_nce_gradients_are_finite_differences(
 
     def loss(q: Tensor, p: Tensor, n: Tensor, log_t: Tensor) -> Tensor:
         return info_nce(
-            q, p, n, temperature=log_t.exp(), duplicate=duplicate, present=present,
-            directions=directions, literal=literal,
+            q,
+            p,
+            n,
+            temperature=log_t.exp(),
+            duplicate=duplicate,
+            present=present,
+            directions=directions,
+            literal=literal,
         )
 
     inputs = (raw(4, 3), raw(4, 3, seed=1), raw(4, 2, 3, seed=2), log_temperature)

@@ -94,15 +94,23 @@ def test_epochs_count_how_often_a_source_was_gone_through() -> None:
         assert mixed.epochs(source) == pytest.approx(batches * batch / size)
 
 
-@pytest.mark.parametrize(("sizes", "weights", "batches", "message"), [
-    ([], [], [], "needs sources with weights"),
-    ([5], [0.0], [4], "sum above 0"),
-    ([5, 5], [2.0, -1.0], [4, 4], "not negative"),
-    ([5, 5], [1.0, math.nan], [4, 4], "needs sources with weights"),
-    ([5, 5], [1.0, math.inf], [4, 4], "needs sources with weights"),
-    ([5, 0], [1.0, 1.0], [4, 4], r"at least one record and a batch of two, got \[5, 0\] records"),
-    ([5], [1.0], [1], "a batch of two"),
-])
+@pytest.mark.parametrize(
+    ("sizes", "weights", "batches", "message"),
+    [
+        ([], [], [], "needs sources with weights"),
+        ([5], [0.0], [4], "sum above 0"),
+        ([5, 5], [2.0, -1.0], [4, 4], "not negative"),
+        ([5, 5], [1.0, math.nan], [4, 4], "needs sources with weights"),
+        ([5, 5], [1.0, math.inf], [4, 4], "needs sources with weights"),
+        (
+            [5, 0],
+            [1.0, 1.0],
+            [4, 4],
+            r"at least one record and a batch of two, got \[5, 0\] records",
+        ),
+        ([5], [1.0], [1], "a batch of two"),
+    ],
+)
 def test_a_mixture_that_cannot_be_drawn_is_refused(
     sizes: list[int], weights: list[float], batches: list[int], message: str
 ) -> None:

@@ -23,10 +23,20 @@ def named(*values: tuple[str, Tensor]) -> list[tuple[str, nn.Parameter]]:
 
 def test_several_steps_equal_adamw_by_hand() -> None:
     start = torch.tensor([[1.0, -2.0], [0.5, 3.0]])
-    gradients = [torch.tensor([[0.1, -0.4], [2.0, 0.0]]), torch.tensor([[-0.3, 0.2], [0.1, 1.0]]),
-                 torch.tensor([[0.5, 0.5], [-0.5, -0.5]])]
-    config = OptimConfig(lr=0.01, warmup_steps=0, decay="constant", clip_norm=0.0,
-                         weight_decay=0.1, betas=(0.8, 0.95), eps=1e-6)
+    gradients = [
+        torch.tensor([[0.1, -0.4], [2.0, 0.0]]),
+        torch.tensor([[-0.3, 0.2], [0.1, 1.0]]),
+        torch.tensor([[0.5, 0.5], [-0.5, -0.5]]),
+    ]
+    config = OptimConfig(
+        lr=0.01,
+        warmup_steps=0,
+        decay="constant",
+        clip_norm=0.0,
+        weight_decay=0.1,
+        betas=(0.8, 0.95),
+        eps=1e-6,
+    )
     parameters = named(("encoder.w", start))
     optimizer = Optimizer(parameters, config, steps=3)
     weight, mean, square = start.double(), torch.zeros(2, 2).double(), torch.zeros(2, 2).double()
@@ -48,8 +58,9 @@ def test_a_whole_model_moves_as_under_pytorchs_adamw() -> None:
     optimizer = Optimizer(net.named_parameters(), config, steps=5)
     decays = [p for n, p in twin.named_parameters() if p.ndim > 1 and n != "encoder.embed"]
     plain = [p for n, p in twin.named_parameters() if p.ndim == 1 or n == "encoder.embed"]
-    reference = torch.optim.AdamW([{"params": decays, "weight_decay": 0.1},
-                                   {"params": plain, "weight_decay": 0.0}])
+    reference = torch.optim.AdamW(
+        [{"params": decays, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    )
     generator = torch.Generator().manual_seed(0)
     for step in range(5):
         for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
@@ -73,30 +84,43 @@ def moved_by(name: str, shape: tuple[int, ...], config: OptimConfig) -> float:
     return 1 - parameters[0][1].flatten()[0].item()
 
 
-@pytest.mark.parametrize(("name", "shape", "expected"), [
-    ("encoder.embed", (4, 2), 0.2),
-    ("encoder.blocks.0.attention.qkv.weight", (4, 2), 0.1),
-    ("encoder.norm.weight", (4,), 0.1),
-    ("up.weight", (4, 2), 0.3),
-    ("down.weight", (4, 2), 0.3),
-    ("pool.probe", (4,), 0.3),
-    ("temperature", (), 0.3),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("encoder.embed", (4, 2), 0.2),
+        ("encoder.blocks.0.attention.qkv.weight", (4, 2), 0.1),
+        ("encoder.norm.weight", (4,), 0.1),
+        ("up.weight", (4, 2), 0.3),
+        ("down.weight", (4, 2), 0.3),
+        ("pool.probe", (4,), 0.3),
+        ("temperature", (), 0.3),
+    ],
+)
 def test_each_part_has_its_own_rate(name: str, shape: tuple[int, ...], expected: float) -> None:
-    config = OptimConfig(lr=0.1, embed_lr=0.2, heads_lr=0.3, warmup_steps=0, decay="constant",
-                         clip_norm=0.0, weight_decay=0.0)
+    config = OptimConfig(
+        lr=0.1,
+        embed_lr=0.2,
+        heads_lr=0.3,
+        warmup_steps=0,
+        decay="constant",
+        clip_norm=0.0,
+        weight_decay=0.0,
+    )
     assert moved_by(name, shape, config) == pytest.approx(expected, rel=1e-5)
     assert moved_by(name, shape, STEADY) == pytest.approx(0.1, rel=1e-5)
 
 
-@pytest.mark.parametrize(("name", "shape", "decays"), [
-    ("encoder.embed", (4, 2), False),
-    ("encoder.blocks.0.ffn.down.weight", (4, 2), True),
-    ("encoder.blocks.0.ffn_norm.weight", (4,), False),
-    ("up.weight", (4, 2), True),
-    ("pool.probe", (4,), False),
-    ("temperature", (), False),
-])
+@pytest.mark.parametrize(
+    ("name", "shape", "decays"),
+    [
+        ("encoder.embed", (4, 2), False),
+        ("encoder.blocks.0.ffn.down.weight", (4, 2), True),
+        ("encoder.blocks.0.ffn_norm.weight", (4,), False),
+        ("up.weight", (4, 2), True),
+        ("pool.probe", (4,), False),
+        ("temperature", (), False),
+    ],
+)
 def test_only_matrices_decay(name: str, shape: tuple[int, ...], decays: bool) -> None:
     config = OptimConfig(lr=0.1, warmup_steps=0, decay="constant", clip_norm=0.0, weight_decay=0.5)
     parameters = named((name, torch.ones(shape)))
@@ -133,7 +157,12 @@ def test_linear_decay_falls_in_even_steps() -> None:
     assert [rate(step, steps=4, config=config) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
     half = OptimConfig(warmup_steps=2, decay="linear", final_ratio=0.5)
     assert [rate(step, steps=6, config=half) for step in range(6)] == [
-        0.5, 1.0, 1.0, 0.875, 0.75, 0.625
+        0.5,
+        1.0,
+        1.0,
+        0.875,
+        0.75,
+        0.625,
     ]
 
 
@@ -164,8 +193,15 @@ def test_the_reported_rate_is_the_one_that_was_used() -> None:
 
 
 def test_clipping_scales_the_whole_gradient_to_the_largest_norm() -> None:
-    config = OptimConfig(lr=0.1, warmup_steps=0, decay="constant", clip_norm=1.0, eps=1.0,
-                         betas=(0.0, 0.0), weight_decay=0.0)
+    config = OptimConfig(
+        lr=0.1,
+        warmup_steps=0,
+        decay="constant",
+        clip_norm=1.0,
+        eps=1.0,
+        betas=(0.0, 0.0),
+        weight_decay=0.0,
+    )
     parameters = named(("encoder.a", torch.zeros(1)), ("encoder.b", torch.zeros(1)))
     optimizer = Optimizer(parameters, config, steps=1)
     parameters[0][1].grad, parameters[1][1].grad = torch.tensor([3.0]), torch.tensor([4.0])
@@ -176,8 +212,15 @@ def test_clipping_scales_the_whole_gradient_to_the_largest_norm() -> None:
 
 
 def test_a_gradient_below_the_limit_is_not_scaled() -> None:
-    config = OptimConfig(lr=0.1, warmup_steps=0, decay="constant", clip_norm=10.0, eps=1.0,
-                         betas=(0.0, 0.0), weight_decay=0.0)
+    config = OptimConfig(
+        lr=0.1,
+        warmup_steps=0,
+        decay="constant",
+        clip_norm=10.0,
+        eps=1.0,
+        betas=(0.0, 0.0),
+        weight_decay=0.0,
+    )
     parameters = named(("encoder.a", torch.zeros(1)))
     optimizer = Optimizer(parameters, config, steps=1)
     parameters[0][1].grad = torch.tensor([3.0])
@@ -253,15 +296,18 @@ def test_state_of_other_parameters_is_refused() -> None:
         optimizer.load({"weight.encoder.b": torch.ones(1)})
 
 
-@pytest.mark.parametrize(("wrong", "message"), [
-    ({"lr": 0.0}, "lr must be positive"),
-    ({"lr": math.nan}, "lr must be positive"),
-    ({"ema": 1.0}, r"ema in \[0, 1\)"),
-    ({"final_ratio": 1.5}, "final_ratio"),
-    ({"heads_lr": -0.1}, "heads_lr must not be negative, got -0.1"),
-    ({"warmup_steps": -1}, "warmup_steps must not be negative"),
-    ({"weight_decay": -0.1}, "weight_decay must not be negative"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"lr": 0.0}, "lr must be positive"),
+        ({"lr": math.nan}, "lr must be positive"),
+        ({"ema": 1.0}, r"ema in \[0, 1\)"),
+        ({"final_ratio": 1.5}, "final_ratio"),
+        ({"heads_lr": -0.1}, "heads_lr must not be negative, got -0.1"),
+        ({"warmup_steps": -1}, "warmup_steps must not be negative"),
+        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         OptimConfig(**wrong)

@@ -70,12 +70,14 @@ def make(folder: Path) -> Path:
     write_lines(folder / "pairs.jsonl", toy_rows(36))
     write_lines(folder / "negatives.jsonl", rows)
     write_task(
-        folder / "tasks/Animals", type="retrieval", metric="ndcg_at_10",
+        folder / "tasks/Animals",
+        type="retrieval",
+        metric="ndcg_at_10",
         files={
-            "corpus.jsonl": [{"id": f"d{i}", "title": "", "text": row["positive"]}
-                             for i, row in enumerate(rows)],
-            "queries.jsonl": [{"id": f"q{i}", "text": row["query"]}
-                              for i, row in enumerate(rows)],
+            "corpus.jsonl": [
+                {"id": f"d{i}", "title": "", "text": row["positive"]} for i, row in enumerate(rows)
+            ],
+            "queries.jsonl": [{"id": f"q{i}", "text": row["query"]} for i, row in enumerate(rows)],
             "qrels.tsv": "query-id\tcorpus-id\tscore\n"
             + "".join(f"q{i}\td{i}\t1\n" for i in range(24)),
         },
@@ -120,8 +122,9 @@ def test_a_run_says_what_it_does_and_where_the_model_is(finished: tuple[Path, li
         "prefinetune: after step 2 the mean score of 1 tasks",
         "prefinetune: after step 4 the mean score of 1 tasks",
     ]
-    assert said[-1].endswith(f"the model of stage finetune is in {path.parent}/run/finetune"
-                             "/checkpoint")
+    assert said[-1].endswith(
+        f"the model of stage finetune is in {path.parent}/run/finetune/checkpoint"
+    )
 
 
 def test_running_it_again_does_nothing_but_show_the_table(
@@ -129,13 +132,17 @@ def test_running_it_again_does_nothing_but_show_the_table(
 ) -> None:
     path, _ = finished
     run = path.parent / "run"
-    files = {f: f.stat().st_mtime_ns for f in run.rglob("*") if f.suffix in (".safetensors",
-                                                                             ".jsonl", ".json")}
+    files = {
+        f: f.stat().st_mtime_ns
+        for f in run.rglob("*")
+        if f.suffix in (".safetensors", ".jsonl", ".json")
+    }
     before = {f: time for f, time in files.items() if f.name != "run.json"}
     said: list[str] = []
     run_recipe(path, say=said.append)
-    assert said[:-1] == [f"{name}: finished before, nothing to do"
-                         for name in ("start", "prefinetune", "finetune")]
+    assert said[:-1] == [
+        f"{name}: finished before, nothing to do" for name in ("start", "prefinetune", "finetune")
+    ]
     assert {f: f.stat().st_mtime_ns for f in before} == before
     assert not [folder for folder in run.iterdir() if "." in folder.name]
     table = capsys.readouterr().out
@@ -148,8 +155,9 @@ def test_only_what_changed_and_what_follows_is_run_again(tmp_path: Path) -> None
     run_recipe(path, ["prefinetune.eval_every=0"], say=lambda line: None)
     said: list[str] = []
     run_recipe(path, ["prefinetune.eval_every=0", "finetune.seed=1"], say=said.append)
-    assert said[:2] == [f"{name}: finished before, nothing to do"
-                        for name in ("start", "prefinetune")]
+    assert said[:2] == [
+        f"{name}: finished before, nothing to do" for name in ("start", "prefinetune")
+    ]
     assert said[2].startswith("finetune: settings or data have changed; the earlier run is kept")
 
 
@@ -175,8 +183,12 @@ def test_a_stage_can_start_from_any_checkpoint(
 ) -> None:
     path = make(tmp_path)
     text = path.read_text()
-    text = "[run]" + text.partition("[run]")[2].partition("[start]")[0] + "\n[finetune]" + (
-        text.partition("[finetune]")[2].partition("[evaluate]")[0])
+    text = (
+        "[run]"
+        + text.partition("[run]")[2].partition("[start]")[0]
+        + "\n[finetune]"
+        + (text.partition("[finetune]")[2].partition("[evaluate]")[0])
+    )
     path.write_text(text)
     with pytest.raises(RecipeError, match=r"nothing to start from; add a section \[start\], or"):
         read_recipe(path)
@@ -186,20 +198,43 @@ def test_a_stage_can_start_from_any_checkpoint(
     assert not (tmp_path / "run/start").exists()
 
 
-@pytest.mark.parametrize(("override", "error", "message"), [
-    ("pretrain.steps=3", RecipeError, "unknown sections: pretrain; known are: run, start, pref"),
-    ("finetune.stepz=3", RecipeError, r"\[finetune\] has unknown keys: stepz; known are: steps"),
-    ("finetune.optim.lr=fast", RecipeError, "finetune.optim.lr must be of type float, got 'fast'"),
-    ("finetune.loss.samtone=three", RecipeError, "finetune.loss.samtone must be one of 'off', 'o"),
-    ("finetune.loss.temperature=0", RecipeError, r"\[finetune.loss\] temperature must be above 0"),
-    ("finetune.steps=0", RecipeError, r"\[finetune\] steps and save_every must be at least 1"),
-    ("run.device=tpu", RecipeError, "run.device must be one of 'auto', 'cpu', 'cuda', 'mps'"),
-    ("evaluate.after=['pretune']", RecipeError, r"\[evaluate\] after must name stages"),
-    ("finetune.sources.0.path=none.jsonl", InputError, r"none\.jsonl does not exist"),
-    ("start.corpus=['none.jsonl']", InputError, r"none\.jsonl does not exist"),
-    ("evaluate.tasks=none", InputError, "none: expected a folder of task folders"),
-    ("start.shape.widths=[8]", InputError, "begin with the full width 16"),
-])
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        (
+            "pretrain.steps=3",
+            RecipeError,
+            "unknown sections: pretrain; known are: run, start, pref",
+        ),
+        (
+            "finetune.stepz=3",
+            RecipeError,
+            r"\[finetune\] has unknown keys: stepz; known are: steps",
+        ),
+        (
+            "finetune.optim.lr=fast",
+            RecipeError,
+            "finetune.optim.lr must be of type float, got 'fast'",
+        ),
+        (
+            "finetune.loss.samtone=three",
+            RecipeError,
+            "finetune.loss.samtone must be one of 'off', 'o",
+        ),
+        (
+            "finetune.loss.temperature=0",
+            RecipeError,
+            r"\[finetune.loss\] temperature must be above 0",
+        ),
+        ("finetune.steps=0", RecipeError, r"\[finetune\] steps and save_every must be at least 1"),
+        ("run.device=tpu", RecipeError, "run.device must be one of 'auto', 'cpu', 'cuda', 'mps'"),
+        ("evaluate.after=['pretune']", RecipeError, r"\[evaluate\] after must name stages"),
+        ("finetune.sources.0.path=none.jsonl", InputError, r"none\.jsonl does not exist"),
+        ("start.corpus=['none.jsonl']", InputError, r"none\.jsonl does not exist"),
+        ("evaluate.tasks=none", InputError, "none: expected a folder of task folders"),
+        ("start.shape.widths=[8]", InputError, "begin with the full width 16"),
+    ],
+)
 def test_a_wrong_recipe_is_refused_before_anything_is_done(
     recipe: Path, override: str, error: type[Exception], message: str
 ) -> None:

@@ -20,16 +20,35 @@ GOOD = {"query": "q", "positive": "p"}
 
 
 def test_a_line_becomes_a_record_with_its_origin(tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "a.jsonl", [
-        {**GOOD, "negatives": ["n1", "n2"], "task": "code", "title": "T", "other": {"ignored": 1},
-         "teacher_query": [1.0, 2.0], "teacher_positive": "key", "teacher_negatives": ["a", [3]]},
-        "", "   ",
-        {"query": "zwei", "positive": "größer", "title": None, "task": None, "negatives": None},
-    ])
+    path = write_lines(
+        tmp_path / "a.jsonl",
+        [
+            {
+                **GOOD,
+                "negatives": ["n1", "n2"],
+                "task": "code",
+                "title": "T",
+                "other": {"ignored": 1},
+                "teacher_query": [1.0, 2.0],
+                "teacher_positive": "key",
+                "teacher_negatives": ["a", [3]],
+            },
+            "",
+            "   ",
+            {"query": "zwei", "positive": "größer", "title": None, "task": None, "negatives": None},
+        ],
+    )
     records = read_records([path])
     assert list(records) == [
-        Record("q", "p", ("n1", "n2"), "code", "T",
-               {"query": [1.0, 2.0], "positive": "key", "negatives": ["a", [3]]}, f"{path}:1"),
+        Record(
+            "q",
+            "p",
+            ("n1", "n2"),
+            "code",
+            "T",
+            {"query": [1.0, 2.0], "positive": "key", "negatives": ["a", [3]]},
+            f"{path}:1",
+        ),
         Record("zwei", "größer", origin=f"{path}:4"),
     ]
     assert records.skipped == ()
@@ -54,14 +73,16 @@ def test_line_separators_inside_a_text_do_not_end_the_line(tmp_path: Path) -> No
     path = tmp_path / "a.jsonl"
     path.write_text('{"query": "a\u2028b\x85c", "positive": "p"}\n{"query": "d", "positive": "p"}')
     assert [(r.query, r.origin) for r in read_records([path])] == [
-        ("a\u2028b\x85c", f"{path}:1"), ("d", f"{path}:2"),
+        ("a\u2028b\x85c", f"{path}:1"),
+        ("d", f"{path}:2"),
     ]
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_bytes(b'\xef\xbb\xbf{"query": "a", "positive": "p"}\r\n'
-                     b'{"query": "b", "positive": "p"}\r\n')
+    path.write_bytes(
+        b'\xef\xbb\xbf{"query": "a", "positive": "p"}\r\n{"query": "b", "positive": "p"}\r\n'
+    )
     assert [record.query for record in read_records([path])] == ["a", "b"]
 
 
@@ -85,14 +106,22 @@ BAD: list[tuple[str, str]] = [
     ('{"query": "q", "positive": "p", "negatives": [null]}', "negatives must be a text"),
     ('{"query": "q", "positive": "p", "task": ""}', "task must be a text"),
     ('{"query": "q", "positive": "p", "title": 3}', "title must be a text"),
-    ('{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": []}',
-     "teacher_negatives has 0 entries for 1 negatives"),
-    ('{"query": "q", "positive": "p", "teacher_negatives": ["k"]}',
-     "teacher_negatives has 1 entries for 0 negatives"),
-    ('{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": "k"}',
-     "teacher_negatives must be a list, got 'k'"),
-    ('{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": 7}',
-     "teacher_negatives must be a list, got 7"),
+    (
+        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": []}',
+        "teacher_negatives has 0 entries for 1 negatives",
+    ),
+    (
+        '{"query": "q", "positive": "p", "teacher_negatives": ["k"]}',
+        "teacher_negatives has 1 entries for 0 negatives",
+    ),
+    (
+        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": "k"}',
+        "teacher_negatives must be a list, got 'k'",
+    ),
+    (
+        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": 7}',
+        "teacher_negatives must be a list, got 7",
+    ),
 ]
 
 
@@ -167,24 +196,39 @@ def parquet(path: Path, columns: dict[str, list[Any]]) -> Path:
 
 
 def test_parquet_rows_become_records(tmp_path: Path) -> None:
-    path = parquet(tmp_path / "a.parquet", {
-        "query": ["a", "b"], "positive": ["p", "r"], "negatives": [["n"], None],
-        "title": [None, "T"], "teacher_query": [[0.5, 1.0], None],
-        "day": [date(2024, 1, 2), None], "raw": [b"\xff", b"\x00"],
-    })
+    path = parquet(
+        tmp_path / "a.parquet",
+        {
+            "query": ["a", "b"],
+            "positive": ["p", "r"],
+            "negatives": [["n"], None],
+            "title": [None, "T"],
+            "teacher_query": [[0.5, 1.0], None],
+            "day": [date(2024, 1, 2), None],
+            "raw": [b"\xff", b"\x00"],
+        },
+    )
     assert list(read_records([path])) == [
         Record("a", "p", ("n",), teacher={"query": [0.5, 1.0]}, origin=f"{path}:1"),
         Record("b", "r", title="T", origin=f"{path}:2"),
     ]
 
 
-@pytest.mark.parametrize(("columns", "message"), [
-    ({"query": ["a", "b"]}, r"a\.parquet:1: positive must be a text"),
-    ({"query": ["a", None], "positive": ["p", "p"]}, r"a\.parquet:2: query must be a text"),
-    ({"query": ["a", "b"], "positive": [b"p", b"\xff"]}, r"a\.parquet:1: positive must be a text"),
-    ({"query": ["a", "b"], "positive": ["p", "p"], "negatives": [["n"], [None]]},
-     r"a\.parquet:2: negatives must be a text"),
-])
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"query": ["a", "b"]}, r"a\.parquet:1: positive must be a text"),
+        ({"query": ["a", None], "positive": ["p", "p"]}, r"a\.parquet:2: query must be a text"),
+        (
+            {"query": ["a", "b"], "positive": [b"p", b"\xff"]},
+            r"a\.parquet:1: positive must be a text",
+        ),
+        (
+            {"query": ["a", "b"], "positive": ["p", "p"], "negatives": [["n"], [None]]},
+            r"a\.parquet:2: negatives must be a text",
+        ),
+    ],
+)
 def test_a_bad_parquet_row_is_named_by_file_and_row(
     tmp_path: Path, columns: dict[str, list[Any]], message: str
 ) -> None:

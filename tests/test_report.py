@@ -11,8 +11,15 @@ from culet.train.report import Report, peak_memory_bytes, read_log
 
 
 def write(report: Report, step: int) -> None:
-    report.write(step, {"loss": step / 2, "contrastive": 0.1}, tokens=30, seconds=0.5, waited=0.25,
-                 source="toys", texts_cut=2)
+    report.write(
+        step,
+        {"loss": step / 2, "contrastive": 0.1},
+        tokens=30,
+        seconds=0.5,
+        waited=0.25,
+        source="toys",
+        texts_cut=2,
+    )
 
 
 def test_each_step_is_one_json_line(tmp_path: Path) -> None:
@@ -24,8 +31,14 @@ def test_each_step_is_one_json_line(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line.pop("peak_memory_mb") > 10 for line in lines] == [True, True]
     assert lines[1] == {
-        "step": 2, "source": "toys", "loss": 1.0, "contrastive": 0.1, "tokens": 30,
-        "seconds": 0.5, "waited_seconds": 0.25, "texts_cut": 2,
+        "step": 2,
+        "source": "toys",
+        "loss": 1.0,
+        "contrastive": 0.1,
+        "tokens": 30,
+        "seconds": 0.5,
+        "waited_seconds": 0.25,
+        "texts_cut": 2,
     }
 
 

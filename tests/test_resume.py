@@ -55,8 +55,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory, start: Path, data: Path) -> 
 
 
 def losses(folder: Path) -> list[tuple[int, float, float]]:
-    return [(line["step"], line["loss"], line["temperature"])
-            for line in read_log(folder / "log.jsonl")]
+    return [
+        (line["step"], line["loss"], line["temperature"]) for line in read_log(folder / "log.jsonl")
+    ]
 
 
 def assert_same_run(found: Path, expected: Path) -> None:
@@ -116,12 +117,18 @@ def test_a_signal_at_every_step_ends_the_same_too(
     assert_same_run(tmp_path / "toy", whole)
 
 
-@pytest.mark.parametrize("changes", [
-    {"lora": None},
-    {"lora": None, "compute_dtype": "bfloat16", "optim": OptimConfig(lr=5e-3, warmup_steps=2)},
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lora": None},
+        {"lora": None, "compute_dtype": "bfloat16", "optim": OptimConfig(lr=5e-3, warmup_steps=2)},
+    ],
+)
 def test_whole_weights_and_bfloat16_resume_as_well(
-    changes: dict[str, Any], tmp_path: Path, start: Path, data: Path,
+    changes: dict[str, Any],
+    tmp_path: Path,
+    start: Path,
+    data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = every_feature(data, **changes)
@@ -143,8 +150,14 @@ def test_an_evaluation_on_the_way_leaves_no_trace(
         seen.append((step, model.training))
         torch.rand(step)
 
-    tune.run(every_feature(data, eval_every=3), init=start, out=tmp_path / "toy", name="toy",
-             say=lambda line: None, evaluate=evaluate)
+    tune.run(
+        every_feature(data, eval_every=3),
+        init=start,
+        out=tmp_path / "toy",
+        name="toy",
+        say=lambda line: None,
+        evaluate=evaluate,
+    )
     assert seen == [(3, False), (6, False)]
     assert weights(tmp_path / "toy") == weights(whole)
 
@@ -300,9 +313,7 @@ def test_damaged_tensors_are_refused(unfinished: Path, start: Path, data: Path) 
         tune_quietly(every_feature(data), start, unfinished)
 
 
-def test_the_state_of_another_run_is_refused(
-    unfinished: Path, start: Path, data: Path
-) -> None:
+def test_the_state_of_another_run_is_refused(unfinished: Path, start: Path, data: Path) -> None:
     state = json.loads((unfinished / "state/state.json").read_text()) | {"fingerprint": "other"}
     damaged_state(unfinished, "state.json", json.dumps(state).encode())
     with pytest.raises(TrainingError, match=r"state of another run .*delete the folder"):
@@ -334,9 +345,7 @@ def test_a_changed_run_moves_the_old_folder_aside_and_says_so(
         start = checkpoint(tmp_path / "start", seed=9)
     said = said_by(config, start, unfinished)
     kept = next(path for path in tmp_path.iterdir() if path.name.startswith("toy."))
-    assert said[0] == (
-        f"toy: settings or data have changed; the earlier run is kept in {kept}"
-    )
+    assert said[0] == (f"toy: settings or data have changed; the earlier run is kept in {kept}")
     assert not any("resuming" in line for line in said)
     assert (kept / "state/state.json").read_bytes() == state
     assert [step for step, _, _ in losses(unfinished)] == list(range(1, STEPS + 1))
@@ -384,8 +393,12 @@ def test_what_is_saved_is_what_is_loaded_random_numbers_included(tmp_path: Path)
     def optimizer() -> Optimizer:
         torch.manual_seed(0)
         return Optimizer(
-            [("encoder.w", nn.Parameter(torch.rand(3, 2))), ("temperature",
-             nn.Parameter(torch.tensor(0.3)))], OptimConfig(ema=0.5), steps=4,
+            [
+                ("encoder.w", nn.Parameter(torch.rand(3, 2))),
+                ("temperature", nn.Parameter(torch.tensor(0.3))),
+            ],
+            OptimConfig(ema=0.5),
+            steps=4,
         )
 
     first, second = optimizer(), optimizer()

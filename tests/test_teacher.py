@@ -19,16 +19,25 @@ def teacher_file(path: Path, keys: list[Any], vectors: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", [
-    pa.list_(pa.float32()), pa.list_(pa.float64()), pa.large_list(pa.float16()),
-    pa.list_(pa.float32(), 2), pa.list_(pa.int8()),
-])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.float32()),
+        pa.list_(pa.float64()),
+        pa.large_list(pa.float16()),
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.int8()),
+    ],
+)
 def test_a_key_gives_its_own_vector_whatever_the_list_is_made_of(
     tmp_path: Path, kind: pa.DataType
 ) -> None:
     values = [[np.float16(1), np.float16(2)], [np.float16(3), np.float16(4)]]
-    numbers = [[int(v) for v in row] for row in values] if pa.types.is_integer(
-        kind.value_type) else values
+    numbers = (
+        [[int(v) for v in row] for row in values]
+        if pa.types.is_integer(kind.value_type)
+        else values
+    )
     file = TeacherFile(teacher_file(tmp_path / "t.parquet", ["a", "b"], pa.array(numbers, kind)))
     assert file.width == 2
     assert file["b"].tolist() == [3.0, 4.0]
@@ -39,22 +48,26 @@ def test_a_key_gives_its_own_vector_whatever_the_list_is_made_of(
 
 def test_a_file_of_many_row_groups_keeps_keys_and_vectors_together(tmp_path: Path) -> None:
     path = tmp_path / "t.parquet"
-    table = pa.table({"key": [str(i) for i in range(100)],
-                      "vector": [[float(i), 0.0, 1.0] for i in range(100)]})
+    table = pa.table(
+        {"key": [str(i) for i in range(100)], "vector": [[float(i), 0.0, 1.0] for i in range(100)]}
+    )
     pq.write_table(table, path, row_group_size=7)
     file = TeacherFile(path)
     assert [file[str(i)][0] for i in range(100)] == list(range(100))
 
 
-@pytest.mark.parametrize(("keys", "vectors", "message"), [
-    (["a", "b", "c"], [[1.0, 2.0, 3.0], None, [4.0, 5.0, 6.0]], "one width.*3, None"),
-    (["a", "b"], [[1.0, 2.0, 3.0], [4.0]], "one width.*3, 1"),
-    (["a", "b"], [[], []], "one width.*0"),
-    (["a", "a"], [[1.0], [2.0]], "every key must stand once, got 2 rows with 1 different keys"),
-    (["a", "b"], [[1.0], [float("nan")]], "vectors must be finite numbers"),
-    (["a"], [3.0], "must hold lists of numbers, got double"),
-    (["a"], [["x"]], "must hold lists of numbers"),
-])
+@pytest.mark.parametrize(
+    ("keys", "vectors", "message"),
+    [
+        (["a", "b", "c"], [[1.0, 2.0, 3.0], None, [4.0, 5.0, 6.0]], "one width.*3, None"),
+        (["a", "b"], [[1.0, 2.0, 3.0], [4.0]], "one width.*3, 1"),
+        (["a", "b"], [[], []], "one width.*0"),
+        (["a", "a"], [[1.0], [2.0]], "every key must stand once, got 2 rows with 1 different keys"),
+        (["a", "b"], [[1.0], [float("nan")]], "vectors must be finite numbers"),
+        (["a"], [3.0], "must hold lists of numbers, got double"),
+        (["a"], [["x"]], "must hold lists of numbers"),
+    ],
+)
 def test_a_file_that_would_mix_up_its_vectors_is_refused(
     tmp_path: Path, keys: list[str], vectors: list[Any], message: str
 ) -> None:
@@ -79,10 +92,22 @@ def test_an_inline_vector_is_taken_as_it_is() -> None:
     assert teacher_vector([1, 2.5], None, "f:1").tolist() == [1.0, 2.5]
 
 
-@pytest.mark.parametrize("value", [
-    [], None, 3.0, [[1.0]], ["a"], [1.0, None], [float("nan")], [float("inf")], {"a": 1},
-    [1.0, [2.0]], [1e39],
-])
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        None,
+        3.0,
+        [[1.0]],
+        ["a"],
+        [1.0, None],
+        [float("nan")],
+        [float("inf")],
+        {"a": 1},
+        [1.0, [2.0]],
+        [1e39],
+    ],
+)
 def test_what_is_no_vector_is_refused_by_its_origin(value: Any) -> None:
     with pytest.raises(InputError, match="f:1: a teacher vector must be a list of numbers"):
         teacher_vector(value, None, "f:1")

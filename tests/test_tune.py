@@ -41,8 +41,11 @@ def source(tmp_path: Path) -> SourceConfig:
 
 def stage(*sources: SourceConfig, **changes: Any) -> TuneConfig:
     settings: dict[str, Any] = {
-        "steps": 2, "batch_size": 12, "optim": OptimConfig(lr=1e-2, warmup_steps=2),
-        "sources": sources, "max_tokens": 80,
+        "steps": 2,
+        "batch_size": 12,
+        "optim": OptimConfig(lr=1e-2, warmup_steps=2),
+        "sources": sources,
+        "max_tokens": 80,
     }
     return TuneConfig(**settings | changes)
 
@@ -133,9 +136,7 @@ def test_low_rank_training_is_merged_and_moves_linear_maps_only(
         assert np.linalg.matrix_rank(after[name] - before[name], tol=1e-5) <= 2, name
 
 
-def test_the_average_is_what_is_saved(
-    start: Path, source: SourceConfig, tmp_path: Path
-) -> None:
+def test_the_average_is_what_is_saved(start: Path, source: SourceConfig, tmp_path: Path) -> None:
     optim = OptimConfig(lr=1e-2, warmup_steps=0, decay="constant")
     go(stage(source, steps=1, optim=optim), start, tmp_path / "plain")
     go(stage(source, steps=1, optim=replace(optim, ema=0.75)), start, tmp_path / "average")
@@ -163,19 +164,28 @@ def test_widths_that_cannot_be_released_are_refused_before_the_first_step(
 # --- sources
 
 
-def test_every_batch_is_from_one_source_with_its_own_settings(
-    start: Path, tmp_path: Path
-) -> None:
-    first = SourceConfig(path=write_lines(tmp_path / "a.jsonl", toy_rows(30)), name="animals",
-                         batch_size=5)
-    second = SourceConfig(path=write_lines(tmp_path / "b.jsonl", toy_rows(12, negatives=1)),
-                          task="similarity", weight=2.0, num_negatives=1)
+def test_every_batch_is_from_one_source_with_its_own_settings(start: Path, tmp_path: Path) -> None:
+    first = SourceConfig(
+        path=write_lines(tmp_path / "a.jsonl", toy_rows(30)), name="animals", batch_size=5
+    )
+    second = SourceConfig(
+        path=write_lines(tmp_path / "b.jsonl", toy_rows(12, negatives=1)),
+        task="similarity",
+        weight=2.0,
+        num_negatives=1,
+    )
     seen: list[tuple[str, int, int, str]] = []
     step = tune.contrastive_step
 
     def spy(model: Any, batch: Any, *args: Any, **settings: Any) -> dict[str, float]:
-        seen.append((batch.source, len(batch.query), batch.negative.shape[1],
-                     batch.origin[0].rpartition(":")[0]))
+        seen.append(
+            (
+                batch.source,
+                len(batch.query),
+                batch.negative.shape[1],
+                batch.origin[0].rpartition(":")[0],
+            )
+        )
         return step(model, batch, *args, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -188,8 +198,13 @@ def test_every_batch_is_from_one_source_with_its_own_settings(
 def test_bad_lines_stop_the_run_in_its_first_second_or_are_counted(
     start: Path, tmp_path: Path
 ) -> None:
-    rows = [*toy_rows(14), '{"query": "no positive"}', {**toy_rows(1)[0], "task": "poetry"},
-            {**toy_rows(1)[0], "teacher_query": ["x"]}, {**toy_rows(1)[0], "teacher_query": "key"}]
+    rows = [
+        *toy_rows(14),
+        '{"query": "no positive"}',
+        {**toy_rows(1)[0], "task": "poetry"},
+        {**toy_rows(1)[0], "teacher_query": ["x"]},
+        {**toy_rows(1)[0], "teacher_query": "key"},
+    ]
     path = write_lines(tmp_path / "toys.jsonl", rows)
     with pytest.raises(InputError, match=r"toys\.jsonl:15: positive must be a text"):
         go(stage(SourceConfig(path=path)), start, tmp_path / "out")
@@ -198,12 +213,15 @@ def test_bad_lines_stop_the_run_in_its_first_second_or_are_counted(
     assert json.loads((tmp_path / "out/done.json").read_text())["skipped_records"] == 4
 
 
-@pytest.mark.parametrize(("row", "message"), [
-    ({"task": "poetry"}, "unknown task 'poetry'"),
-    ({"teacher_query": [1.0, "x"]}, "a teacher vector must be a list of numbers"),
-    ({"teacher_query": "key"}, "the source names no teacher file"),
-    ({"teacher_query": [1.0], "teacher_positive": [1.0, 2.0]}, "must have one width"),
-])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"task": "poetry"}, "unknown task 'poetry'"),
+        ({"teacher_query": [1.0, "x"]}, "a teacher vector must be a list of numbers"),
+        ({"teacher_query": "key"}, "the source names no teacher file"),
+        ({"teacher_query": [1.0], "teacher_positive": [1.0, 2.0]}, "must have one width"),
+    ],
+)
 def test_a_record_that_would_fail_at_its_step_fails_at_the_start(
     row: dict[str, Any], message: str, start: Path, tmp_path: Path
 ) -> None:
@@ -227,14 +245,17 @@ def test_a_title_the_checkpoint_has_no_place_for_fails_at_the_start(
 
 def test_teacher_vectors_by_key_are_distilled(start: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    rows = [{**row, "teacher_query": f"q{i}", "teacher_positive": f"p{i}"}
-            for i, row in enumerate(toy_rows(12))]
+    rows = [
+        {**row, "teacher_query": f"q{i}", "teacher_positive": f"p{i}"}
+        for i, row in enumerate(toy_rows(12))
+    ]
     keys = [f"{side}{i}" for side in "qp" for i in range(12)]
     teacher = tmp_path / "teacher.parquet"
     pq.write_table(pa.table({"key": keys, "vector": list(rng.normal(size=(24, 32)))}), teacher)
     source = SourceConfig(path=write_lines(tmp_path / "t.jsonl", rows), teacher=teacher)
-    config = stage(source, steps=25, loss=LossConfig(distill=5.0),
-                   optim=OptimConfig(lr=3e-2, warmup_steps=2))
+    config = stage(
+        source, steps=25, loss=LossConfig(distill=5.0), optim=OptimConfig(lr=3e-2, warmup_steps=2)
+    )
     go(config, start, tmp_path / "out")
     distances = [line["distill"] for line in log(tmp_path / "out")]
     assert distances[-1] < 0.8 * distances[0]
@@ -335,13 +356,16 @@ def test_a_stage_from_a_checkpoint_without_prompts_uses_none(
     assert prompted["tokens"] - bare["tokens"] == 12 * extra  # a token a byte
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"steps": 0}, "steps and save_every must be at least 1"),
-    ({"batch_size": 1}, "batch_size 2"),
-    ({"save_every": 0}, "save_every"),
-    ({"max_tokens": 2}, "max_tokens 3"),
-    ({"sources": ()}, r"at least one source is needed: add a \[\[<stage>.sources\]\] table"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps and save_every must be at least 1"),
+        ({"batch_size": 1}, "batch_size 2"),
+        ({"save_every": 0}, "save_every"),
+        ({"max_tokens": 2}, "max_tokens 3"),
+        ({"sources": ()}, r"at least one source is needed: add a \[\[<stage>.sources\]\] table"),
+    ],
+)
 def test_settings_out_of_range_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         stage(*changes.pop("sources", (SourceConfig(path=Path("x")),)), **changes)
@@ -354,6 +378,10 @@ def test_a_source_of_an_unknown_task_is_refused_with_its_section() -> None:
 
 
 def test_every_setting_survives_the_way_to_toml_and_back() -> None:
-    config = stage(SourceConfig(path=Path("x"), batch_size=3), lora=LoraConfig(), init=Path("y"),
-                   loss=LossConfig(directions=("qd", "dd")))
+    config = stage(
+        SourceConfig(path=Path("x"), batch_size=3),
+        lora=LoraConfig(),
+        init=Path("y"),
+        loss=LossConfig(directions=("qd", "dd")),
+    )
     assert build(TuneConfig, to_tables(config), where="toy") == config

@@ -30,8 +30,16 @@ VOCABULARY = 272  # the byte tokenizer's: 5 special, 11 unused, 256 bytes
 def small(*, dropout: float = 0.0) -> EmbeddingConfig:
     """A shape of two layers, 16 wide, with one local and one global layer."""
     encoder = replace(
-        tiny().encoder, vocab_size=VOCABULARY, num_layers=2, model_dim=16, ffn_dim=24,
-        num_heads=2, head_dim=8, window=8, global_layers=(1,), dropout=dropout,
+        tiny().encoder,
+        vocab_size=VOCABULARY,
+        num_layers=2,
+        model_dim=16,
+        ffn_dim=24,
+        num_heads=2,
+        head_dim=8,
+        window=8,
+        global_layers=(1,),
+        dropout=dropout,
     )
     return EmbeddingConfig(encoder=encoder, projection_dim=24, embedding_dim=16, widths=(16, 8))
 
@@ -44,8 +52,11 @@ def checkpoint(folder: Path, *, seed: int = 0) -> Path:
     """Write a checkpoint of random weights with a tokenizer of bytes and Gemma's prompts."""
     made = model(seed=seed)
     write_checkpoint(
-        folder, made.config, to_arrays(made),
-        tokenizer_json=byte_tokenizer().to_str(), prompts=Prompts.default().to_names(),
+        folder,
+        made.config,
+        to_arrays(made),
+        tokenizer_json=byte_tokenizer().to_str(),
+        prompts=Prompts.default().to_names(),
     )
     return folder
 
@@ -68,15 +79,22 @@ def toy_rows(number: int = 36, *, negatives: int = 0) -> list[dict[str, Any]]:
         animal = _ANIMALS[i % len(_ANIMALS)]
         place = _PLACES[i // len(_ANIMALS) % len(_PLACES)]
         others = [_ANIMALS[(i + 1 + n) % len(_ANIMALS)] for n in range(negatives)]
-        rows.append({
-            "query": f"{animal} {place} {i}?", "positive": f"{i} {animal} {place}",
-            **({"negatives": [f"{o} {place} {i}" for o in others]} if negatives else {}),
-        })
+        rows.append(
+            {
+                "query": f"{animal} {place} {i}?",
+                "positive": f"{i} {animal} {place}",
+                **({"negatives": [f"{o} {place} {i}" for o in others]} if negatives else {}),
+            }
+        )
     return rows
 
 
 def random_batch(
-    pairs: int = 6, *, negatives: int = 0, repeats: bool = False, teacher: bool = False,
+    pairs: int = 6,
+    *,
+    negatives: int = 0,
+    repeats: bool = False,
+    teacher: bool = False,
     seed: int = 0,
 ) -> PairBatch:
     """Pairs of random token ids of 3 to 20 tokens.
@@ -95,14 +113,20 @@ def random_batch(
         query[-1], positive[-2] = query[0], positive[0]
     teachers = {}
     if teacher:
-        teachers = {role: rng.normal(size=(pairs, 20)).astype(np.float32)
-                    for role in ("query", "positive")}
+        teachers = {
+            role: rng.normal(size=(pairs, 20)).astype(np.float32) for role in ("query", "positive")
+        }
         teachers["query"][1] = np.nan
         if negatives:
             teachers["negative"] = rng.normal(size=(pairs, negatives, 20)).astype(np.float32)
             teachers["negative"][-1, -1] = np.nan
     return PairBatch(
-        texts, query, positive, negative, teachers, source="toys",
+        texts,
+        query,
+        positive,
+        negative,
+        teachers,
+        source="toys",
         origin=tuple(f"toys.jsonl:{i + 1}" for i in range(pairs)),
     )
 
@@ -121,10 +145,18 @@ def every_feature(data: Path, **changes: Any) -> TuneConfig:
     and chunks of which some are kept and some are replayed.
     """
     settings: dict[str, Any] = {
-        "steps": 7, "batch_size": 6, "num_negatives": 1, "max_tokens": 60, "dropout": 0.1,
-        "save_every": 2, "seed": 3, "lora": LoraConfig(rank=2),
-        "sources": (SourceConfig(path=data / "a.jsonl", weight=2.0),
-                    SourceConfig(path=data / "b.jsonl", task="similarity", batch_size=4)),
+        "steps": 7,
+        "batch_size": 6,
+        "num_negatives": 1,
+        "max_tokens": 60,
+        "dropout": 0.1,
+        "save_every": 2,
+        "seed": 3,
+        "lora": LoraConfig(rank=2),
+        "sources": (
+            SourceConfig(path=data / "a.jsonl", weight=2.0),
+            SourceConfig(path=data / "b.jsonl", task="similarity", batch_size=4),
+        ),
         "loss": LossConfig(learn_temperature=True),
         "optim": OptimConfig(lr=5e-3, warmup_steps=2, ema=0.8),
         "chunking": Chunking(chunk_tokens=150, keep_tokens=200),

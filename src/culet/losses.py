@@ -62,8 +62,12 @@ def info_nce(
     size = query.shape[0]
     own = torch.eye(size, dtype=torch.bool, device=query.device)
     exclude = own if duplicate is None else own | duplicate
-    pairs = {"qd": (query, positive), "qq": (query, query),
-             "dq": (positive, query), "dd": (positive, positive)}
+    pairs = {
+        "qd": (query, positive),
+        "qq": (query, query),
+        "dq": (positive, query),
+        "dd": (positive, positive),
+    }
     own_logit = (query * positive).sum(-1) / temperature  # B
     columns = [] if literal else [own_logit[:, None]]
     for direction in directions:
@@ -100,8 +104,14 @@ def samtone(
     Hard negatives belong to the query and enter its way only.
     """
     forward = info_nce(
-        query, positive, negative, temperature=temperature, hardness=hardness,
-        duplicate=duplicate, present=present, directions=("qd", "qq"),
+        query,
+        positive,
+        negative,
+        temperature=temperature,
+        hardness=hardness,
+        duplicate=duplicate,
+        present=present,
+        directions=("qd", "qq"),
     )
     if ways == "one":
         return forward

@@ -1,10 +1,10 @@
 """A recipe from start to end: stages that read and write folders, each skipped once finished.
 
-    [run]          folder, device, threads
-    [start]        tokenizer and random weights (or `init` of the first stage names a checkpoint)
-    [prefinetune]  contrastive, pairs
-    [finetune]     contrastive, pairs with hard negatives
-    [evaluate]     scores after each stage, at several widths
+[run]          folder, device, threads
+[start]        tokenizer and random weights (or `init` of the first stage names a checkpoint)
+[prefinetune]  contrastive, pairs
+[finetune]     contrastive, pairs with hard negatives
+[evaluate]     scores after each stage, at several widths
 """
 
 from __future__ import annotations

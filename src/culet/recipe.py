@@ -56,7 +56,8 @@ def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config
             f"[{where}] has unknown keys: {', '.join(unknown)}; known are: {', '.join(fields)}"
         )
     required = [
-        name for name, field in fields.items()
+        name
+        for name, field in fields.items()
         if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing := [name for name in required if name not in table]:
@@ -165,7 +166,8 @@ def _plain(value: Any) -> Any:
 def _write_table(lines: list[str], table: Mapping[str, Any], *, prefix: str) -> None:
     nested = {k: v for k, v in table.items() if isinstance(v, Mapping)}
     lists = {
-        k: v for k, v in table.items()
+        k: v
+        for k, v in table.items()
         if isinstance(v, list) and v and all(isinstance(e, Mapping) for e in v)
     }
     for key, value in table.items():

@@ -198,17 +198,14 @@ def _record(row: dict[str, Any], origin: str) -> Record:
         raise InputError(f"{origin}: teacher_negatives must be a list, got {theirs!r:.80}")
     if len(theirs) != len(negatives):
         raise InputError(
-            f"{origin}: teacher_negatives has {len(theirs)} entries for "
-            f"{len(negatives)} negatives"
+            f"{origin}: teacher_negatives has {len(theirs)} entries for {len(negatives)} negatives"
         )
     title = row.get("title")
     blank = title is None or (isinstance(title, str) and not title.strip())
     return Record(
         query=_text(row, "query", origin),
         positive=_text(row, "positive", origin),
-        negatives=tuple(
-            _text({"negatives": n}, "negatives", origin) for n in negatives
-        ),
+        negatives=tuple(_text({"negatives": n}, "negatives", origin) for n in negatives),
         task=_text(row, "task", origin) if row.get("task") is not None else None,
         title=None if blank else _text(row, "title", origin),
         teacher=teacher or None,

@@ -28,8 +28,10 @@ class TeacherFile:
         keys = table["key"].to_pylist()
         self._row = {key: i for i, key in enumerate(keys)}
         if len(self._row) < len(keys):
-            raise InputError(f"{path}: every key must stand once, got {len(keys)} rows with "
-                             f"{len(self._row)} different keys")
+            raise InputError(
+                f"{path}: every key must stand once, got {len(keys)} rows with "
+                f"{len(self._row)} different keys"
+            )
         self._vectors: np.ndarray = _matrix(table["vector"], path)
         self.width = self._vectors.shape[1]
 

@@ -1,10 +1,10 @@
 """A stage's output folder: finished, unfinished or another run's, told by a fingerprint.
 
-    checkpoint/   what the stage is for
-    recipe.toml   the resolved settings
-    log.jsonl     a line a step
-    state/        what an interrupted run resumes from; gone once it is finished
-    done.json     written last: the stage is finished
+checkpoint/   what the stage is for
+recipe.toml   the resolved settings
+log.jsonl     a line a step
+state/        what an interrupted run resumes from; gone once it is finished
+done.json     written last: the stage is finished
 """
 
 from __future__ import annotations

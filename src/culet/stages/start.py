@@ -159,4 +159,3 @@ def _tokenizer(config: StartConfig, prompts: Prompts) -> Tokenizer:
     tokenizer = train_tokenizer(_texts(config), config.vocab_size - len(whole))
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
     return tokenizer
-

@@ -195,7 +195,11 @@ def run(
 
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(
-            model, batch, config.loss, temperature=temperature, chunking=config.chunking,
+            model,
+            batch,
+            config.loss,
+            temperature=temperature,
+            chunking=config.chunking,
             compute_dtype=getattr(torch, config.compute_dtype),
         )
         return parts if temperature is None else parts | {"temperature": temperature().item()}
@@ -217,8 +221,13 @@ def run(
     texts_cut = sum(line["texts_cut"] for line in log)
     waited = sum(line["waited_seconds"] for line in log)
     folder.finish(
-        {"steps": config.steps, "skipped_records": skipped, "texts_cut": texts_cut,
-         "waited_seconds": round(waited, 3), "last": log[-1] if log else {}}
+        {
+            "steps": config.steps,
+            "skipped_records": skipped,
+            "texts_cut": texts_cut,
+            "waited_seconds": round(waited, 3),
+            "last": log[-1] if log else {},
+        }
     )
     drop_state(folder.state)
     if texts_cut:
@@ -316,8 +325,10 @@ def _read_sources(
 
         records = read_records([source.path], skip_bad=config.skip_bad_records, check=check)
         if records.skipped:
-            say(f"{name}: skipped {len(records.skipped)} bad records of {source.path}, "
-                f"the first: {records.skipped[0]}")
+            say(
+                f"{name}: skipped {len(records.skipped)} bad records of {source.path}, "
+                f"the first: {records.skipped[0]}"
+            )
         sources.append(records)
     return sources
 
@@ -366,5 +377,3 @@ def _write_result(
         dtype=config.save_dtype,
         extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
     )
-
-

@@ -142,13 +142,20 @@ def contrastive_loss(
 
     def contrast(q: Tensor, p: Tensor, n: Tensor | None) -> Tensor:
         common = {
-            "temperature": temperature, "hardness": config.hardness,
-            "duplicate": duplicate, "present": present,
+            "temperature": temperature,
+            "hardness": config.hardness,
+            "duplicate": duplicate,
+            "present": present,
         }
         if config.samtone != "off":
             return samtone(q, p, n, ways=config.samtone, **common)  # type: ignore[arg-type]
         return info_nce(
-            q, p, n, directions=config.directions, literal=config.literal, **common  # type: ignore[arg-type]
+            q,
+            p,
+            n,
+            directions=config.directions,
+            literal=config.literal,
+            **common,  # type: ignore[arg-type]
         )
 
     parts = {"contrastive": matryoshka(contrast, query, positive, negative, widths=widths)}
@@ -232,7 +239,9 @@ def contrastive_step(
     embedding.requires_grad_()
 
     total, parts = contrastive_loss(
-        embedding, batch, config,
+        embedding,
+        batch,
+        config,
         temperature=config.temperature if temperature is None else temperature(),
         widths=config.widths or model.config.widths,
     )
@@ -284,4 +293,3 @@ def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device)
     torch.set_rng_state(state[0])
     if state[1] is not None:
         torch.cuda.set_rng_state(state[1], device)
-

@@ -59,8 +59,13 @@ def run(loop: Loop, batches: Prefetch[PairBatch], *, start: int, steps: int) -> 
             seconds = time.perf_counter() - began
             waited, waited_before = batches.waited_seconds, waited
             loop.report.write(
-                number + 1, parts, tokens=batch.num_tokens, seconds=seconds,
-                waited=waited - waited_before, source=batch.source, texts_cut=batch.truncated,
+                number + 1,
+                parts,
+                tokens=batch.num_tokens,
+                seconds=seconds,
+                waited=waited - waited_before,
+                source=batch.source,
+                texts_cut=batch.truncated,
             )
             done = number + 1
             if done % loop.save_every == 0 or stop.requested:

@@ -136,7 +136,9 @@ class Optimizer:
             self.adam.state[parameter] = {
                 key: saved[f"adam.{key}.{name}"].reshape(shape).to(parameter.device, copy=True)
                 for key, shape in (
-                    ("step", ()), ("exp_avg", parameter.shape), ("exp_avg_sq", parameter.shape)
+                    ("step", ()),
+                    ("exp_avg", parameter.shape),
+                    ("exp_avg_sq", parameter.shape),
                 )
             }
         for name, average in self.average.items():

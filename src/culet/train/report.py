@@ -46,20 +46,35 @@ class Report:
         self._file.close()
         self._progress.__exit__(kind, error, trace)
 
-    def write(self, step: int, parts: dict[str, float], *, tokens: int, seconds: float,
-              waited: float, source: str, texts_cut: int = 0) -> None:
+    def write(
+        self,
+        step: int,
+        parts: dict[str, float],
+        *,
+        tokens: int,
+        seconds: float,
+        waited: float,
+        source: str,
+        texts_cut: int = 0,
+    ) -> None:
         """Record one step: loss parts, speed, waiting time, texts cut and memory."""
         speed = tokens / seconds
         self._rate = speed if self._rate is None else 0.9 * self._rate + 0.1 * speed
         line: dict[str, Any] = {
-            "step": step, "source": source, **parts, "tokens": tokens, "seconds": seconds,
-            "waited_seconds": waited, "texts_cut": texts_cut,
+            "step": step,
+            "source": source,
+            **parts,
+            "tokens": tokens,
+            "seconds": seconds,
+            "waited_seconds": waited,
+            "texts_cut": texts_cut,
             "peak_memory_mb": round(peak_memory_bytes() / 2**20),
         }
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         shown = {
-            name: f"{value:.3g}" for name, value in parts.items()
+            name: f"{value:.3g}"
+            for name, value in parts.items()
             if name in ("loss", "contrastive", "spread_out", "distill")
         }
         self._progress.advance(
