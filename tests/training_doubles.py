@@ -24,6 +24,9 @@ from culet.tokenizer_training import byte_tokenizer
 from culet.train.contrastive import Chunking, LossConfig
 from culet.train.optim import OptimConfig
 
+# Products this small are ten times slower on two busy cores than on one: the threads wait spinning.
+torch.set_num_threads(1)
+
 VOCABULARY = 272  # the byte tokenizer's: 5 special, 11 unused, 256 bytes
 
 
