@@ -116,7 +116,9 @@ def initialize(
     """Give a model random weights to train from nothing, and return it.
 
     token embedding   normal, unit size after Gemma's sqrt(D)
-    linear maps       normal, std in_dim^-0.5
+    linear maps       normal, std in_dim^-0.5, except the two of the head, which together begin
+                      as a projection that keeps lengths: two random maps would blur what the
+                      tokens say
     norms             0, which multiplies by 1, except the norms after each sub-layer, which
                       multiply by 0.02: a post-norm would otherwise let every random sub-layer
                       speak as loudly as the token itself
@@ -142,6 +144,9 @@ def initialize(
             parameter.zero_()
         else:
             parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]), generator=generator)
+    model.up.weight.copy_(_orthogonal(model.up.weight.shape, generator))
+    mixed = _orthogonal((model.down.weight.shape[0], model.up.weight.shape[1]), generator)
+    model.down.weight.copy_(mixed @ model.up.weight.T)
     if directions is not None:
         model.encoder.embed.copy_(directions)
     if information is not None:
@@ -150,3 +155,8 @@ def initialize(
         model.encoder.embed[:, :1] = (1 - weight.square()).sqrt()
         model.up.weight[:, 0] = 0
     return model
+
+
+def _orthogonal(shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, "O I"]:
+    """Return a random matrix with orthonormal rows or columns, whichever are fewer."""
+    return nn.init.orthogonal_(torch.empty(*shape), generator=generator)
