@@ -6,12 +6,13 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install install-dev demo test test-slow check bench clean
+.PHONY: help install install-dev demo packaged-model test test-slow check bench clean
 
 help:
 	@echo "make demo    train, evaluate and search with a small model on bundled data (10 minutes)"
 	@echo "make test    run all tests (warnings are errors)"
 	@echo "make check   format, lint, types"
+	@echo "make packaged-model    train the default model again (half an hour)"
 	@echo "make bench   measure speed against peers in the same run"
 	@echo "make clean   remove what the commands above made"
 
@@ -32,6 +33,15 @@ install-dev: $(VENV)/.dev
 demo: install
 	$(BIN)/python demo/run.py
 
+# The model inside the package: the demo's recipe, trained longer.
+packaged-model: install
+	$(BIN)/culet train demo/recipe.toml --set run.folder=runs/packaged \
+	  --set prefinetune.steps=400 --set prefinetune.optim.warmup_steps=30 \
+	  --set finetune.steps=150 --set finetune.optim.warmup_steps=20 \
+	  --set finetune.save_dtype=bfloat16
+	rm -rf src/culet/packaged
+	cp -r runs/packaged/finetune/checkpoint src/culet/packaged
+
 test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
@@ -46,6 +56,7 @@ check: install-dev
 
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train_step.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packaged.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

@@ -23,12 +23,13 @@ import torch
 
 from culet.checkpoint import read_checkpoint, write_checkpoint
 from culet.data.collate import PairBatch
+from culet.data.source import SourceConfig
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.weights import from_arrays, to_arrays
 from culet.prompts import Prompts
 from culet.stages import tune
 from culet.stages.start import ShapeConfig, model_config
-from culet.stages.tune import SourceConfig, TuneConfig
+from culet.stages.tune import TuneConfig
 from culet.tokenizer_training import byte_tokenizer
 from culet.train.contrastive import Chunking, LossConfig, contrastive_step
 from culet.train.optim import OptimConfig, Optimizer

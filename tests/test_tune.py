@@ -17,13 +17,14 @@ from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
 from culet.checkpoint import read_checkpoint
+from culet.data.source import SourceConfig
 from culet.errors import InputError, Interrupted, RecipeError, TrainingError
 from culet.model.lora import LoraConfig
 from culet.model.weights import from_arrays
 from culet.prompts import Prompts
 from culet.recipe import build, to_tables
 from culet.stages import tune
-from culet.stages.tune import SourceConfig, TuneConfig
+from culet.stages.tune import TuneConfig
 from culet.train.contrastive import LossConfig
 from culet.train.optim import OptimConfig
 from culet.train.report import read_log

@@ -13,13 +13,14 @@ import torch
 
 from culet.checkpoint import write_checkpoint
 from culet.data.collate import PairBatch
+from culet.data.source import SourceConfig
 from culet.model.config import EmbeddingConfig, tiny
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
 from culet.prompts import Prompts
 from culet.stages import tune
-from culet.stages.tune import SourceConfig, TuneConfig
+from culet.stages.tune import TuneConfig
 from culet.tokenizer_training import byte_tokenizer
 from culet.train.contrastive import Chunking, LossConfig
 from culet.train.optim import OptimConfig

@@ -10,24 +10,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from culet import fingerprint
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
-from culet.data.mixture import Mixture
+from culet.data.collate import PairBatch
 from culet.data.prefetch import Prefetch
-from culet.data.records import Record, Records, data_files, read_records
-from culet.data.teacher import TeacherFile
+from culet.data.records import data_files
+from culet.data.source import Batcher, Source, SourceConfig, read_source
 from culet.errors import InputError, RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, check_dtype
 from culet.model.lora import LoraConfig, add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
-from culet.prompts import TASKS, Prompts
+from culet.prompts import Prompts
 from culet.recipe import to_tables
 from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
@@ -38,33 +36,6 @@ from culet.train.loop import run as run_loop
 from culet.train.optim import OptimConfig, Optimizer
 from culet.train.report import Report, read_log
 from culet.train.resume import drop_state, load_state, save_state
-
-
-@dataclass(frozen=True)
-class SourceConfig:
-    """One source of training pairs.
-
-    Attributes:
-        path: A file or a folder of files; see `culet.data.records`.
-        weight: Share of the batches.
-        task: Task of records that name none.
-        name: What messages call it; the file's name if empty.
-        batch_size: Pairs a batch, if this source needs another size than the stage.
-        num_negatives: Hard negatives a query, likewise.
-        teacher: Parquet file (key, vector) for records whose teacher vectors are keys.
-    """
-
-    path: Path
-    weight: float = 1.0
-    task: str = "search"
-    name: str = ""
-    batch_size: int | None = None
-    num_negatives: int | None = None
-    teacher: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
 
 
 @dataclass(frozen=True)
@@ -174,8 +145,7 @@ def run(
         return TuneResult(folder.checkpoint, done["steps"], done["skipped_records"], fresh=False)
 
     prompts = Prompts.from_names(start.prompts)
-    teachers = [TeacherFile(s.teacher) if s.teacher else None for s in config.sources]
-    sources = _read_sources(config, prompts, teachers, say=say, name=name)
+    sources = _read_sources(config, prompts, say=say, name=name)
     model = _model(start, config, device)
     temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
     named = list(model.named_parameters())
@@ -188,7 +158,7 @@ def run(
     if first:
         say(f"{name}: resuming after step {first} of {config.steps}")
 
-    batcher = _Batcher(config, sources, prompts, teachers, start)
+    batcher = _batcher(config, sources, prompts, start)
     actions: Sequence[Action] = ()
     if evaluate is not None and config.eval_every:
         actions = [(config.eval_every, lambda step: _evaluate(model, step, evaluate))]
@@ -216,23 +186,25 @@ def run(
         run_loop(loop, batches, start=first, steps=config.steps)
 
     _write_result(model, optimizer, config, replace(start.config, widths=widths), start, folder)
-    skipped = sum(len(records.skipped) for records in sources)
-    log = read_log(folder.log)  # of the whole run, however often it was interrupted
-    texts_cut = sum(line["texts_cut"] for line in log)
-    waited = sum(line["waited_seconds"] for line in log)
-    folder.finish(
-        {
-            "steps": config.steps,
-            "skipped_records": skipped,
-            "texts_cut": texts_cut,
-            "waited_seconds": round(waited, 3),
-            "last": log[-1] if log else {},
-        }
-    )
+    skipped = sum(len(source.records.skipped) for source in sources)
+    result = _summary(config, folder, skipped)
+    folder.finish(result)
     drop_state(folder.state)
-    if texts_cut:
-        say(f"{name}: {texts_cut} texts were cut at {batcher.max_length} tokens")
+    if result["texts_cut"]:
+        say(f"{name}: {result['texts_cut']} texts were cut at {config.max_tokens} tokens")
     return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+
+
+def _summary(config: TuneConfig, folder: StageFolder, skipped: int) -> dict[str, Any]:
+    """Return what is worth keeping of the whole run, however often it was interrupted."""
+    log = read_log(folder.log)
+    return {
+        "steps": config.steps,
+        "skipped_records": skipped,
+        "texts_cut": sum(line["texts_cut"] for line in log),
+        "waited_seconds": round(sum(line["waited_seconds"] for line in log), 3),
+        "last": log[-1] if log else {},
+    }
 
 
 def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
@@ -263,74 +235,33 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint) -> str:
     return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
 
 
-class _Batcher:
-    """Makes the batch of any step; runs on the prefetch thread."""
-
-    def __init__(
-        self,
-        config: TuneConfig,
-        sources: Sequence[Records],
-        prompts: Prompts,
-        teachers: Sequence[TeacherFile | None],
-        start: Checkpoint,
-    ) -> None:
-        self._config = config
-        self._sources = sources
-        self._prompts = prompts
-        self._teachers = teachers
-        self.max_length = min(config.max_tokens, start.config.encoder.max_length)
-        self._tokenizer = TextTokenizer.load(start.folder, max_length=self.max_length)
-        self._mixture = Mixture(
-            [len(records) for records in sources],
-            [source.weight for source in config.sources],
-            [source.batch_size or config.batch_size for source in config.sources],
-            steps=config.steps,
-            seed=config.seed,
-        )
-
-    def __call__(self, step: int) -> PairBatch:
-        draw = self._mixture.draw(step)
-        source = self._config.sources[draw.source]
-        records = self._sources[draw.source]
-        negatives = source.num_negatives
-        return collate(
-            [records[i] for i in draw.indices],
-            tokenizer=self._tokenizer,
-            prompts=self._prompts,
-            task=source.task,
-            num_negatives=self._config.num_negatives if negatives is None else negatives,
-            source=source.name or source.path.name,
-            teacher_file=self._teachers[draw.source],
-            rng=np.random.default_rng([self._config.seed, 2, step]),
-        )
-
-
 def _read_sources(
-    config: TuneConfig,
-    prompts: Prompts,
-    teachers: Sequence[TeacherFile | None],
-    *,
-    say: Callable[[str], None],
-    name: str,
-) -> list[Records]:
-    """Read every source, with each record's task, title and teacher vectors tried in advance."""
+    config: TuneConfig, prompts: Prompts, *, say: Callable[[str], None], name: str
+) -> list[Source]:
     sources = []
-    for source, teacher in zip(config.sources, teachers, strict=True):
-
-        def check(
-            record: Record, task: str = source.task, teacher: TeacherFile | None = teacher
-        ) -> None:
-            record_prompts(record, prompts=prompts, task=task)
-            check_teacher(record, teacher)
-
-        records = read_records([source.path], skip_bad=config.skip_bad_records, check=check)
-        if records.skipped:
+    for source in config.sources:
+        sources.append(read_source(source, prompts, skip_bad=config.skip_bad_records))
+        if skipped := sources[-1].records.skipped:
             say(
-                f"{name}: skipped {len(records.skipped)} bad records of {source.path}, "
-                f"the first: {records.skipped[0]}"
+                f"{name}: skipped {len(skipped)} bad records of {source.path}, "
+                f"the first: {skipped[0]}"
             )
-        sources.append(records)
     return sources
+
+
+def _batcher(
+    config: TuneConfig, sources: Sequence[Source], prompts: Prompts, start: Checkpoint
+) -> Batcher:
+    longest = min(config.max_tokens, start.config.encoder.max_length)
+    return Batcher(
+        sources,
+        batch_size=config.batch_size,
+        num_negatives=config.num_negatives,
+        tokenizer=TextTokenizer.load(start.folder, max_length=longest),
+        prompts=prompts,
+        steps=config.steps,
+        seed=config.seed,
+    )
 
 
 def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel:
