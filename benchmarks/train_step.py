@@ -122,12 +122,14 @@ def peer_step(
     return step, gradients
 
 
-def compare(folder: Path, *, pairs: int, repeats: int) -> dict[str, Any]:
+def compare(
+    folder: Path, *, pairs: int, repeats: int, mini_batches: tuple[int, ...]
+) -> dict[str, Any]:
     """Measure all contenders in turns and check that they compute the same thing."""
     queries, positives = texts(pairs, mean_tokens=60, seed=0)
     ours, our_gradients, tokens = culet_step(folder, queries, positives, Chunking())
     fixed, _, _ = culet_step(folder, queries, positives, Chunking(keep_tokens=0))
-    peers = {size: peer_step(folder, queries, positives, size) for size in (16, 32, 64, 256)}
+    peers = {size: peer_step(folder, queries, positives, size) for size in mini_batches}
     loss, peer_loss = our_gradients(), peers[32][1]()
     ours_embed = our_gradients.embed  # type: ignore[attr-defined]
     peer_embed = peers[32][1].embed  # type: ignore[attr-defined]
@@ -178,6 +180,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--mini-batch",
+        type=int,
+        nargs="*",
+        default=[16, 64],
+        help="of the peer, beside its default of 32",
+    )
     parser.add_argument("--threads", type=int, default=0, help="0 leaves PyTorch's choice")
     arguments = parser.parse_args()
     if arguments.threads:
@@ -194,7 +203,12 @@ def main() -> None:
             tokenizer_json=tokenizer.to_str(),
             prompts=Prompts.default().to_names(),
         )
-        result = compare(folder, pairs=arguments.pairs, repeats=arguments.repeats)
+        result = compare(
+            folder,
+            pairs=arguments.pairs,
+            repeats=arguments.repeats,
+            mini_batches=(32, *arguments.mini_batch),
+        )
         result["threads"] = torch.get_num_threads()
         result["data"] = data_wait(folder, Path(temporary), steps=12)
     machine.write("train_step", result)
