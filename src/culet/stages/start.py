@@ -5,7 +5,6 @@ A run that begins with an existing checkpoint has no such stage.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,7 +110,6 @@ def run(
         prompts=prompts.to_names(),
     )
     folder.finish({"parameters": shape.num_parameters()})
-    shutil.rmtree(folder.state, ignore_errors=True)
     say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     return folder.checkpoint
 
