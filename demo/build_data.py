@@ -42,11 +42,12 @@ def main() -> None:
     parser.add_argument("corpora", type=Path, help="folder of the training corpora")
     parser.add_argument("--out", type=Path, default=HERE, help="folder that gets data/")
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--scale", type=int, default=1, help="times as many training rows")
     options = parser.parse_args()
-    build(options.corpora, out=options.out, seed=options.seed)
+    build(options.corpora, out=options.out, seed=options.seed, scale=options.scale)
 
 
-def build(corpora: Path, *, out: Path, seed: int) -> None:
+def build(corpora: Path, *, out: Path, seed: int, scale: int = 1) -> None:
     """Write `out/data` and `out/LICENCES.md`."""
     rows = read_rows(corpora)
     held, rest = split(rows, seed=seed)
@@ -54,7 +55,9 @@ def build(corpora: Path, *, out: Path, seed: int) -> None:
     blocklist = Blocklist((text for task in tasks for text in task.texts()), rows)
     clean = list(blocklist.clean(rest))
     print(f"{len(rows)} rows: {len(held)} held out, {len(rest) - len(clean)} linked to evaluation")
-    files = [File(file.stage, file.name, tidy(file.records)) for file in build_files(clean)]
+    files = [
+        File(file.stage, file.name, tidy(file.records)) for file in build_files(clean, scale=scale)
+    ]
     leaked = overlap(
         (text for file in files for record in file.records for text in record_texts(record)),
         (text for task in tasks for text in task.texts()),
@@ -66,7 +69,7 @@ def build(corpora: Path, *, out: Path, seed: int) -> None:
     data = out / "data"
     entries = [write_file(data, file) for file in files]
     entries += [write_task(data, task, licences(corpora, task.sources)) for task in tasks]
-    manifest = {"seed": seed, "files": entries}
+    manifest = {"seed": seed, "scale": scale, "files": entries}
     (data / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1) + "\n")
     write_licences(out / "LICENCES.md", corpora=corpora, sources=SOURCES)
 

@@ -91,3 +91,10 @@ def test_failures_are_reported_even_without_results() -> None:
     out = io.StringIO()
     print_report({"run": []}, failures={"B": "bad"}, file=out)
     assert out.getvalue() == "failed: B: bad\n"
+
+
+def test_a_report_of_means_only_is_short() -> None:
+    out = io.StringIO()
+    print_report({"run": [_result("A", "sts", 0.5)]}, means_only=True, file=out)
+    assert "mean of 1 tasks" in out.getvalue()
+    assert "| A " not in out.getvalue()

@@ -17,7 +17,7 @@ from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
 from culet.checkpoint import read_checkpoint
-from culet.data.source import SourceConfig
+from culet.data.source import Batcher, SourceConfig, read_source
 from culet.errors import InputError, Interrupted, RecipeError, TrainingError
 from culet.model.lora import LoraConfig
 from culet.model.weights import from_arrays
@@ -25,6 +25,7 @@ from culet.prompts import Prompts
 from culet.recipe import build, to_tables
 from culet.stages import tune
 from culet.stages.tune import TuneConfig
+from culet.tokenizer import TextTokenizer
 from culet.train.contrastive import LossConfig
 from culet.train.optim import OptimConfig
 from culet.train.report import read_log
@@ -194,6 +195,35 @@ def test_every_batch_is_from_one_source_with_its_own_settings(start: Path, tmp_p
         go(stage(first, second, steps=12), start, tmp_path / "out")
     assert set(seen) == {("animals", 5, 0, str(first.path)), ("b.jsonl", 12, 1, str(second.path))}
     assert [line["source"] for line in log(tmp_path / "out")] == [row[0] for row in seen]
+
+
+def test_batches_share_the_fields_they_are_asked_to_share(start: Path, tmp_path: Path) -> None:
+    langs = ["de"] * 8 + ["en"] * 12 + ["is", "mt", "cy"]
+    rows = [row | {"lang": lang} for row, lang in zip(toy_rows(len(langs)), langs, strict=True)]
+    config = SourceConfig(path=write_lines(tmp_path / "a.jsonl", rows), batch_by=("lang",))
+    sources = [read_source(config, Prompts.default(), skip_bad=False)]
+    batcher = Batcher(
+        sources,
+        batch_size=4,
+        num_negatives=0,
+        tokenizer=TextTokenizer.load(start),
+        prompts=Prompts.default(),
+        steps=200,
+        seed=0,
+    )
+    lines = [[int(o.rpartition(":")[2]) - 1 for o in batcher(s).origin] for s in range(200)]
+    groups = [{langs[line] for line in batch} for batch in lines]
+    assert all(g in ({"de"}, {"en"}, {"is", "mt", "cy"}) for g in groups)
+    assert {line for batch in lines for line in batch} == set(range(len(langs)))
+    assert sum("en" in g for g in groups) > sum("de" in g for g in groups)  # 12 records against 8
+
+
+def test_a_record_without_the_field_that_batches_share_is_bad(start: Path, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [toy_rows(1)[0] | {"lang": "de"}, *toy_rows(3)])
+    config = SourceConfig(path=path, batch_by=("lang",))
+    with pytest.raises(InputError, match=r"a\.jsonl:2: lang must be a text that is not empty"):
+        read_source(config, Prompts.default(), skip_bad=False)
+    assert len(read_source(config, Prompts.default(), skip_bad=True).records) == 1
 
 
 def test_bad_lines_stop_the_run_in_its_first_second_or_are_counted(

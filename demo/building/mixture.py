@@ -43,6 +43,25 @@ LIMITS = {
     "code-pypi/python": 2600,
     "technical-docs/apache2-doc": 300,
 }
+# Rows of each file, likewise.
+SIZES = {
+    "documents": 10200,
+    "translations": 9500,
+    "pivots": 1500,
+    "interface": 9500,
+    "words": 3600,
+    "code": 8500,
+    "definitions": 5200,
+    "docs": 3200,
+    "manuals": 1700,
+    "cloud": 700,
+    "wordnet": 6000,
+    "ontologies": 5000,
+    "mined code": 1900,
+    "mined translations": 2200,
+    "pages": 1100,
+    "programs": 1000,
+}
 
 
 @dataclass(frozen=True)
@@ -54,35 +73,57 @@ class File:
     records: list[Record]
 
 
-def build_files(rows: Iterable[Row]) -> list[File]:
-    """Return the training files; no record is in two of them."""
-    groups = _grouped(rows)
+def build_files(rows: Iterable[Row], *, scale: int = 1) -> list[File]:
+    """Return the training files; no record is in two of them.
+
+    Args:
+        rows: What may be trained on.
+        scale: Multiplies every limit; at 1 the files are a few MB, at 100 all rows are in them.
+    """
+    groups = _grouped(rows, scale=scale)
+    size = {name: scale * count for name, count in SIZES.items()}
     mined = {normalise(row.query) for row in groups["docs"]}
     documents = [row for row in groups["documents"] if normalise(row.query) not in mined]
-    code_mined, code_plain = groups["code"][:1900], groups["code"][1900:10400]
-    translated = groups["translations"]
-    moved, kept = translated[:2200], translated[2200:11700]
+    code_mined, code_plain = _cut(groups["code"], size["mined code"], share=0.18)
+    moved, kept = _cut(groups["translations"], size["mined translations"], share=0.19)
+    documents, code_plain, kept = (
+        documents[: size["documents"]],
+        code_plain[: size["code"]],
+        kept[: size["translations"]],
+    )
+    interface, words = groups["interface"][: size["interface"]], groups["words"][: size["words"]]
+    definitions = groups["definitions"][: size["definitions"]]
+    pivots = _pivots(kept, size["pivots"])
+    topics = [*_same_page(groups["docs"], size["pages"]), *_same_app(rows, size["programs"])]
     return [
-        File("prefinetune", "documents", [_document(row) for row in documents[:10200]]),
-        File("prefinetune", "translations", [*_both_ways(kept), *_pivots(kept, 1500)]),
-        File("prefinetune", "interface", list(_both_ways(groups["interface"][:9500]))),
-        File("prefinetune", "words", [_pair(row, "similarity") for row in groups["words"][:3600]]),
+        File("prefinetune", "documents", [_document(row) for row in documents]),
+        File("prefinetune", "translations", [*_both_ways(kept), *pivots]),
+        File("prefinetune", "interface", list(_both_ways(interface))),
+        File("prefinetune", "words", [_pair(row, "similarity") for row in words]),
         File("prefinetune", "code", [_code(row) for row in code_plain]),
+        File("prefinetune", "definitions", [_definition(row) for row in definitions]),
+        File("finetune", "docs", [_document(row) for row in groups["docs"][: size["docs"]]]),
+        File("finetune", "manuals", [_document(r) for r in groups["manuals"][: size["manuals"]]]),
+        File("finetune", "cloud", [_document(row) for row in groups["cloud"][: size["cloud"]]]),
+        File("finetune", "wordnet", [_wordnet(r) for r in groups["wordnet"][: size["wordnet"]]]),
         File(
-            "prefinetune", "definitions", [_definition(row) for row in groups["definitions"][:5200]]
+            "finetune",
+            "ontologies",
+            [_ontology(row) for row in groups["ontologies"][: size["ontologies"]]],
         ),
-        File("finetune", "docs", [_document(row) for row in groups["docs"][:3200]]),
-        File("finetune", "manuals", [_document(row) for row in groups["manuals"][:1700]]),
-        File("finetune", "cloud", [_document(row) for row in groups["cloud"][:700]]),
-        File("finetune", "wordnet", [_wordnet(row) for row in groups["wordnet"][:6000]]),
-        File("finetune", "ontologies", [_ontology(row) for row in groups["ontologies"][:5000]]),
         File("finetune", "code", _mined(code_mined, [_code(row) for row in code_mined])),
         File("finetune", "translations", _mined_translations(moved)),
-        File("finetune", "topics", [*_same_page(groups["docs"], 1100), *_same_app(rows, 1000)]),
+        File("finetune", "topics", topics),
     ]
 
 
-def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
+def _cut(rows: list[Row], count: int, *, share: float) -> tuple[list[Row], list[Row]]:
+    """Return the first `count` rows, or `share` of them if that is fewer, and the others."""
+    count = min(count, int(len(rows) * share))
+    return rows[:count], rows[count:]
+
+
+def _grouped(rows: Iterable[Row], *, scale: int) -> dict[str, list[Row]]:
     """Return the rows by group, in draw order, without repeats, within `LIMITS`."""
     groups: dict[str, list[Row]] = defaultdict(list)
     taken: dict[str, int] = defaultdict(int)
@@ -90,7 +131,7 @@ def _grouped(rows: Iterable[Row]) -> dict[str, list[Row]]:
     for row in sorted(rows, key=Row.order):
         key = (normalise(row.query), normalise(row.positive))
         limited = f"{row.group}:{row.source}"
-        if key in seen or "" in key or taken[limited] >= LIMITS.get(row.source, 10**9):
+        if key in seen or "" in key or taken[limited] >= scale * LIMITS.get(row.source, 10**9):
             continue
         seen.add(key)
         taken[limited] += 1

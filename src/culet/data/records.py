@@ -65,6 +65,7 @@ class Records(Sequence[Record]):
         self._spans = spans  # R 2, int64: start and stop in the blob
         self._lines = lines  # R 2, int64: file and line (or row) number from 1
         self.skipped: tuple[str, ...] = ()
+        self.groups = np.zeros(len(spans), dtype=np.int64)  # R: number of each record's group
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -82,6 +83,7 @@ def read_records(
     *,
     skip_bad: bool = False,
     check: Callable[[Record], object] | None = None,
+    group_by: Sequence[str] = (),
 ) -> Records:
     """Return all records of some files, in order.
 
@@ -90,6 +92,8 @@ def read_records(
         skip_bad: Leave bad lines out and list them in `Records.skipped` instead of raising.
         check: Raises InputError for a record that cannot be used for a reason of the caller's,
             such as a task its model does not know; that record is then a bad line.
+        group_by: Text fields; records that agree in all of them form a group, numbered in
+            `Records.groups`. A record without one of them is a bad line.
 
     Raises:
         InputError: If a path does not exist or holds no record, or a line is bad; the message
@@ -97,11 +101,14 @@ def read_records(
     """
     files = [file for path in paths for file in data_files(path)]
     blobs, spans, lines, skipped, position = [], [], [], [], 0
+    groups, numbers = [], {}  # type: list[int], dict[tuple[str, ...], int]
     for number, file in enumerate(files):
-        for line, raw in _rows(file):
+        for line, raw in _rows(file, also=group_by):
             origin = f"{file}:{line}"
             try:
-                record = _record(_parsed(raw, origin), origin)
+                row = _parsed(raw, origin)
+                record = _record(row, origin)
+                group = tuple(_text(row, name, origin) for name in group_by)
                 if check is not None:
                     check(record)
             except InputError as error:
@@ -110,6 +117,7 @@ def read_records(
                 skipped.append(str(error))
                 continue
             blobs.append(raw)
+            groups.append(numbers.setdefault(group, len(numbers)))
             spans.append((position, position + len(raw)))
             lines.append((number, line))
             position += len(raw)
@@ -119,6 +127,7 @@ def read_records(
         [str(file) for file in files], b"".join(blobs), np.array(spans), np.array(lines)
     )
     records.skipped = tuple(skipped)
+    records.groups = np.array(groups)
     return records
 
 
@@ -140,10 +149,10 @@ def data_files(path: Path) -> list[Path]:
     return [path]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
+def _rows(path: Path, *, also: Sequence[str]) -> Iterator[tuple[int, bytes]]:
     """Yield (line or row number from 1, JSON bytes)."""
     if path.name.endswith(".parquet"):
-        yield from _parquet_rows(path)
+        yield from _parquet_rows(path, also)
         return
     try:
         with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as file:
@@ -154,7 +163,7 @@ def _rows(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"cannot read {path} to its end: {error}") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, bytes]]:
+def _parquet_rows(path: Path, also: Sequence[str]) -> Iterator[tuple[int, bytes]]:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -162,7 +171,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         file = pq.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name in _FIELDS]
+        columns = [name for name in file.schema_arrow.names if name in (*_FIELDS, *also)]
         for batch in file.iter_batches(batch_size=4096, columns=columns):
             for row in batch.to_pylist():
                 number += 1

@@ -29,6 +29,9 @@ class SourceConfig:
         batch_size: Pairs a batch, if this source needs another size than the stage.
         num_negatives: Hard negatives a query, likewise.
         teacher: Parquet file (key, vector) for records whose teacher vectors are keys.
+        batch_by: Text fields of the records that all pairs of a batch share, such as `lang`: what
+            is told apart then is not the language. Each group gets batches by its size; groups
+            smaller than a batch share theirs.
     """
 
     path: Path
@@ -38,6 +41,7 @@ class SourceConfig:
     batch_size: int | None = None
     num_negatives: int | None = None
     teacher: Path | None = None
+    batch_by: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -65,7 +69,8 @@ def read_source(config: SourceConfig, prompts: Prompts, *, skip_bad: bool) -> So
         record_prompts(record, prompts=prompts, task=config.task)
         check_teacher(record, teacher)
 
-    return Source(config, read_records([config.path], skip_bad=skip_bad, check=check), teacher)
+    records = read_records([config.path], skip_bad=skip_bad, check=check, group_by=config.batch_by)
+    return Source(config, records, teacher)
 
 
 class Batcher:
@@ -92,15 +97,19 @@ class Batcher:
         steps: int,
         seed: int,
     ) -> None:
-        self._sources = sources
         self._num_negatives = num_negatives
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._seed = seed
+        self._pools = [
+            (source, pool)
+            for source in sources
+            for pool in _pools(source.records.groups, source.config.batch_size or batch_size)
+        ]
         self._mixture = Mixture(
-            [len(source.records) for source in sources],
-            [source.config.weight for source in sources],
-            [source.config.batch_size or batch_size for source in sources],
+            [len(pool) for _, pool in self._pools],
+            [s.config.weight * len(pool) / len(s.records) for s, pool in self._pools],
+            [source.config.batch_size or batch_size for source, _ in self._pools],
             steps=steps,
             seed=seed,
         )
@@ -108,10 +117,10 @@ class Batcher:
     def __call__(self, step: int) -> PairBatch:
         """Return the batch of a step (from 0)."""
         draw = self._mixture.draw(step)
-        source = self._sources[draw.source]
+        source, pool = self._pools[draw.source]
         negatives = source.config.num_negatives
         return collate(
-            [source.records[i] for i in draw.indices],
+            [source.records[i] for i in pool[draw.indices]],
             tokenizer=self._tokenizer,
             prompts=self._prompts,
             task=source.config.task,
@@ -120,3 +129,12 @@ class Batcher:
             teacher_file=source.teacher,
             rng=np.random.default_rng([self._seed, 2, step]),
         )
+
+
+def _pools(groups: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Return the indices of each group that fills a batch, and last those of all the others."""
+    sizes = np.bincount(groups)
+    large = np.flatnonzero(sizes >= batch_size)
+    pools = [np.flatnonzero(groups == group) for group in large]
+    rest = np.flatnonzero(~np.isin(groups, large))
+    return [*pools, rest] if len(rest) else pools

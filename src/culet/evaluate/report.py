@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 import numpy as np
@@ -112,6 +112,7 @@ def print_report(
     runs: Mapping[str, Sequence[TaskResult]],
     *,
     failures: Mapping[str, str] | None = None,
+    means_only: bool = False,
     file: TextIO | None = None,
 ) -> None:
     """Print the table of runs, drawn with rich in a terminal and as Markdown elsewhere.
@@ -119,11 +120,14 @@ def print_report(
     Args:
         runs: as for compare; when none has a result, only the failures are printed.
         failures: {task: what went wrong}, listed below the table.
+        means_only: leave the rows of single tasks out.
         file: standard output when None.
     """
     out = file if file is not None else sys.stdout
     if any(runs.values()):
         table = compare(runs)
+        if means_only:
+            table = replace(table, tasks=())
         if out.isatty():
             _draw(table, out)
         else:
