@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet import cli, embedder
+from culet import cli, loading
 from culet.model.config import tiny
 from culet.prompts import Prompts
 
@@ -31,7 +31,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Run the command line with the double in place of every model: (exit code, out, err)."""
-    monkeypatch.setattr(embedder, "load", lambda *_, **__: WordEmbedder())
+    monkeypatch.setattr(loading, "load", lambda *_, **__: WordEmbedder())
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["culet", *map(str, arguments)])
@@ -119,7 +119,7 @@ def test_a_missing_file_is_noticed_before_a_model_is_loaded(
     def no_load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(embedder, "load", no_load)
+    monkeypatch.setattr(loading, "load", no_load)
     assert run("embed", "nowhere.txt")[0] == 2
     assert run("search", "nowhere", "x")[0] == 2
 
@@ -270,14 +270,14 @@ SLOW_EMBEDDER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from word_embedder import WordEmbedder
-from culet import cli, embedder
+from culet import cli, loading
 class Slow(WordEmbedder):
-    def encode_document(self, texts, **options):
+    def embed(self, prepared, **options):
         if self.num_encoded >= 1024:
             print("waiting", flush=True)
             time.sleep(60)
-        return super().encode_document(texts, **options)
-embedder.load = lambda *_, **__: Slow()
+        return super().embed(prepared, **options)
+loading.load = lambda *_, **__: Slow()
 cli.main()
 """
 

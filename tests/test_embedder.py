@@ -1,22 +1,24 @@
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import types
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from random_checkpoint import random_arrays, text_of, write_random
 
 import culet
-from culet import embedder as embedder_module
+from culet import loading
 from culet.checkpoint import read_checkpoint, write_checkpoint
-from culet.embedder import Embedder, _chunks
+from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError, MissingExtra
 from culet.model.config import tiny
+from culet.model.engine import _chunks
 from culet.tokenizer_training import byte_tokenizer
 
 TEXTS = [text_of(length, seed=length) for length in (600, 4, 90, 3, 1500, 90, 1500, 12)]
@@ -212,7 +214,7 @@ def test_progress_is_shown_on_stderr_only_when_asked(
 def test_the_embedder_says_what_it_is(embedder: Embedder, folder: Path) -> None:
     assert repr(embedder) == (
         f"Embedder({str(folder)!r}, dim=32, widths=(32, 16, 8), max_length=2048, "
-        "device='cpu', dtype=torch.float32)"
+        "engine='openvino cpu float32')"
     )
     assert embedder.fingerprint == read_checkpoint(folder).fingerprint
 
@@ -221,21 +223,65 @@ def test_the_embedder_says_what_it_is(embedder: Embedder, folder: Path) -> None:
 
 
 def test_precision_is_chosen_by_name_and_float16_refused(folder: Path) -> None:
-    assert "torch.bfloat16" in repr(culet.load(folder, dtype="bfloat16"))
-    assert "torch.bfloat16" in repr(culet.load(folder, dtype=torch.bfloat16))  # type: ignore[arg-type]
+    for name in ("bfloat16", "bf16"):
+        assert "torch cpu bfloat16" in repr(culet.load(folder, backend="torch", precision=name))
     for name in ("float16", "half"):
         with pytest.raises(InputError, match="got float16: activations of this family"):
-            culet.load(folder, dtype=name)
-    for name in ("bf16", "int8", "nn"):
-        with pytest.raises(InputError, match="dtype must be float32 or bfloat16, got"):
-            culet.load(folder, dtype=name)
+            culet.load(folder, backend="torch", precision=name)
+    for name in ("int8", "nn"):
+        with pytest.raises(InputError, match="precision must be float32 or bfloat16 with PyTorch"):
+            culet.load(folder, backend="torch", precision=name)
+    for name in ("float16", "nn"):
+        with pytest.raises(InputError, match="precision must be one of float32, bfloat16, int8"):
+            culet.load(folder, device="cpu", precision=name)
 
 
-def test_a_device_that_is_not_there_is_refused(folder: Path) -> None:
+def test_backends_agree(folder: Path, embedder: Embedder) -> None:
+    texts = ["a", "some words", "w" * 300]
+    peer = culet.load(folder, backend="torch", device="cpu", threads=1)
+    assert "torch cpu float32" in repr(peer)
+    assert np.abs(peer.encode_query(texts) - embedder.encode_query(texts)).max() < 1e-5
+
+
+def test_a_device_or_backend_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(InputError, match="device 'gpu' cannot be used here: Expected one of"):
         culet.load(folder, device="gpu")
     with pytest.raises(InputError, match="device 'cuda:99' cannot be used here"):
         culet.load(folder, device="cuda:99")
+    with pytest.raises(InputError, match="the OpenVINO backend runs on device 'cpu', got 'cuda'"):
+        culet.load(folder, device="cuda", backend="openvino")
+    with pytest.raises(InputError, match="backend must be 'openvino' or 'torch', got 'onnx'"):
+        culet.load(folder, backend="onnx")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="threads must be at least 1, got 0"):
+        culet.load(folder, threads=0)
+
+
+def test_a_stream_gives_the_same_vectors_and_reads_only_what_it_needs(embedder: Embedder) -> None:
+    texts = [f"text {i} " + "word " * (i % 7) for i in range(50)]
+    read: list[int] = []
+
+    def endless() -> Iterator[str]:
+        for i in itertools.count():
+            read.append(i)
+            yield texts[i % 50]
+
+    stream = embedder.stream_query(endless(), task="similarity", truncate_to=16, window=10)
+    parts = [next(stream) for _ in range(5)]
+    stream.close()
+    expected = embedder.encode_query(texts, task="similarity", truncate_to=16)
+    assert np.abs(np.concatenate(parts) - expected).max() < 1e-6
+    assert [len(part) for part in parts] == [10] * 5
+    assert len(read) <= 100  # what was taken, and a few windows ahead
+    documents = list(embedder.stream_document(iter(["a", ("title", "b"), (None, "c")])))
+    expected = embedder.encode_document(["a", "b", "c"], titles=[None, "title", None])
+    assert np.abs(np.concatenate(documents) - expected).max() < 1e-6
+
+
+def test_a_bad_text_in_a_stream_is_named_by_its_number_in_the_stream(embedder: Embedder) -> None:
+    stream = embedder.stream_query(["a", "b", "c", 4], window=2)  # type: ignore[list-item]
+    assert len(next(stream)) == 2
+    with pytest.raises(InputError, match="text 3 must be a string, got int"):
+        next(stream)
 
 
 def test_damaged_weights_never_give_a_vector(tmp_path: Path) -> None:
@@ -282,7 +328,7 @@ def test_a_hub_id_that_cannot_be_fetched_is_an_input_error(monkeypatch: pytest.M
 def test_an_installation_without_a_model_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedder_module, "PACKAGED", tmp_path)
+    monkeypatch.setattr(loading, "PACKAGED", tmp_path)
     with pytest.raises(CheckpointError, match="carries no packaged model; name a checkpoint"):
         culet.load()
 
@@ -301,8 +347,8 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("without_torch")
 def test_loading_without_torch_names_the_extra(folder: Path) -> None:
-    with pytest.raises(MissingExtra, match=r"embedding needs the package 'torch'.*culet\[torch\]"):
-        culet.load(folder)
+    with pytest.raises(MissingExtra, match=r"device 'cpu' needs the package 'torch'.*\[torch\]"):
+        culet.load(folder, device="cpu", backend="torch")
 
 
 LIGHT = ("embedder", "prompts", "tokenizer", "checkpoint", "corpus", "search", "textio",

@@ -25,6 +25,8 @@ ORDER = [
     "evaluate.metrics",
     "model.config",
     "chunking",
+    "ahead",
+    "cachefolder",
     # 1: checkpoints, tokens, the model
     "tokenizer",
     "tokenizer_training",
@@ -34,9 +36,11 @@ ORDER = [
     "foreigntexts",
     "checkpoint",
     "model",
+    "runtime",
     # 2: texts in, vectors out, training data
-    "embedder",
     "textio",
+    "embedder",
+    "loading",
     "vectorio",
     "vectorcache",
     "corpus",
@@ -57,6 +61,7 @@ ORDER = [
 FORBIDDEN = {
     "train": {
         "embedder": "evaluation enters the loop as a function",
+        "loading": "evaluation enters the loop as a function",
         "checkpoint": "the loop knows models, not folders",
     },
     "losses": {"model": "losses are functions of embeddings"},
@@ -139,10 +144,10 @@ def test_every_place_in_the_table_is_taken() -> None:
 @pytest.mark.parametrize(
     ("name", "code", "offence"),
     [
-        ("tokenizer", "from culet.embedder import load", "culet.embedder.load, which stands over"),
+        ("tokenizer", "from culet.loading import load", "culet.loading.load, which stands over"),
         ("tokenizer", "def f():\n    import culet.cli", "imports culet.cli, which stands over it"),
         ("model.config", "from culet.model.layers import Linear", "which stands over it"),
-        ("train.loop", "from culet.embedder import load", "evaluation enters the loop as a funct"),
+        ("train.loop", "from culet.loading import load", "evaluation enters the loop as a funct"),
         ("train.loop", "from culet import checkpoint", "the loop knows models, not folders"),
         ("stages.tune", "from culet.stages.start import run", "stages meet only on disk"),
         ("novelty", "", "culet.novelty has no place in the table"),

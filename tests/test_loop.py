@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from training_doubles import random_batch
 
+from culet.ahead import Ahead
 from culet.data.collate import PairBatch
-from culet.data.prefetch import Prefetch
 from culet.errors import Interrupted, TrainingError
 from culet.train import loop
 from culet.train.loop import Action, Loop, StopOnSignal
@@ -53,7 +53,7 @@ class Run:
             return {"loss": 1 / done} | (found or {})
 
         with (
-            Prefetch(lambda step: random_batch(), start=start, stop=steps) as batches,
+            Ahead(random_batch() for _ in range(start, steps)) as batches,
             Report("toy", self.log, start=start, steps=steps) as report,
         ):
             made = Loop(
@@ -142,7 +142,7 @@ def test_an_error_in_a_batch_surfaces_after_the_steps_before_it(tmp_path: Path) 
 
     run = Run(tmp_path)
     with (
-        Prefetch(make, start=0, stop=4) as batches,
+        Ahead(map(make, range(4))) as batches,
         Report("toy", run.log, start=0, steps=4) as report,
     ):
         made = Loop(lambda batch: {"loss": 0.0}, run.optimizer, print, report, save_every=9)

@@ -10,11 +10,16 @@ from random_checkpoint import random_arrays
 
 from culet.errors import InputError
 from culet.model.batch import TokenBatch, pack
-from culet.model.config import EmbeddingConfig, EncoderConfig, embeddinggemma_300m, tiny
+from culet.model.config import (
+    EmbeddingConfig,
+    EncoderConfig,
+    check_width,
+    embeddinggemma_300m,
+    tiny,
+)
 from culet.model.embedding import (
     EmbeddingModel,
     check_dtype,
-    check_width,
     initialize,
     normalize,
     truncate,

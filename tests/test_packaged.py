@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import culet
-from culet.embedder import PACKAGED
+from culet.loading import PACKAGED
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from culet.embedder import Embedder, load
+    from culet.embedder import Embedder
     from culet.errors import (
         CheckpointError,
         CuletError,
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
         RecipeError,
         TrainingError,
     )
+    from culet.loading import load
 
 _HOME = {
     "Embedder": "culet.embedder",
-    "load": "culet.embedder",
+    "load": "culet.loading",
     "CuletError": "culet.errors",
     "InputError": "culet.errors",
     "CheckpointError": "culet.errors",

@@ -58,6 +58,11 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="Checkpoint folder or hub id. Default: the packaged model."),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best one.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, int8 or int4. Default: the best of the device."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: one a core.")]
 WidthOption = Annotated[
     int | None, typer.Option("--truncate-to", help="A trained width. Default: the full one.")
 ]
@@ -135,6 +140,8 @@ def embed(
         OnLong, typer.Option(help="Cut over-long texts and say so, or stop.")
     ] = OnLong.truncate,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Turn texts into vectors, in their order."""
@@ -153,7 +160,7 @@ def embed(
         rows = read_texts(source, field=field, titles_field=titles_field)
     total = len(text or ()) if source is None else count_texts(source)
     writer = EmbeddingWriter(out) if out is not None else None
-    embedder = _load(model, device)
+    embedder = _load(model, device, precision, threads)
 
     def to_stdout(batch: list[TextRow], embedding: Any) -> None:
         sys.stdout.writelines(json_lines(batch, embedding))
@@ -194,6 +201,8 @@ def search(
     field: Annotated[str, typer.Option(help="Field of a JSONL that holds the text.")] = "text",
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of a JSONL.")] = False,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Find the places in a folder that answer a question."""
@@ -202,7 +211,7 @@ def search(
 
     if not corpus.exists():
         raise InputError(f"{corpus} does not exist; expected a folder, a text file or a JSONL")
-    embedder = _load(model, device)
+    embedder = _load(model, device, precision, threads)
     hits, read = search_corpus(
         embedder,
         corpus,
@@ -257,13 +266,15 @@ def evaluate(
     truncate_to: Annotated[
         list[int] | None, typer.Option(help="A width to score; may be repeated.")
     ] = None,
-    precision: Annotated[
+    vector_precision: Annotated[
         list[Precision] | None, typer.Option(help="Of the vectors; may be repeated.")
     ] = None,
     only: Annotated[
         list[str] | None, typer.Option("--only", help="The name of a task; may be repeated.")
     ] = None,
     device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Score a model on evaluation tasks by MTEB's protocols."""
@@ -271,10 +282,10 @@ def evaluate(
 
     evaluation = _extra("culet.evaluate", extra="eval", purpose="culet evaluate")
     tasks = {folder: _num_tasks(evaluation, folder, only) for folder in folders}
-    embedder = _load(model, device)
+    embedder = _load(model, device, precision, threads)
     # None names the full width in results, so that it is one column under both of its names.
     widths = [None if width == embedder.dim else width for width in truncate_to or [embedder.dim]]
-    precisions = [str(item) for item in precision or [Precision.float32]]
+    precisions = [str(item) for item in vector_precision or [Precision.float32]]
     scores = sum(tasks.values()) * len(widths) * len(precisions)
     results: list[TaskResult] = []
     failures: dict[str, str] = {}
@@ -313,7 +324,7 @@ def info(
     """Check a checkpoint and show what it is."""
     from culet.checkpoint import read_checkpoint
     from culet.display import checkpoint_json, show_checkpoint
-    from culet.embedder import find_checkpoint
+    from culet.loading import find_checkpoint
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are among the notes that are shown
@@ -329,10 +340,12 @@ def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:
     return sum(1 for info in infos if not only or info.name in only)
 
 
-def _load(model: str | None, device: str | None) -> Embedder:
-    from culet.embedder import load
+def _load(
+    model: str | None, device: str | None, precision: str | None, threads: int | None
+) -> Embedder:
+    from culet.loading import load
 
-    return load(model, device=device)
+    return load(model, device=device, precision=precision, threads=threads)
 
 
 def _extra(module: str, *, extra: str, purpose: str) -> Any:

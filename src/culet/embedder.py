@@ -8,68 +8,50 @@ True
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from culet.checkpoint import Checkpoint, read_checkpoint
-from culet.errors import CheckpointError, InputError, MissingExtra
+from culet.ahead import Ahead
+from culet.checkpoint import Checkpoint
+from culet.errors import CheckpointError, InputError
+from culet.model.config import check_width
 from culet.progress import Progress
 from culet.prompts import Prompts
+from culet.textio import batched
 from culet.tokenizer import TextTokenizer
 
-if TYPE_CHECKING:
-    import torch
-
-    from culet.model.embedding import EmbeddingModel
-
 OnLong = Literal["truncate", "error"]
-PACKAGED = Path(__file__).parent / "packaged"
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_CHUNK_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 65_536}
+WINDOW = 4096  # texts that are tokenized and sorted by length together
 
 
-def load(
-    path_or_name: str | Path | None = None,
-    *,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Embedder:
-    """Return an embedder.
+class Engine(Protocol):
+    """Token ids to vectors: `culet.runtime.engine` or `culet.model.engine`."""
 
-    Args:
-        path_or_name: A checkpoint folder, a hub id ("google/embeddinggemma-300m"), or None for
-            the small model that ships with the package.
-        device: "cpu", "cuda", "mps"; None takes the best there is.
-        dtype: "float32" or "bfloat16"; None means bfloat16 on an accelerator, float32 on a CPU.
+    @property
+    def name(self) -> str:
+        """Backend, device and precision, for messages."""
 
-    Raises:
-        CheckpointError: If the folder cannot be trusted; see `culet.checkpoint`.
-        InputError: If the name is neither a folder nor a hub id, or the dtype is float16.
-        MissingExtra: If PyTorch is not installed.
+    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Tokenized texts on their way to the engine.
+
+    Attributes:
+        ids: Token ids of each text, prompt included.
+        what: "queries" or "documents", for messages.
+        note: What must be said of texts that were cut, or None.
     """
-    folder = find_checkpoint(path_or_name)
-    checkpoint = read_checkpoint(folder)
-    name = "culet-default" if path_or_name is None else str(path_or_name)
-    try:
-        import torch
 
-        from culet.model.embedding import check_dtype
-        from culet.model.weights import from_arrays
-    except ImportError as error:
-        raise MissingExtra("torch", extra="torch", purpose="embedding") from error
-    device = _checked_device(device or _best_device())
-    dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
-    compute = getattr(torch, str(dtype).removeprefix("torch."), None)
-    if not isinstance(compute, torch.dtype):
-        raise InputError(f"dtype must be float32 or bfloat16, got {dtype!r}")
-    compute = check_dtype(compute)
-    model = from_arrays(checkpoint.config, checkpoint.arrays(), dtype=compute, device=device)
-    return Embedder(checkpoint, model, name=name, device=device, dtype=compute)
+    ids: list[np.ndarray]
+    what: str
+    note: str | None
 
 
 class Embedder:
@@ -87,11 +69,9 @@ class Embedder:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        model: EmbeddingModel,
+        engine: Engine,
         *,
         name: str,
-        device: str,
-        dtype: torch.dtype,
     ) -> None:
         self.name = name
         self.checkpoint = checkpoint
@@ -103,14 +83,12 @@ class Embedder:
         self._tokenizer = TextTokenizer.load(
             checkpoint.tokenizer_json.parent, max_length=self.max_length
         )
-        self._model = model
-        self._device = device
-        self._dtype = dtype
+        self._engine = engine
 
     def __repr__(self) -> str:
         return (
             f"Embedder({self.name!r}, dim={self.dim}, widths={self.widths}, "
-            f"max_length={self.max_length}, device={self._device!r}, dtype={self._dtype})"
+            f"max_length={self.max_length}, engine={self._engine.name!r})"
         )
 
     def encode_query(
@@ -139,10 +117,15 @@ class Embedder:
         Raises:
             InputError: Unknown task, untrained width, or a text that is none or too long.
         """
-        prompt = self.prompts.query(task, instruction=instruction)
+        self.prompts.query(task, instruction=instruction)  # refused before the first text
         listed = _listed(texts)
-        prefixes = [prompt] * len(listed)
-        vectors = self._encode(listed, prefixes, truncate_to, on_long, progress, "queries")
+
+        def prepare(part: Sequence[str], first: int) -> Prepared:
+            return self.prepare_query(
+                part, task=task, instruction=instruction, on_long=on_long, first=first
+            )
+
+        vectors = self._encode(listed, prepare, truncate_to, progress, "queries")
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_document(
@@ -173,12 +156,135 @@ class Embedder:
                 f"expected a title for each document, got {len(given)} titles for "
                 f"{len(listed)} documents; give None where there is no title"
             )
-        for i, title in enumerate(given):
-            if not isinstance(title, str | None):
-                raise InputError(f"title {i} must be a string or None, got {type(title).__name__}")
-        prefixes = [self.prompts.document(title) for title in given]
-        vectors = self._encode(listed, prefixes, truncate_to, on_long, progress, "documents")
+
+        def prepare(part: Sequence[str], first: int) -> Prepared:
+            own = given[first : first + len(part)]
+            return self.prepare_document(part, titles=own, on_long=on_long, first=first)
+
+        vectors = self._encode(listed, prepare, truncate_to, progress, "documents")
         return vectors[0] if isinstance(texts, str) else vectors
+
+    def stream_query(
+        self,
+        texts: Iterable[str],
+        *,
+        task: str = "search",
+        instruction: str | None = None,
+        truncate_to: int | None = None,
+        on_long: OnLong = "truncate",
+        window: int = WINDOW,
+    ) -> Iterator[np.ndarray]:
+        """Yield the vectors of queries as they are done, float32 [b, M], in their order.
+
+        For inputs that do not fit into memory: at most a few windows of texts are held.
+
+        Arguments and errors are those of `encode_query`, errors as the text is reached; `window`
+        texts are sorted by length together and come out together.
+        """
+        width = self._width(truncate_to)
+        self.prompts.query(task, instruction=instruction)
+
+        def prepared() -> Iterator[Prepared]:
+            first = 0
+            for part in batched(texts, window):
+                yield self.prepare_query(
+                    part, task=task, instruction=instruction, on_long=on_long, first=first
+                )
+                first += len(part)
+
+        return self._stream(prepared(), width)
+
+    def stream_document(
+        self,
+        texts: Iterable[str | tuple[str | None, str]],
+        *,
+        truncate_to: int | None = None,
+        on_long: OnLong = "truncate",
+        window: int = WINDOW,
+    ) -> Iterator[np.ndarray]:
+        """Yield the vectors of documents as they are done, float32 [b, M], in their order.
+
+        `texts` are documents or pairs (title or None, document); all else is as in
+        `stream_query`.
+        """
+        width = self._width(truncate_to)
+
+        def prepared() -> Iterator[Prepared]:
+            first = 0
+            for part in batched(texts, window):
+                pairs = [(None, item) if isinstance(item, str) else item for item in part]
+                yield self.prepare_document(
+                    [text for _, text in pairs],
+                    titles=[title for title, _ in pairs],
+                    on_long=on_long,
+                    first=first,
+                )
+                first += len(part)
+
+        return self._stream(prepared(), width)
+
+    def prepare_query(
+        self,
+        texts: Sequence[str],
+        *,
+        task: str = "search",
+        instruction: str | None = None,
+        on_long: OnLong = "truncate",
+        first: int = 0,
+    ) -> Prepared:
+        """Return queries tokenized; `embed` takes them, on another thread if need be.
+
+        Arguments are those of `encode_query`; `first` is the number of the first text in messages.
+        """
+        prompt = self.prompts.query(task, instruction=instruction)
+        return self._prepare(texts, [prompt] * len(texts), on_long, first, "queries")
+
+    def prepare_document(
+        self,
+        texts: Sequence[str],
+        *,
+        titles: Sequence[str | None],
+        on_long: OnLong = "truncate",
+        first: int = 0,
+    ) -> Prepared:
+        """Return documents tokenized; `embed` takes them, on another thread if need be.
+
+        Arguments are those of `encode_document`; `first` is the number of the first text in
+        messages.
+        """
+        for i, title in enumerate(titles):
+            if not isinstance(title, str | None):
+                raise InputError(
+                    f"title {first + i} must be a string or None, got {type(title).__name__}"
+                )
+        prefixes = [self.prompts.document(title) for title in titles]
+        return self._prepare(texts, prefixes, on_long, first, "documents")
+
+    def embed(
+        self, prepared: Prepared, *, truncate_to: int | None = None, bar: Progress | None = None
+    ) -> np.ndarray:
+        """Return the unit vectors of prepared texts, float32 [B, M], in their order.
+
+        Args:
+            prepared: From `prepare_query` or `prepare_document`.
+            truncate_to: A trained width; None means the full one.
+            bar: Moved as texts are done.
+
+        Raises:
+            InputError: If that width was not trained.
+            CheckpointError: If the weights give numbers that are not finite.
+        """
+        width = self._width(truncate_to)
+        vectors = np.empty((len(prepared.ids), width), dtype=np.float32)
+        for index, embedding in self._engine.embed(prepared.ids):
+            vectors[index] = embedding if width == self.dim else _unit(embedding[:, :width])
+            if bar is not None:
+                bar.advance(len(index))
+        if not np.isfinite(vectors).all():
+            raise CheckpointError(
+                f"{self.name} gives vectors that are not finite; its weights are damaged"
+            )
+        return vectors
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the cosine of each row of a with each row of b, float32 [A, B].
@@ -198,69 +304,54 @@ class Embedder:
     def _encode(
         self,
         texts: list[str],
-        prefixes: list[str],
+        prepare: Callable[[Sequence[str], int], Prepared],
         truncate_to: int | None,
-        on_long: OnLong,
         progress: bool | None,
         what: str,
     ) -> np.ndarray:
-        import torch
+        width = self._width(truncate_to)
+        parts = [(texts[first : first + WINDOW], first) for first in range(0, len(texts), WINDOW)]
+        done: list[np.ndarray] = []
+        with (
+            Progress("embedding", total=len(texts), unit=what, show=progress) as bar,
+            Ahead(prepare(part, first) for part, first in parts) as prepared,
+        ):
+            for tokens in prepared:
+                if tokens.note:
+                    warnings.warn(tokens.note, UserWarning, stacklevel=3)
+                done.append(self.embed(tokens, truncate_to=width, bar=bar))
+        return np.concatenate(done) if done else np.empty((0, width), dtype=np.float32)
 
-        from culet.model.batch import pack
-        from culet.model.embedding import check_width, normalize
+    def _stream(self, source: Iterable[Prepared], width: int) -> Iterator[np.ndarray]:
+        with Ahead(source, depth=2) as prepared:
+            for tokens in prepared:
+                if tokens.note:
+                    warnings.warn(tokens.note, UserWarning, stacklevel=2)
+                yield self.embed(tokens, truncate_to=width)
 
-        width = self.dim if truncate_to is None else truncate_to
-        check_width(width, self.widths)
+    def _prepare(
+        self, texts: Sequence[str], prefixes: Sequence[str], on_long: OnLong, first: int, what: str
+    ) -> Prepared:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
-                raise InputError(f"text {i} must be a string, got {type(text).__name__}")
+                raise InputError(f"text {first + i} must be a string, got {type(text).__name__}")
         prompted = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
-        tokenized = self._tokenizer.encode(prompted, on_long=on_long)
+        tokenized = self._tokenizer.encode(prompted, on_long=on_long, first=first)
+        note = None
         if tokenized.overlong:
             longest = max(length for _, length in tokenized.overlong)
-            warnings.warn(
+            note = (
                 f"{len(tokenized.overlong)} of {len(texts)} {what} are longer than "
                 f"{self.max_length} tokens and were cut (the first is number "
                 f"{tokenized.overlong[0][0]}, the longest has {longest} tokens); split them, or "
-                "pass on_long='error' to be stopped",
-                UserWarning,
-                stacklevel=3,
+                "pass on_long='error' to be stopped"
             )
-        vectors = np.empty((len(texts), width), dtype=np.float32)
-        budget = _CHUNK_TOKENS.get(self._device.partition(":")[0], 2048)
-        with (
-            Progress("embedding", total=len(texts), unit=what, show=progress) as bar,
-            torch.inference_mode(),
-        ):
-            for index in _chunks([len(ids) for ids in tokenized.ids], budget):
-                batch = pack([tokenized.ids[i] for i in index]).to(self._device)
-                embedding = self._model(batch, compute_dtype=self._dtype)
-                if width < self.dim:
-                    embedding = normalize(embedding[:, :width])
-                vectors[index] = embedding.cpu().numpy()
-                bar.advance(len(index))
-        if not np.isfinite(vectors).all():
-            raise CheckpointError(
-                f"{self.name} gives vectors that are not finite; its weights are damaged"
-            )
-        return vectors
+        return Prepared(tokenized.ids, what, note)
 
-
-def _chunks(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
-    """Return indices of texts of similar length, at most `budget` tokens together, longest first.
-
-    Longest first, so that memory peaks at once and not after an hour.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    chunks: list[list[int]] = []
-    filled = budget
-    for i in order:
-        if filled + lengths[i] > budget:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(int(i))
-        filled += lengths[i]
-    return [np.array(chunk) for chunk in chunks]
+    def _width(self, truncate_to: int | None) -> int:
+        width = self.dim if truncate_to is None else truncate_to
+        check_width(width, self.widths)
+        return width
 
 
 def _listed(texts: str | Iterable[Any]) -> list[Any]:
@@ -275,56 +366,3 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit: np.ndarray = vectors / np.maximum(norms, 1e-12)
     return unit
-
-
-def _checked_device(device: str) -> str:
-    """Return the name of a device, or say that this machine has none of that kind."""
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without it
-        raise InputError(
-            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
-        ) from error
-    return device
-
-
-def _best_device() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def find_checkpoint(path_or_name: str | Path | None) -> Path:
-    """Return the folder of a checkpoint, fetched from the hub if the name is a hub id."""
-    if path_or_name is None:
-        if not (PACKAGED / "modules.json").exists():
-            raise CheckpointError(
-                "this installation carries no packaged model; name a checkpoint folder"
-            )
-        return PACKAGED
-    path = Path(path_or_name)
-    if path.exists():
-        return path
-    if not isinstance(path_or_name, str) or not _HUB_NAME.fullmatch(path_or_name):
-        raise InputError(
-            f"{path_or_name} is neither a folder that exists nor a hub id like "
-            "google/embeddinggemma-300m"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                path_or_name,
-                allow_patterns=["*.json", "*/config.json", "*.safetensors", "*/*.safetensors"],
-                ignore_patterns=["onnx/*", "openvino/*"],
-            )
-        )
-    except Exception as error:  # network, gate and naming errors of many kinds
-        raise InputError(
-            f"{path_or_name} is not a folder here and could not be fetched from the hub: {error}"
-        ) from error

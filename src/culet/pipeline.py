@@ -19,13 +19,15 @@ import torch
 
 from culet.checkpoint import read_checkpoint
 from culet.data.records import data_files
-from culet.embedder import Embedder, load
+from culet.embedder import Embedder
 from culet.errors import RecipeError
 from culet.evaluate.report import print_report
 from culet.evaluate.results import evaluate_folder
 from culet.evaluate.run import TaskResult, evaluate
 from culet.evaluate.tasks import list_tasks, read_task
+from culet.loading import load
 from culet.model.embedding import EmbeddingModel
+from culet.model.engine import TorchEngine
 from culet.recipe import build, read_toml
 from culet.stages import start, tune
 from culet.stages.start import StartConfig
@@ -183,7 +185,8 @@ def _watch(
 
     def watch(model: EmbeddingModel, step: int) -> None:
         dtype = getattr(torch, config.compute_dtype)
-        embedder = Embedder(checkpoint, model, name=name, device=device, dtype=dtype)
+        engine = TorchEngine(model, device=device, dtype=dtype)
+        embedder = Embedder(checkpoint, engine, name=name)
         mean = sum(evaluate(embedder, task).main_score for task in tasks) / len(tasks)
         say(f"{name}: after step {step} the mean score of {len(tasks)} tasks is {100 * mean:.2f}")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ _READABLE: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
 }
+_CODES: dict[str, np.dtype[Any]] = {"I8": np.dtype("i1"), "U8": np.dtype("u1")}
 _UNREADABLE = (
     ValueError,
     KeyError,
@@ -50,23 +52,38 @@ class StoredTensor:
 
     def float32(self) -> np.ndarray:
         """Return the values as float32; float32 data is a read-only view of the file."""
-        dtype = _READABLE[self.dtype]
-        raw: np.ndarray = (
-            np.memmap(self.path, dtype=dtype, mode="r", offset=self.start, shape=self.shape)
-            if math.prod(self.shape)
-            else np.zeros(self.shape, dtype)  # an empty range cannot be mapped
-        )
-        if self.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw if self.dtype == "F32" else raw.astype(np.float32)
+        return to_float32(self.mapped(), self.dtype)
+
+    def mapped(self, *, private: bool = False) -> np.ndarray:
+        """Return a view of the file: float32, float16, codes, or bfloat16's bits.
+
+        Read-only, unless it is `private`: then what is written stays in memory.
+        """
+        dtype = (_READABLE | _CODES)[self.dtype]
+        if not math.prod(self.shape):
+            return np.zeros(self.shape, dtype)  # an empty range cannot be mapped
+        mode: Literal["c", "r"] = "c" if private else "r"
+        return np.memmap(self.path, dtype=dtype, mode=mode, offset=self.start, shape=self.shape)
 
 
-def read_tensors(path: Path) -> dict[str, StoredTensor]:
+def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
+    """Return stored values as float32; `dtype` is the format's name of what they are."""
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw if dtype == "F32" else raw.astype(np.float32)
+
+
+def read_tensors(path: Path, *, codes: bool = False) -> dict[str, StoredTensor]:
     """Return the tensors of a safetensors file by name.
 
+    Args:
+        path: The file.
+        codes: Whether 8-bit integers are welcome beside floats.
+
     Raises:
-        CheckpointError: If the file is truncated, damaged, or holds a dtype that is no float.
+        CheckpointError: If the file is truncated, damaged, or holds another dtype.
     """
+    readable = _READABLE | _CODES if codes else _READABLE
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -98,11 +115,11 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
 
     data_start, position, tensors = 8 + header_bytes, 0, {}
     for name, (dtype, shape, start, stop) in sorted(entries.items(), key=lambda e: e[1][2]):
-        if dtype not in _READABLE:
+        if dtype not in readable:
             raise CheckpointError(
-                f"{path}: tensor {name} has dtype {dtype}; expected one of {sorted(_READABLE)}"
+                f"{path}: tensor {name} has dtype {dtype}; expected one of {sorted(readable)}"
             )
-        expected = math.prod(shape) * _READABLE[dtype].itemsize
+        expected = math.prod(shape) * readable[dtype].itemsize
         if start != position or stop - start != expected or min(shape, default=0) < 0:
             raise CheckpointError(
                 _damaged(path, f"tensor {name} does not lie where its shape {shape} says")
@@ -119,18 +136,19 @@ def read_tensors(path: Path) -> dict[str, StoredTensor]:
 def write_tensors(
     path: Path, arrays: Mapping[str, np.ndarray], *, dtype: StoredDtype = "float32"
 ) -> None:
-    """Write float32 arrays as a safetensors file, whole or not at all.
+    """Write arrays as a safetensors file, whole or not at all.
 
     Args:
         path: The file.
-        arrays: Arrays by name.
+        arrays: float32 arrays by name; int8 and uint8 arrays are stored as they are.
         dtype: What to store; bfloat16 rounds to nearest, ties to even.
     """
-    item, header, position = (2 if dtype == "bfloat16" else 4), {}, 0
+    header, position = {}, 0
     for name, array in arrays.items():
+        kind, item = _stored(array, dtype)
         stop = position + array.size * item
         header[name] = {
-            "dtype": "BF16" if dtype == "bfloat16" else "F32",
+            "dtype": kind,
             "shape": list(array.shape),
             "data_offsets": [position, stop],
         }
@@ -141,7 +159,26 @@ def write_tensors(
     with new_file(path) as aside, aside.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for array in arrays.values():
-            file.write(_encode(np.ascontiguousarray(array, dtype="<f4"), dtype).data)
+            if _stored(array, dtype)[1] == 1:
+                file.write(np.ascontiguousarray(array).data)
+            else:
+                file.write(_encode(np.ascontiguousarray(array, dtype="<f4"), dtype).data)
+
+
+def checksum(path: Path) -> str:
+    """Return the CRC-32 of a file as 8 hex digits, read in pieces and not mapped."""
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            value = zlib.crc32(piece, value)
+    return f"{value:08x}"
+
+
+def _stored(array: np.ndarray, dtype: StoredDtype) -> tuple[str, int]:
+    """Return how an array is stored: the format's name of its dtype, and bytes an item."""
+    if array.dtype in (np.int8, np.uint8):
+        return ("I8" if array.dtype == np.int8 else "U8"), 1
+    return ("BF16", 2) if dtype == "bfloat16" else ("F32", 4)
 
 
 def _encode(array: np.ndarray, dtype: StoredDtype) -> np.ndarray:

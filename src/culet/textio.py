@@ -15,9 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from culet.errors import InputError, MissingExtra
+
+Item = TypeVar("Item")
 
 READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _LONGEST_CSV_FIELD_CHARS = 1 << 27
@@ -88,9 +90,9 @@ def count_texts(source: str | Path) -> int | None:
         return sum(1 for line in file if kind == ".txt" or line.strip())
 
 
-def batched(rows: Iterable[TextRow], size: int) -> Iterator[list[TextRow]]:
-    """Yield the rows in lists of `size`, the last one shorter."""
-    rows = iter(rows)
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    rows = iter(items)
     while batch := list(islice(rows, size)):
         yield batch
 

@@ -103,7 +103,11 @@ class TextTokenizer:
         return int(self._tokenizer.get_vocab_size())
 
     def encode(
-        self, texts: Sequence[str], *, on_long: Literal["truncate", "error"] = "truncate"
+        self,
+        texts: Sequence[str],
+        *,
+        on_long: Literal["truncate", "error"] = "truncate",
+        first: int = 0,
     ) -> TokenizedTexts:
         """Return the token ids of each text.
 
@@ -113,6 +117,7 @@ class TextTokenizer:
             texts: Texts with their prompts already in front.
             on_long: "truncate" keeps the first tokens and the end token and reports the text in
                 `overlong`; "error" raises.
+            first: Number of the first text in messages and in `overlong`.
 
         Raises:
             InputError: An item is no string or no valid Unicode, or is too long with "error".
@@ -125,7 +130,7 @@ class TextTokenizer:
         room = self.max_length - 2
         ids: list[np.ndarray] = []
         overlong: list[tuple[int, int]] = []
-        for index, encoding in enumerate(self._encode_batch(texts)):
+        for index, encoding in enumerate(self._encode_batch(texts, first), start=first):
             bare = encoding.ids
             if len(bare) > room:
                 overlong.append((index, len(bare) + 2))
@@ -139,8 +144,8 @@ class TextTokenizer:
             ids.append(np.array([self.bos_id, *bare, self.eos_id], dtype=np.int32))
         return TokenizedTexts(ids, tuple(overlong))
 
-    def _encode_batch(self, texts: list[str]) -> list[Any]:
-        for index, text in enumerate(texts):
+    def _encode_batch(self, texts: list[str], first: int) -> list[Any]:
+        for index, text in enumerate(texts, start=first):
             # The library would take a tuple as a pair of texts to be joined.
             if not isinstance(text, str):
                 raise InputError(
@@ -149,13 +154,13 @@ class TextTokenizer:
         try:
             return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         except (TypeError, ValueError):
-            _check_unicode(texts)
+            _check_unicode(texts, first)
             raise
 
 
-def _check_unicode(texts: Sequence[str]) -> None:
+def _check_unicode(texts: Sequence[str], first: int) -> None:
     """Raise the error that names the first text which no tokenizer can read."""
-    for index, text in enumerate(texts):
+    for index, text in enumerate(texts, start=first):
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -11,8 +11,6 @@ ignored.
 from __future__ import annotations
 
 import hashlib
-import os
-import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from culet.atomic import new_file
+from culet.cachefolder import cache_folder
 from culet.errors import InputError
 
 _KEY_BYTES = 16
@@ -28,14 +27,6 @@ _KEY_BYTES = 16
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Report = Callable[[str], None]
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder for culet: $XDG_CACHE_HOME/culet or ~/.cache/culet."""
-    stated = os.environ.get("XDG_CACHE_HOME")
-    if not stated and sys.platform == "win32":
-        stated = os.environ.get("LOCALAPPDATA")
-    return (Path(stated) if stated else Path.home() / ".cache") / "culet"
 
 
 def cache_path(fingerprint: str, corpus: Path) -> Path:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
+from culet.ahead import Ahead
 from culet.errors import InputError, MissingExtra
 from culet.progress import Progress
 from culet.textio import TextRow, batched
@@ -23,7 +24,7 @@ from culet.textio import TextRow, batched
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from culet.embedder import Embedder
+    from culet.embedder import Embedder, Prepared
 
 WRITABLE = (".npy", ".jsonl", ".parquet")
 BATCH_TEXTS = 512  # enough to sort by length, few enough for the bar to move on a slow machine
@@ -58,33 +59,30 @@ def embed_rows(
         InputError: A text cannot be embedded; the message says in which rows.
     """
 
-    def encode(batch: list[TextRow]) -> np.ndarray:
-        texts = [row.text for row in batch]
-        if side == "query":
-            return embedder.encode_query(
-                texts, task=task, truncate_to=truncate_to, on_long=on_long, progress=False
-            )
-        titles = [row.title for row in batch]
-        return embedder.encode_document(
-            texts, titles=titles, truncate_to=truncate_to, on_long=on_long, progress=False
-        )
+    def prepared() -> Iterator[tuple[list[TextRow], Prepared]]:
+        first = 0
+        for batch in batched(rows, BATCH_TEXTS):
+            texts = [row.text for row in batch]
+            if side == "query":
+                yield batch, embedder.prepare_query(texts, task=task, on_long=on_long, first=first)
+            else:
+                titles = [row.title for row in batch]
+                yield (
+                    batch,
+                    embedder.prepare_document(texts, titles=titles, on_long=on_long, first=first),
+                )
+            first += len(batch)
 
     done = 0
-    with Progress("embedding", total=total, unit="texts", show=progress) as bar:
-        for batch in batched(rows, BATCH_TEXTS):
-            # The embedder counts within the batch; this makes its numbers true of the file.
-            place = f"after the first {done:,} texts: " if done else ""
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                try:
-                    embedding = encode(batch)
-                except InputError as error:
-                    raise InputError(f"{place}{error}") from error
-            for warning in caught:
-                _report(bar, f"{place}{warning.message}", progress)
-            write(batch, embedding)
+    with (
+        Progress("embedding", total=total, unit="texts", show=progress) as bar,
+        Ahead(prepared(), depth=2) as ahead,
+    ):
+        for batch, tokens in ahead:
+            if tokens.note:
+                _report(bar, tokens.note, progress)
+            write(batch, embedder.embed(tokens, truncate_to=truncate_to, bar=bar))
             done += len(batch)
-            bar.advance(len(batch))
     return done
 
 

@@ -8,6 +8,7 @@ libraries (`hidden_size`, `sliding_window`) appear only in `culet.checkpoint`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -170,6 +171,15 @@ class EmbeddingConfig:
     def num_parameters(self) -> int:
         """Return the number of weights of the whole model."""
         return sum(math.prod(shape) for shape in self.weight_shapes().values())
+
+
+def check_width(truncate_to: int, widths: Sequence[int]) -> None:
+    """Raise InputError unless `truncate_to` is one of the trained widths."""
+    if truncate_to not in widths:
+        raise InputError(
+            f"truncate_to must be one of the trained widths {tuple(widths)}, got {truncate_to}; "
+            "a prefix of another width was never trained and would be a poor embedding"
+        )
 
 
 def every_sixth(num_layers: int) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from culet.errors import InputError
 from culet.model.batch import TokenBatch
-from culet.model.config import EmbeddingConfig
+from culet.model.config import EmbeddingConfig, check_width
 from culet.model.encoder import Encoder
 from culet.model.layers import Linear
 from culet.model.pooling import AttentionPool, first_pool, last_pool, mean_pool
@@ -77,15 +77,6 @@ def truncate(
     """
     check_width(truncate_to, widths)
     return normalize(embedding[..., :truncate_to])
-
-
-def check_width(truncate_to: int, widths: Sequence[int]) -> None:
-    """Raise InputError unless `truncate_to` is one of the trained widths."""
-    if truncate_to not in widths:
-        raise InputError(
-            f"truncate_to must be one of the trained widths {tuple(widths)}, got {truncate_to}; "
-            "a prefix of another width was never trained and would be a poor embedding"
-        )
 
 
 def check_dtype(dtype: torch.dtype) -> torch.dtype:

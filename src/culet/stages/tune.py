@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 
 from culet import fingerprint
+from culet.ahead import Ahead
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.data.collate import PairBatch
-from culet.data.prefetch import Prefetch
 from culet.data.records import data_files
 from culet.data.source import Batcher, Source, SourceConfig, read_source
 from culet.errors import InputError, RecipeError
@@ -179,7 +179,7 @@ def run(
 
     model.train()
     with (
-        Prefetch(batcher, start=first, stop=config.steps) as batches,
+        Ahead(map(batcher, range(first, config.steps))) as batches,
         Report(name, folder.log, start=first, steps=config.steps) as report,
     ):
         loop = Loop(step, optimizer, save, report, config.save_every, actions)

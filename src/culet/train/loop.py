@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from culet.ahead import Ahead
 from culet.data.collate import PairBatch
-from culet.data.prefetch import Prefetch
 from culet.errors import Interrupted, TrainingError
 from culet.train.optim import Optimizer
 from culet.train.report import Report
@@ -42,7 +42,7 @@ class Loop:
     actions: Sequence[Action] = ()
 
 
-def run(loop: Loop, batches: Prefetch[PairBatch], *, start: int, steps: int) -> dict[str, float]:
+def run(loop: Loop, batches: Ahead[PairBatch], *, start: int, steps: int) -> dict[str, float]:
     """Train from step `start` to `steps` and return the loss parts of the last step.
 
     Raises:

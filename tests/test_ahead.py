@@ -1,4 +1,4 @@
-"""Batches prepared ahead: in order, errors at their step, no thread left, waiting counted."""
+"""Work done ahead: in order, errors at their step, no thread left, waiting counted."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Callable
 
 import pytest
 
-from culet.data.prefetch import Prefetch
+from culet.ahead import Ahead
 
 
 def alive() -> int:
-    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+    return sum(thread.name == "ahead" for thread in threading.enumerate())
 
 
-@pytest.mark.parametrize("ahead", [1, 4, 100])
-def test_items_come_in_order(ahead: int) -> None:
-    with Prefetch(lambda step: step * step, start=3, stop=20, ahead=ahead) as items:
+@pytest.mark.parametrize("depth", [1, 4, 100])
+def test_items_come_in_order(depth: int) -> None:
+    with Ahead((step * step for step in range(3, 20)), depth=depth) as items:
         assert list(items) == [step * step for step in range(3, 20)]
         assert list(items) == []  # a second reader finds nothing, and does not wait for ever
     assert alive() == 0
 
 
 def test_nothing_to_do_is_nothing_to_wait_for() -> None:
-    with Prefetch(lambda step: step, start=5, stop=5) as items:
+    with Ahead(()) as items:
         assert list(items) == []
     assert alive() == 0
 
@@ -41,7 +41,7 @@ def failing(at: int) -> Callable[[int], int]:
 def test_an_error_surfaces_at_its_step_and_not_before(at: int) -> None:
     seen: list[int] = []
     with (
-        Prefetch(failing(at), start=0, stop=10, ahead=4) as items,
+        Ahead(map(failing(at), range(10))) as items,
         pytest.raises(ValueError, match=f"step {at} is bad"),
     ):
         seen.extend(items)
@@ -50,7 +50,7 @@ def test_an_error_surfaces_at_its_step_and_not_before(at: int) -> None:
 
 
 def test_after_an_error_there_is_nothing_more() -> None:
-    with Prefetch(failing(0), start=0, stop=10) as items:
+    with Ahead(map(failing(0), range(10))) as items:
         with pytest.raises(ValueError, match="bad"):
             next(iter(items))
         assert list(items) == []
@@ -66,7 +66,7 @@ def test_no_more_is_made_than_was_asked_for_ahead() -> None:
             enough.set()
         return step
 
-    with Prefetch(make, start=0, stop=100, ahead=2) as items:
+    with Ahead(map(make, range(100)), depth=2) as items:
         assert next(iter(items)) == 0
         assert enough.wait(10)
     assert made == [0, 1, 2, 3]
@@ -74,7 +74,7 @@ def test_no_more_is_made_than_was_asked_for_ahead() -> None:
 
 
 def test_leaving_early_ends_the_thread_even_when_the_queue_is_full() -> None:
-    with Prefetch(lambda step: step, start=0, stop=10_000, ahead=1):
+    with Ahead(range(10_000), depth=1):
         pass
     assert alive() == 0
 
@@ -82,7 +82,7 @@ def test_leaving_early_ends_the_thread_even_when_the_queue_is_full() -> None:
 def test_an_error_in_the_block_ends_the_thread_too() -> None:
     with (
         pytest.raises(ZeroDivisionError),
-        Prefetch(lambda step: step, start=0, stop=10_000) as items,
+        Ahead(range(10_000)) as items,
     ):
         1 // next(iter(items))
     assert alive() == 0
@@ -91,8 +91,8 @@ def test_an_error_in_the_block_ends_the_thread_too() -> None:
 def test_waiting_is_counted_while_the_reader_waits_and_not_while_it_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    clock = iter([10.0, 13.0, 100.0, 100.5])  # before and after each of two waits
-    monkeypatch.setattr("culet.data.prefetch.time.perf_counter", lambda: next(clock))
-    with Prefetch(lambda step: step, start=0, stop=2) as items:
+    clock = iter([10.0, 13.0, 100.0, 100.5, 200.0, 200.0])  # two items and the end
+    monkeypatch.setattr("culet.ahead.time.perf_counter", lambda: next(clock))
+    with Ahead(range(2)) as items:
         waited = [items.waited_seconds for _ in items]
     assert waited == [3.0, 3.5]

@@ -1,0 +1,82 @@
+"""Work done ahead on a thread: tokenizing beside the engine, batches beside the training step.
+
+The tokenizer releases the interpreter lock, so one thread is enough; how long the reader waited
+is counted, so that it can be reported.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+_PATIENCE = 5.0  # seconds for the thread to end; one that waits for input is left behind
+
+
+class Ahead(Generic[Item]):
+    """An iterator that a thread keeps a few items ahead of its reader.
+
+    Errors of the source surface at the item they belong to. Use as a context manager, so that
+    the thread ends with the block.
+
+    Args:
+        items: The source; only the thread reads it.
+        depth: Items that wait at most.
+
+    Attributes:
+        waited_seconds: How long the reader has waited for items so far.
+    """
+
+    def __init__(self, items: Iterable[Item], *, depth: int = 4) -> None:
+        self._queue: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(depth)
+        self._ended = threading.Event()
+        self.waited_seconds = 0.0
+        self._thread = threading.Thread(target=self._work, args=(items,), name="ahead", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Item]:
+        while True:
+            before = time.perf_counter()
+            item, error = self._queue.get()
+            self.waited_seconds += time.perf_counter() - before
+            if error is not None:
+                self._put((None, StopIteration()))  # whoever asks again hears that it is over
+                if isinstance(error, StopIteration):
+                    return
+                raise error
+            yield item  # type: ignore[misc]
+
+    def __enter__(self) -> Ahead[Item]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        until = time.monotonic() + _PATIENCE
+        while self._thread.is_alive() and time.monotonic() < until:
+            try:  # unblock a put that waits for room
+                self._queue.get_nowait()
+            except queue.Empty:
+                self._thread.join(timeout=0.01)
+
+    def _work(self, items: Iterable[Item]) -> None:
+        end: BaseException = StopIteration()
+        try:
+            for item in items:
+                self._put((item, None))
+                if self._ended.is_set():
+                    return
+        except BaseException as error:  # handed to the reader, who raises it
+            end = error
+        self._put((None, end))
+
+    def _put(self, item: tuple[Item | None, BaseException | None]) -> None:
+        while not self._ended.is_set():
+            try:
+                self._queue.put(item, timeout=0.1)
+                return
+            except queue.Full:
+                continue

@@ -1,0 +1,251 @@
+"""The engine for CPUs: token ids to unit vectors through OpenVINO, without PyTorch.
+
+Texts are sorted by length and laid into rectangles of a bounded number of tokens. The sides of a
+rectangle are rounded up to a short list of sizes, because the plugin prepares and keeps code for
+every new shape: with few shapes its memory stays flat and nothing is prepared twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from culet.checkpoint import Checkpoint
+from culet.errors import CheckpointError, InputError
+from culet.model.config import EmbeddingConfig
+from culet.runtime.graph import build
+from culet.runtime.quantized import quantized_weights
+from culet.runtime.weights import FloatWeights, Precision, Weights
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int4")
+TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
+_TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
+_WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
+_HIDDEN = np.float32(-1e9)  # added to a score that must not count
+_LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (1 << 30, 64))  # up to a length, round to this
+_BYTES = {"float32": 8.0, "bfloat16": 6.0, "int8": 5.0, "int4": 1.5}  # a weight of a linear map
+
+
+class OpenVinoEngine:
+    """A checkpoint compiled for this CPU.
+
+    Args:
+        checkpoint: The model.
+        precision: "float32", "bfloat16", "int8", "int4", or None for the best of this CPU.
+        threads: CPU threads; None leaves OpenVINO's choice, one a core.
+        cache: Folder of quantised weights; the user's cache folder if None.
+
+    Attributes:
+        name: Backend, device and precision, for messages.
+        precision: What was chosen.
+
+    Raises:
+        InputError: If the precision is unknown or this CPU cannot compute in it, or the machine
+            has too little memory.
+        CheckpointError: If OpenVINO cannot compile the model.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: str | None = None,
+        *,
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        core = ov.Core()
+        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = check_precision(precision, capabilities)
+        self.name = f"openvino cpu {self.precision}"
+        self._config = checkpoint.config
+        check_memory(checkpoint.config, self.precision, _available_memory())
+        self._weights: Weights = (
+            quantized_weights(checkpoint, self.precision, folder=cache)
+            if self.precision in ("int8", "int4")
+            else FloatWeights(checkpoint.tensors)
+        )
+        try:
+            graph = build(checkpoint.config, self._weights)
+            compiled = core.compile_model(graph, "CPU", _settings(self.precision, threads))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"OpenVINO cannot compile {checkpoint.folder}: {error}"
+            ) from error
+        self._request = compiled.create_infer_request()
+        self._weights.release()
+        self._shapes: set[tuple[int, ...]] = set()
+        self._untidy = 0
+
+    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
+
+        Args:
+            texts: Token ids of each text; none without tokens.
+        """
+        if not self._shapes and self.precision in ("int8", "int4"):
+            # The plugin repacks all weights at the first shape. At a small one, the pages they
+            # are read from can be given back before a large one needs its memory.
+            self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)])
+        for index in rectangles([len(text) for text in texts], TOKEN_BUDGET):
+            yield index, self._rectangle([texts[i] for i in index])
+
+    def _rectangle(self, texts: list[np.ndarray]) -> np.ndarray:
+        lengths = np.array([len(text) for text in texts])
+        length = round_length(int(lengths.max()), self._longest)
+        inside = np.arange(length)[None, :] < lengths[:, None]
+        embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
+        embedded[inside] = self._weights.tokens(np.concatenate(texts)) * self._scale
+        padding = np.where(inside, np.float32(0), _HIDDEN)[:, None, None, :]  # B 1 1 L
+        window = self._config.encoder.window
+        local = padding if length <= window + 1 else np.minimum(padding, _band(length, window))
+        inputs = {
+            "embedded": embedded,
+            "local_mask": local,
+            "global_mask": padding,
+            "pool": self._pool(inside),
+        }
+        out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
+        # A new shape may have read all weights again; and every text reads rows of the table.
+        self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
+        self._shapes.add(inside.shape)
+        if self._untidy >= _TIDY_TOKENS:
+            self._untidy = 0
+            self._weights.release()
+        norms = np.linalg.norm(out, axis=1, keepdims=True)
+        return np.asarray(out / np.maximum(norms, 1e-12), dtype=np.float32)
+
+    @property
+    def _longest(self) -> int:
+        return self._config.encoder.max_length
+
+    @property
+    def _scale(self) -> np.float32:
+        return np.float32(self._config.encoder.model_dim**0.5)
+
+    def _pool(self, inside: np.ndarray) -> np.ndarray:
+        """Return the weight of each token in its text's vector [B, 1, L]."""
+        if self._config.pooling == "attention":
+            return np.where(inside, np.float32(0), _HIDDEN)[:, None, :]
+        counted = inside
+        if self._config.pooling in ("first", "last"):
+            place = np.cumsum(inside, axis=1)  # from 1
+            if self._config.pooling == "last":
+                place = place[:, -1:] - place + 1
+            counted = inside & (place <= self._config.pooling_tokens)
+        weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
+        return np.asarray(weights, dtype=np.float32)[:, None, :]
+
+
+def check_precision(precision: str | None, capabilities: Sequence[str]) -> Precision:
+    """Return the precision to compute in; None means bfloat16 where the CPU has it, else float32.
+
+    Raises:
+        InputError: If it is unknown, or bfloat16 is asked of a CPU that has none.
+    """
+    has_bf16 = "BF16" in capabilities
+    if precision is None:
+        return "bfloat16" if has_bf16 else "float32"
+    for known in PRECISIONS:
+        if precision == known:
+            break
+    else:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if known == "bfloat16" and not has_bf16:
+        raise InputError(
+            "this CPU has no bfloat16 instructions (it offers "
+            f"{', '.join(capabilities)}); use float32, int8 or int4"
+        )
+    return known
+
+
+def check_memory(config: EmbeddingConfig, precision: Precision, available: int | None) -> None:
+    """Raise InputError if the model would not fit, before anything is loaded.
+
+    Args:
+        config: The architecture.
+        precision: What it would be computed in.
+        available: Bytes that are free, None if unknown.
+    """
+    encoder = config.encoder
+    linear = config.num_parameters() - encoder.vocab_size * encoder.model_dim
+    needed = int(linear * _BYTES[precision]) + 100_000_000
+    if available is not None and needed > available:
+        raise InputError(
+            f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
+            f"{available / 1e6:,.0f} MB are free; close other programs or choose another "
+            f"precision ({', '.join(p for p in PRECISIONS if _BYTES[p] < _BYTES[precision])})"
+        )
+
+
+def rectangles(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
+    """Return indices of texts of similar length, at most `budget` padded tokens, longest first.
+
+    A text longer than the budget is a rectangle of its own. Longest first, so that memory peaks
+    at once and not after an hour. Rectangles have 1, 2, 3, 4, 6, 8, 12, 16, … texts.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    found: list[np.ndarray] = []
+    first = 0
+    while first < len(order):
+        longest = round_length(lengths[order[first]], 1 << 30)
+        stop = min(len(order), first + max(1, budget // longest))
+        # A rectangle that is half full ends before a text that would be a sixth padding.
+        half = first + -(-budget // (2 * longest))
+        for place in range(half, stop):
+            if lengths[order[place]] < 0.85 * longest:
+                stop = place
+                break
+        rows = largest_rows(stop - first)
+        found.append(order[first : first + rows])
+        first += rows
+    return found
+
+
+def round_length(length: int, longest: int) -> int:
+    """Return the next length the engine computes with."""
+    for limit, step in _LENGTH_STEPS:
+        if length <= limit:
+            return min(-(-length // step) * step, max(longest, length))
+    return length
+
+
+def largest_rows(rows: int) -> int:
+    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, … that is not above `rows`."""
+    power = 1 << (rows.bit_length() - 1)
+    return power * 3 // 2 if power > 1 and power * 3 // 2 <= rows else power
+
+
+@lru_cache(maxsize=8)
+def _band(length: int, window: int) -> np.ndarray:
+    """Return the mask [1, 1, L, L] of a local layer: `window` tokens each way."""
+    place = np.arange(length)
+    hidden = np.abs(place[:, None] - place[None, :]) > window
+    return np.where(hidden, _HIDDEN, np.float32(0))[None, None]
+
+
+def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision in ("int8", "int4") else "0",
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    return settings
+
+
+def _available_memory() -> int | None:
+    """Return the bytes of memory that can be had, where the system says so."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
