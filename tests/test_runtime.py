@@ -32,7 +32,29 @@ from culet.runtime.engine import (
 from culet.runtime.weights import pack as pack_codes
 from culet.runtime.weights import unpack
 
-LENGTHS = (1, 2, 3, 17, 254, 255, 256, 257, 258, 259, 511, 512, 513, 514, 700, 2048)
+LENGTHS = (
+    1,
+    2,
+    3,
+    17,
+    254,
+    255,
+    256,
+    257,
+    258,
+    259,
+    511,
+    512,
+    513,
+    514,
+    700,
+    768,
+    769,
+    800,
+    1024,
+    1025,
+    2048,
+)
 
 
 @pytest.fixture(scope="module")

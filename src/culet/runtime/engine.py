@@ -8,7 +8,6 @@ every new shape: with few shapes its memory stays flat and nothing is prepared t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import openvino as ov
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
+from culet.runtime.banded import masks
 from culet.runtime.graph import build
 from culet.runtime.quantized import quantized_weights
 from culet.runtime.weights import FloatWeights, Precision, Weights
@@ -26,7 +26,6 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int4")
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
-_HIDDEN = np.float32(-1e9)  # added to a score that must not count
 _LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (1 << 30, 64))  # up to a length, round to this
 _BYTES = {"float32": 8.0, "bfloat16": 6.0, "int8": 5.0, "int4": 1.5}  # a weight of a linear map
 
@@ -100,15 +99,8 @@ class OpenVinoEngine:
         inside = np.arange(length)[None, :] < lengths[:, None]
         embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
         embedded[inside] = self._weights.tokens(np.concatenate(texts)) * self._scale
-        padding = np.where(inside, np.float32(0), _HIDDEN)[:, None, None, :]  # B 1 1 L
-        window = self._config.encoder.window
-        local = padding if length <= window + 1 else np.minimum(padding, _band(length, window))
-        inputs = {
-            "embedded": embedded,
-            "local_mask": local,
-            "global_mask": padding,
-            "pool": self._pool(inside),
-        }
+        inputs = masks(inside, self._config.encoder)
+        inputs |= {"embedded": embedded, "pool": self._pool(inside)}
         out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
         # A new shape may have read all weights again; and every text reads rows of the table.
         self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
@@ -130,7 +122,7 @@ class OpenVinoEngine:
     def _pool(self, inside: np.ndarray) -> np.ndarray:
         """Return the weight of each token in its text's vector [B, 1, L]."""
         if self._config.pooling == "attention":
-            return np.where(inside, np.float32(0), _HIDDEN)[:, None, :]
+            return np.where(inside, np.float32(0), np.float32(-1e9))[:, None, :]
         counted = inside
         if self._config.pooling in ("first", "last"):
             place = np.cumsum(inside, axis=1)  # from 1
@@ -218,14 +210,6 @@ def largest_rows(rows: int) -> int:
     """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, … that is not above `rows`."""
     power = 1 << (rows.bit_length() - 1)
     return power * 3 // 2 if power > 1 and power * 3 // 2 <= rows else power
-
-
-@lru_cache(maxsize=8)
-def _band(length: int, window: int) -> np.ndarray:
-    """Return the mask [1, 1, L, L] of a local layer: `window` tokens each way."""
-    place = np.arange(length)
-    hidden = np.abs(place[:, None] - place[None, :]) > window
-    return np.where(hidden, _HIDDEN, np.float32(0))[None, None]
 
 
 def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:

@@ -2,16 +2,18 @@
 
 What depends on a batch and is not a matrix product is made outside, in numpy: token vectors
 (the table stays mapped or quantised), attention masks, pooling weights. So the graph has no
-branch, no integer arithmetic, and one compiled form for every length.
+branch but one, and one compiled form for every length. The branch is the attention of local
+layers over long texts, which `culet.runtime.banded` makes cheaper.
 
-Inputs (float32): `embedded` [B, L, D] scaled token vectors; `local_mask` and `global_mask`, added
-to attention scores, broadcast to [B, H, L, L]; `pool` [B, 1, L], the weight of each token in its
-text's mean (with attention pooling, what is added to its score). Output: `embedding` [B, E], not
-yet of unit length.
+Inputs, float32 where nothing is said: `embedded` [B, L, D] scaled token vectors; `local_mask` and
+`global_mask`, added to attention scores, broadcast to [B, H, L, L]; `in_bands` [], boolean: whether
+`local_mask` is that of bands; `pool` [B, 1, L], the weight of each token in its text's mean (with
+attention pooling, what is added to its score). Output: `embedding` [B, E], not yet of unit length.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from culet.model.config import EmbeddingConfig, EncoderConfig
+from culet.runtime.banded import plain, plain_or_banded
 from culet.runtime.weights import HEAD, Weights
 
 _F32 = ov.Type.f32
@@ -35,8 +38,12 @@ def build(config: EmbeddingConfig, weights: Weights) -> ov.Model:
     embedded = op.parameter([-1, -1, encoder.model_dim], _F32, name="embedded")
     local_mask = op.parameter([-1, 1, -1, -1], _F32, name="local_mask")
     global_mask = op.parameter([-1, 1, -1, -1], _F32, name="global_mask")
+    in_bands = op.parameter([], ov.Type.boolean, name="in_bands")
     pool = op.parameter([-1, 1, -1], _F32, name="pool")
-    masks = {True: global_mask, False: local_mask}
+    attend = {
+        True: lambda q, k, v: plain(q, k, v, global_mask, encoder),
+        False: lambda q, k, v: plain_or_banded(q, k, v, local_mask, in_bands, encoder),
+    }
 
     length = op.gather(op.shape_of(embedded), _i64([1]), _i64(0))  # [1]
     tables = {
@@ -48,7 +55,7 @@ def build(config: EmbeddingConfig, weights: Weights) -> ov.Model:
         whole = encoder.is_global(layer)
         name = f"blocks.{layer}"
         inside = _norm(x, weights.vector(f"{name}.attention_norm"), encoder.norm_eps)
-        out = _attention(encoder, weights, inside, name, mask=masks[whole], table=tables[whole])
+        out = _attention(encoder, weights, inside, name, attend[whole], tables[whole])
         x = op.add(x, _norm(out, weights.vector(f"{name}.attention_post_norm"), encoder.norm_eps))
         inside = _norm(x, weights.vector(f"{name}.ffn_norm"), encoder.norm_eps)
         out = _feed_forward(weights, inside, name)
@@ -61,7 +68,8 @@ def build(config: EmbeddingConfig, weights: Weights) -> ov.Model:
         pooled = op.squeeze(op.matmul(pool, hidden, False, False), _i64([1]))  # B D
     embedding = weights.linear(pooled, HEAD)
     result = op.result(embedding, name="embedding")
-    return ov.Model([result], [embedded, local_mask, global_mask, pool], "culet")
+    inputs = [embedded, local_mask, global_mask, in_bands, pool]
+    return ov.Model([result], inputs, "culet")
 
 
 def _attention(
@@ -69,8 +77,7 @@ def _attention(
     weights: Weights,
     x: Any,
     name: str,
-    *,
-    mask: Any,
+    attend: Callable[[Any, Any, Any], Any],
     table: tuple[Any, Any],
 ) -> Any:
     heads, groups, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
@@ -85,10 +92,7 @@ def _attention(
     query, key = _rotate(query, *table, head_dim), _rotate(key, *table, head_dim)
     if groups > 1:
         key, value = (_repeat(x, heads // groups, heads, head_dim) for x in (key, value))
-    attended = op.scaled_dot_product_attention(
-        query, key, value, mask, _f32(config.scale), causal=False
-    )
-    attended = op.transpose(attended, _i64([0, 2, 1, 3]))  # B L H A
+    attended = op.transpose(attend(query, key, value), _i64([0, 2, 1, 3]))  # B L H A
     attended = op.reshape(attended, _i64([0, 0, heads * head_dim]), True)
     return weights.linear(attended, f"{name}.attention.out")
 

@@ -1,0 +1,261 @@
+"""Embedding on a CPU: culet in each precision against sentence-transformers, same weights, texts.
+
+Two models: EmbeddingGemma-300M's shape with random weights, and the packaged one. Three loads of
+real text: many texts of mixed length (mean 166 tokens, at most 907), queries of about 20 tokens one
+by one, documents of 2,048 tokens. One process a model and number of threads, contenders in turns;
+peak memory in a process of its own for each precision.
+
+    python benchmarks/runtime.py [--models 300m packaged] [--threads 1 2] [--texts 48] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+
+import culet
+from culet.checkpoint import write_checkpoint
+from culet.loading import PACKAGED
+from culet.model.config import EncoderConfig, embeddinggemma_300m
+from culet.prompts import Prompts
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ROOT / "demo/data/eval/DocsRetrieval"
+PRECISIONS = ("float32", "bfloat16", "int8", "int4")
+PEER_BATCHES = (1, 8, 32)  # 32 is its default
+
+
+def random_300m(folder: Path) -> Path:
+    """Write EmbeddingGemma's shape with random weights and the packaged tokenizer."""
+    config, rng = embeddinggemma_300m(), np.random.default_rng(0)
+    arrays = {
+        name: (
+            rng.uniform(-0.5, 0.5, shape)
+            if len(shape) == 1
+            else rng.standard_normal(shape, dtype=np.float32) * shape[-1] ** -0.5
+        ).astype(np.float32)
+        for name, shape in config.weight_shapes().items()
+    }
+    tokenizer = (PACKAGED / "tokenizer.json").read_text(encoding="utf-8")
+    prompts = Prompts.default().to_names()
+    write_checkpoint(folder, config, arrays, tokenizer_json=tokenizer, prompts=prompts)
+    return folder
+
+
+def real_texts(embedder: culet.Embedder, lengths: list[int]) -> list[str]:
+    """Return texts of about the given numbers of tokens: manual sections, one after another."""
+    sections: list[str] = []
+    for path in sorted(DOCUMENTS.rglob("*corpus.jsonl.gz")):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            sections += [json.loads(line)["text"] for line in lines]
+    order = np.random.default_rng(1).permutation(len(sections))
+    words = " ".join(sections[i] for i in order).split()
+    ids = embedder.prepare_document(words[:4000], titles=[None] * 4000).ids
+    bare = len(embedder.prepare_document([""], titles=[None]).ids[0])
+    per_word = float(np.mean([len(i) - bare for i in ids]))
+    texts, place = [], 0
+    for length in lengths:
+        count = max(1, int((length - bare) / per_word))
+        place = place if place + count < len(words) else 0
+        texts.append(" ".join(words[place : place + count]))
+        place += count
+    return texts
+
+
+def mixed_lengths(count: int) -> list[int]:
+    """Return log-normal lengths with mean 166, none above 907."""
+    drawn = np.exp(np.random.default_rng(2).normal(0.0, 0.8, size=count))
+    return np.clip(drawn / drawn.mean() * 166, 12, 907).astype(int).tolist()
+
+
+def flops_a_token(config: EncoderConfig) -> float:
+    """Return the operations of one token in the linear maps; attention is not counted."""
+    head = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+    return 2.0 * config.num_layers * config.model_dim * (head + 3 * config.ffn_dim)
+
+
+def ceiling(threads: int) -> float:
+    """Return the operations per second of a large float32 matrix product in OpenVINO."""
+    import openvino as ov
+    from openvino import opset15 as op
+
+    rows, inner, outer = 1024, 768, 2304
+    x = op.parameter([rows, inner], ov.Type.f32)
+    weight = np.random.default_rng(0).standard_normal((outer, inner)).astype(np.float32)
+    graph = ov.Model([op.result(op.matmul(x, op.constant(weight), False, True))], [x], "ceiling")
+    settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
+    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    value = np.ones((rows, inner), dtype=np.float32)
+    seconds = machine.interleaved({"x": lambda: request.infer([value])}, repeats=9)["x"]
+    return 2.0 * rows * inner * outer / seconds
+
+
+def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str, Any]:
+    """Return speed and cosines of every contender on one model; run in a process of its own."""
+    import openvino as ov
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    torch.set_num_threads(threads)
+    capable = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    precisions = [p for p in PRECISIONS if p != "bfloat16" or "BF16" in capable]
+    ours = {p: culet.load(folder, device="cpu", precision=p, threads=threads) for p in precisions}
+    first = ours["float32"]
+    config = first.checkpoint.config.encoder
+    peers = {"float32": SentenceTransformer(str(folder), device="cpu")}
+    if "BF16" in capable:
+        options = {"dtype": torch.bfloat16}
+        peers["bfloat16"] = SentenceTransformer(str(folder), device="cpu", model_kwargs=options)
+    loads = {
+        "mixed": real_texts(first, mixed_lengths(count)),
+        "long": real_texts(first, [2047] * max(2, count // 12)),
+    }
+    result: dict[str, Any] = {"threads": threads, "ceiling_flops": ceiling(threads), "loads": {}}
+    exact: dict[str, np.ndarray] = {}
+    for name, texts in loads.items():
+        tokens = sum(map(len, first.prepare_document(texts, titles=[None] * len(texts)).ids))
+        calls: dict[str, Callable[[], Any]] = {
+            f"culet {p}": lambda e=e, t=texts: e.encode_document(t, progress=False)
+            for p, e in ours.items()
+        }
+        for kind, peer in peers.items():
+            for batch in PEER_BATCHES:
+                calls[f"sentence-transformers {kind}, batch {batch}"] = (
+                    lambda m=peer, b=batch, t=texts: m.encode(
+                        t, prompt_name="document", batch_size=b, show_progress_bar=False
+                    )
+                )
+        vectors = {label: np.asarray(call(), np.float32) for label, call in calls.items()}
+        exact[name] = vectors["sentence-transformers float32, batch 1"]
+        seconds = machine.interleaved(calls, repeats=repeats, warm_up=0)
+        speed = flops_a_token(config) / result["ceiling_flops"]
+        result["loads"][name] = {
+            "texts": len(texts),
+            "tokens": tokens,
+            "contenders": {
+                label: {
+                    "tokens_per_second": tokens / value,
+                    "of_ceiling": tokens / value * speed,
+                    "mean_cosine": float((_unit(vectors[label]) * exact[name]).sum(1).mean()),
+                }
+                for label, value in seconds.items()
+            },
+        }
+    result["queries"] = latencies(ours, peers["float32"], repeats=repeats)
+    return result
+
+
+def latencies(
+    ours: dict[str, culet.Embedder], peer: Any, *, repeats: int
+) -> dict[str, dict[str, float]]:
+    """Return the milliseconds of queries of about 20 tokens, one by one."""
+    texts = real_texts(next(iter(ours.values())), [20] * 12 * repeats)
+    calls: dict[str, Callable[[str], Any]] = {
+        f"culet {p}": lambda t, e=e: e.encode_query(t, progress=False) for p, e in ours.items()
+    }
+    calls["sentence-transformers float32"] = lambda t: peer.encode(
+        t, prompt_name="query", show_progress_bar=False
+    )
+    taken: dict[str, list[float]] = {label: [] for label in calls}
+    for number, text in enumerate([*texts[:12], *texts]):
+        for label, call in calls.items():
+            began = time.perf_counter()
+            call(text)
+            if number >= 12:
+                taken[label].append(1000 * (time.perf_counter() - began))
+    return {
+        label: {"p50_ms": float(np.median(v)), "p99_ms": float(np.percentile(v, 99))}
+        for label, v in taken.items()
+    }
+
+
+def peak_megabytes(folder: Path, precision: str) -> float | None:
+    """Return the peak memory of a process that embeds texts of 512 tokens, one at a time."""
+    program = (
+        "import sys, culet\n"
+        "e = culet.load(sys.argv[1], device='cpu', precision=sys.argv[2], threads=1)\n"
+        "for i in range(4): e.encode_document('wort ' * 700 + str(i), progress=False)\n"
+        "for line in open('/proc/self/status'):\n"
+        "    if line.startswith('VmHWM'): print(int(line.split()[1]) / 1024)\n"
+    )
+    # The first run may quantise; the second is what a user sees from then on.
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program, str(folder), precision],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    return float(done.stdout) if done.returncode == 0 and done.stdout else None
+
+
+def show(name: str, result: dict[str, Any]) -> None:
+    """Print the table of one process."""
+    print(
+        f"\n{name}, {result['threads']} threads; ceiling {result['ceiling_flops'] / 1e9:.0f} GF/s"
+    )
+    for load, found in result["loads"].items():
+        contenders = found["contenders"]
+        default = contenders["sentence-transformers float32, batch 32"]["tokens_per_second"]
+        print(f"  {load}: {found['texts']} texts, {found['tokens']} tokens")
+        for label, c in contenders.items():
+            print(
+                f"    {label:40s}{c['tokens_per_second']:10,.0f} tokens/s"
+                f"{c['tokens_per_second'] / default:7.2f}x  {c['of_ceiling']:6.1%} of the ceiling"
+                f"  cosine {c['mean_cosine']:.5f}"
+            )
+    for label, ms in result["queries"].items():
+        print(f"  query: {label:36s} p50 {ms['p50_ms']:8.1f} ms  p99 {ms['p99_ms']:8.1f} ms")
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return unit
+
+
+def main() -> None:
+    """Measure and write benchmarks/results/runtime.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", nargs="*", default=["300m", "packaged"])
+    parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--texts", type=int, default=48)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder a child process measures
+    options = parser.parse_args()
+    if options.one:
+        (threads,) = options.threads
+        found = measure(
+            Path(options.one), threads=threads, count=options.texts, repeats=options.repeats
+        )
+        print(json.dumps(found))
+        return
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in options.models:
+            folder = random_300m(Path(temporary) / "300m") if name == "300m" else PACKAGED
+            results[name] = {"runs": []}
+            for threads in options.threads:
+                command = [sys.executable, "-W", "ignore", __file__, "--one", str(folder)]
+                command += ["--threads", str(threads), "--texts", str(options.texts)]
+                command += ["--repeats", str(options.repeats)]
+                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+                results[name]["runs"].append(json.loads(done.stdout.splitlines()[-1]))
+                show(name, results[name]["runs"][-1])
+            results[name]["peak_megabytes"] = {
+                p: peak_megabytes(folder, p) for p in ("float32", "int8", "int4")
+            }
+            print(f"  peak memory, MB: {results[name]['peak_megabytes']}")
+    machine.write("runtime", results)
+
+
+if __name__ == "__main__":
+    main()
