@@ -12,7 +12,7 @@ help:
 	@echo "make demo    train, evaluate and search with a small model on bundled data (10 minutes)"
 	@echo "make test    run all tests (warnings are errors)"
 	@echo "make check   format, lint, types"
-	@echo "make packaged-model    train the default model again (half an hour)"
+	@echo "make packaged-model CORPORA=...    train the default model again (two hours)"
 	@echo "make bench   measure speed against peers in the same run"
 	@echo "make clean   remove what the commands above made"
 
@@ -33,12 +33,12 @@ install-dev: $(VENV)/.dev
 demo: install
 	$(BIN)/python demo/run.py
 
-# The model inside the package: the demo's recipe, trained longer.
+# The model inside the package: the demo's recipe on all rows its builder can draw, trained longer.
 packaged-model: install
-	$(BIN)/culet train demo/recipe.toml --set run.folder=runs/packaged \
-	  --set prefinetune.steps=400 --set prefinetune.optim.warmup_steps=30 \
-	  --set finetune.steps=150 --set finetune.optim.warmup_steps=20 \
-	  --set finetune.save_dtype=bfloat16
+	test -d "$(CORPORA)" || (echo "give the folder of the corpora: make packaged-model CORPORA=..." && exit 2)
+	mkdir -p runs/packaged-data
+	$(BIN)/python demo/build_data.py $(CORPORA) --out runs/packaged-data --scale 100
+	$(BIN)/culet train recipes/packaged.toml
 	rm -rf src/culet/packaged
 	cp -r runs/packaged/finetune/checkpoint src/culet/packaged
 
@@ -57,6 +57,7 @@ check: install-dev
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train_step.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packaged.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/runtime.py
 
 clean:
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache

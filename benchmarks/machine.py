@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "numpy", "culet")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "tokenizers",
+    "numpy",
+    "openvino",
+    "culet",
+)
 
 
 def describe() -> dict[str, Any]:

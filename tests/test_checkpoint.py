@@ -543,10 +543,12 @@ def test_any_value_anywhere_is_read_or_refused_and_never_crashes(
         raw[place][data.draw(st.sampled_from(["type", "path"]))] = data.draw(JSON)
     else:
         raw[data.draw(st.sampled_from([*raw, "culet_pooling", "pooling_mode"]))] = data.draw(JSON)
-    path.write_text(json.dumps(raw))
-    with contextlib.suppress(CheckpointError):
-        read_checkpoint(folder)
-    path.write_text(sound)
+    try:
+        path.write_text(json.dumps(raw))
+        with contextlib.suppress(CheckpointError):
+            read_checkpoint(folder)
+    finally:
+        path.write_text(sound)
 
 
 # --- writing -------------------------------------------------------------------------------------

@@ -56,7 +56,6 @@ def test_its_narrow_widths_are_prefixes_at_unit_length(embedder: culet.Embedder)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="55.8 against 58.2: not yet (LOG.md, 2026-11-21)", strict=True)
 def test_it_beats_character_ngrams_on_the_bundled_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     monkeypatch.delitem(sys.modules, "machine", raising=False)

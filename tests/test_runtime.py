@@ -286,6 +286,31 @@ def test_too_little_memory_is_said_before_loading(
         OpenVinoEngine(checkpoint)
 
 
+FREED_ELSEWHERE = """
+import gc, signal, threading
+import culet
+held = [culet.load(device="cpu", threads=1)]
+held[0].encode_query("a")
+thread = threading.Thread(target=held.clear)
+thread.start()
+thread.join()
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("heard"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_a_signal_is_survived_after_a_model_was_freed_on_another_thread() -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", FREED_ELSEWHERE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 WITHOUT_TORCH = """
 import sys
 for name in ("torch", "jaxtyping", "transformers", "sentence_transformers", "pyarrow", "sklearn"):

@@ -165,7 +165,7 @@ def pooling_config(
     mode = raw.get("pooling_mode") or [name for key, name in old.items() if raw.get(key)]
     modes = mode if isinstance(mode, list) else [mode]
     known: dict[str, Pooling] = {"mean": "mean", "cls": "first", "lasttoken": "last"}
-    if len(modes) != 1 or modes[0] not in known:
+    if len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in known:
         raise CheckpointError(f"{where}: pooling must be one of {sorted(known)}, got {modes}")
     if raw.get("include_prompt", True) is not True:
         raise CheckpointError(

@@ -7,6 +7,9 @@ every new shape: with few shapes its memory stays flat and nothing is prepared t
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,8 +60,9 @@ class OpenVinoEngine:
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
-        core = ov.Core()
-        capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        with own_signal_stack():  # loads the plugin, which brings its own
+            core = ov.Core()
+            capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = check_precision(precision, capabilities)
         self.name = f"openvino cpu {self.precision}"
         self._config = checkpoint.config
@@ -71,11 +75,11 @@ class OpenVinoEngine:
         try:
             graph = build(checkpoint.config, self._weights)
             compiled = core.compile_model(graph, "CPU", _settings(self.precision, threads))
+            self._request = compiled.create_infer_request()
         except RuntimeError as error:
             raise CheckpointError(
                 f"OpenVINO cannot compile {checkpoint.folder}: {error}"
             ) from error
-        self._request = compiled.create_infer_request()
         self._weights.release()
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
@@ -131,6 +135,25 @@ class OpenVinoEngine:
             counted = inside & (place <= self._config.pooling_tokens)
         weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
         return np.asarray(weights, dtype=np.float32)[:, None, :]
+
+
+@contextlib.contextmanager
+def own_signal_stack() -> Iterator[None]:
+    """Leave the thread's alternate signal stack as it was.
+
+    OpenVINO 2026.4 gives the thread that loads its CPU plugin another one, and takes it away on
+    the thread that frees the last model. Where that is not the same, as with garbage collection,
+    the next signal (Ctrl-C) would be handled on memory that is gone, and kill the process.
+    """
+    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
+    before = ctypes.create_string_buffer(64)  # larger than any system's stack_t
+    if sigaltstack is None or sigaltstack(None, before) != 0:
+        yield
+        return
+    try:
+        yield
+    finally:
+        sigaltstack(before, None)
 
 
 def check_precision(precision: str | None, capabilities: Sequence[str]) -> Precision:
