@@ -41,6 +41,7 @@ packaged-model: install
 	$(BIN)/culet train recipes/packaged.toml
 	rm -rf src/culet/packaged
 	cp -r runs/packaged/finetune/checkpoint src/culet/packaged
+	cp recipes/packaged-card.md src/culet/packaged/README.md
 
 test: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
