@@ -130,7 +130,7 @@ def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str
             for p, e in ours.items()
         }
         for kind, peer in peers.items():
-            for batch in PEER_BATCHES:
+            for batch in (b for b in PEER_BATCHES if b < len(texts) or b == PEER_BATCHES[-1]):
                 calls[f"sentence-transformers {kind}, batch {batch}"] = (
                     lambda m=peer, b=batch, t=texts: m.encode(
                         t, prompt_name="document", batch_size=b, show_progress_bar=False

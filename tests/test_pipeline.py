@@ -146,7 +146,7 @@ def test_running_it_again_does_nothing_but_show_the_table(
     assert {f: f.stat().st_mtime_ns for f in before} == before
     assert not [folder for folder in run.iterdir() if "." in folder.name]
     table = capsys.readouterr().out
-    for words in ("mean of 1 tasks", "start", "prefinetune", "finetune", "finetune @8"):
+    for words in ("mean of 1 tasks", "start", "prefinetune", "finetune", "finetune 8d"):
         assert words in table
 
 

@@ -215,8 +215,7 @@ def measure(
         )
         failures |= outcome.failures
         for result in outcome.results:
-            label = name if result.truncate_to is None else f"{name} @{result.truncate_to}"
-            columns.setdefault(label, []).append(result)
+            columns.setdefault(name, []).append(result)
     print_report(columns, failures=failures, means_only=True)
     print(f"the score of every task is in {recipe.run.folder / 'results'}")
     return columns
