@@ -113,10 +113,12 @@ def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str
     ours = {p: culet.load(folder, device="cpu", precision=p, threads=threads) for p in precisions}
     first = ours["float32"]
     config = first.checkpoint.config.encoder
-    peers = {"float32": SentenceTransformer(str(folder), device="cpu")}
-    if "BF16" in capable:
-        options = {"dtype": torch.bfloat16}
-        peers["bfloat16"] = SentenceTransformer(str(folder), device="cpu", model_kwargs=options)
+    peers = {  # a checkpoint stored in bfloat16 would be computed in it
+        name: SentenceTransformer(
+            str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, name)}
+        )
+        for name in (("float32", "bfloat16") if "BF16" in capable else ("float32",))
+    }
     loads = {
         "mixed": real_texts(first, mixed_lengths(count)),
         "long": real_texts(first, [2047] * max(2, count // 12)),
@@ -250,6 +252,7 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 results[name]["runs"].append(json.loads(done.stdout.splitlines()[-1]))
                 show(name, results[name]["runs"][-1])
+                machine.write("runtime", results)  # a run of hours keeps what it has
             results[name]["peak_megabytes"] = {
                 p: peak_megabytes(folder, p) for p in ("float32", "int8", "int4")
             }
