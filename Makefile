@@ -12,8 +12,8 @@ help:
 	@echo "make demo    train, evaluate and search with a small model on bundled data (10 minutes)"
 	@echo "make test    run all tests (warnings are errors)"
 	@echo "make check   format, lint, types"
-	@echo "make packaged-model CORPORA=...    train the default model again (two hours)"
-	@echo "make bench   measure speed against peers in the same run"
+	@echo "make packaged-model CORPORA=...    train the default model again (an hour and a half)"
+	@echo "make bench   measure speed against peers in the same run (hours on two cores)"
 	@echo "make clean   remove what the commands above made"
 
 $(VENV)/.runtime: pyproject.toml

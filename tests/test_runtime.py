@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,7 @@ def test_quantised_weights_are_kept_and_give_the_same_vectors(
     assert np.array_equal(first, again)
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "crc"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "crc", "text"])
 def test_a_damaged_file_is_made_again_with_a_word(
     checkpoint: Checkpoint, damage: str, tmp_path: Path
 ) -> None:
@@ -167,8 +168,10 @@ def test_a_damaged_file_is_made_again_with_a_word(
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 4
         path.write_bytes(content)
-    else:
+    elif damage == "crc":
         path.with_suffix(".crc32").unlink()
+    else:
+        path.with_suffix(".crc32").write_bytes(b"\xff\xfe\xff")
     with pytest.warns(UserWarning, match="the cached weights are damaged and are made again: "):
         engine = OpenVinoEngine(checkpoint, "int8", threads=1, cache=tmp_path)
     assert np.array_equal(embed(engine, ids), good)
@@ -260,6 +263,15 @@ def _resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
+def test_many_threads_may_share_an_engine(checkpoint: Checkpoint) -> None:
+    engine = OpenVinoEngine(checkpoint, "float32", threads=1)
+    ids = [texts([5 + i, 40]) for i in range(8)]
+    expected = [embed(engine, one) for one in ids]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda one: embed(engine, one), ids * 5))
+    assert all(np.array_equal(a, b) for a, b in zip(found, expected * 5, strict=True))
+
+
 # --- refusals ------------------------------------------------------------------------------------
 
 
@@ -277,12 +289,14 @@ def test_too_little_memory_is_said_before_loading(
     check_memory(embeddinggemma_300m(), "float32", None)
     check_memory(embeddinggemma_300m(), "float32", 2_000_000_000)
     with pytest.raises(
-        InputError, match=r"needs about 950 MB of memory in float32, and 500 MB are free.*int8"
+        InputError, match=r"needs about 1,428 MB of memory in float32, and 500 MB are free.*int8"
     ):
         check_memory(embeddinggemma_300m(), "float32", 500_000_000)
     check_memory(embeddinggemma_300m(), "int4", 500_000_000)
+    with pytest.raises(InputError, match=r"in int4, and 100 MB are free; close other programs$"):
+        check_memory(embeddinggemma_300m(), "int4", 100_000_000)
     monkeypatch.setattr(engine_module, "_available_memory", lambda: 1000)
-    with pytest.raises(InputError, match="needs about 100 MB of memory"):
+    with pytest.raises(InputError, match="needs about 101 MB of memory"):
         OpenVinoEngine(checkpoint)
 
 

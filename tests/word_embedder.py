@@ -115,7 +115,7 @@ def _prepared(prompted: list[tuple[str, str]], on_long: str, first: int) -> Prep
         words = len(prompted[long[0]][1].split())
         raise InputError(f"text {first + long[0]} has {words} words")
     note = f"{len(long)} of {len(prompted)} texts were cut" if long else None
-    return Prepared(prompted, "texts", note)  # type: ignore[arg-type]
+    return Prepared(prompted, note)  # type: ignore[arg-type]
 
 
 def _direction(word: str) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -45,12 +46,10 @@ class Prepared:
 
     Attributes:
         ids: Token ids of each text, prompt included.
-        what: "queries" or "documents", for messages.
         note: What must be said of texts that were cut, or None.
     """
 
     ids: list[np.ndarray]
-    what: str
     note: str | None
 
 
@@ -311,10 +310,11 @@ class Embedder:
     ) -> np.ndarray:
         width = self._width(truncate_to)
         parts = [(texts[first : first + WINDOW], first) for first in range(0, len(texts), WINDOW)]
+        source = (prepare(part, first) for part, first in parts)
         done: list[np.ndarray] = []
         with (
             Progress("embedding", total=len(texts), unit=what, show=progress) as bar,
-            Ahead(prepare(part, first) for part, first in parts) as prepared,
+            Ahead(source) if len(parts) > 1 else nullcontext(source) as prepared,
         ):
             for tokens in prepared:
                 if tokens.note:
@@ -346,7 +346,7 @@ class Embedder:
                 f"{tokenized.overlong[0][0]}, the longest has {longest} tokens); split them, or "
                 "pass on_long='error' to be stopped"
             )
-        return Prepared(tokenized.ids, what, note)
+        return Prepared(tokenized.ids, note)
 
     def _width(self, truncate_to: int | None) -> int:
         width = self.dim if truncate_to is None else truncate_to

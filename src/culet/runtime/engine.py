@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import openvino as ov
@@ -25,12 +26,14 @@ from culet.runtime.graph import build
 from culet.runtime.quantized import quantized_weights
 from culet.runtime.weights import FloatWeights, Precision, Weights
 
-PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8", "int4")
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
 _LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (1 << 30, 64))  # up to a length, round to this
-_BYTES = {"float32": 8.0, "bfloat16": 6.0, "int8": 5.0, "int4": 1.5}  # a weight of a linear map
+# Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
+# bfloat16 is float32's constants and two packed copies of half the size.
+_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 3.5, "int4": 3.0}
 
 
 class OpenVinoEngine:
@@ -83,6 +86,7 @@ class OpenVinoEngine:
         self._weights.release()
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
+        self._lock = threading.Lock()  # a request computes one batch at a time
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
@@ -105,13 +109,14 @@ class OpenVinoEngine:
         embedded[inside] = self._weights.tokens(np.concatenate(texts)) * self._scale
         inputs = masks(inside, self._config.encoder)
         inputs |= {"embedded": embedded, "pool": self._pool(inside)}
-        out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
-        # A new shape may have read all weights again; and every text reads rows of the table.
-        self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
-        self._shapes.add(inside.shape)
-        if self._untidy >= _TIDY_TOKENS:
-            self._untidy = 0
-            self._weights.release()
+        with self._lock:
+            out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
+            # A new shape may have read all weights again; and every text reads rows of the table.
+            self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
+            self._shapes.add(inside.shape)
+            if self._untidy >= _TIDY_TOKENS:
+                self._untidy = 0
+                self._weights.release()
         norms = np.linalg.norm(out, axis=1, keepdims=True)
         return np.asarray(out / np.maximum(norms, 1e-12), dtype=np.float32)
 
@@ -165,17 +170,14 @@ def check_precision(precision: str | None, capabilities: Sequence[str]) -> Preci
     has_bf16 = "BF16" in capabilities
     if precision is None:
         return "bfloat16" if has_bf16 else "float32"
-    for known in PRECISIONS:
-        if precision == known:
-            break
-    else:
+    if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if known == "bfloat16" and not has_bf16:
+    if precision == "bfloat16" and not has_bf16:
         raise InputError(
             "this CPU has no bfloat16 instructions (it offers "
             f"{', '.join(capabilities)}); use float32, int8 or int4"
         )
-    return known
+    return precision
 
 
 def check_memory(config: EmbeddingConfig, precision: Precision, available: int | None) -> None:
@@ -190,10 +192,11 @@ def check_memory(config: EmbeddingConfig, precision: Precision, available: int |
     linear = config.num_parameters() - encoder.vocab_size * encoder.model_dim
     needed = int(linear * _BYTES[precision]) + 100_000_000
     if available is not None and needed > available:
+        smaller = [p for p in ("int8", "int4") if _BYTES[p] < _BYTES[precision]]
+        advice = f" or choose another precision ({', '.join(smaller)})" if smaller else ""
         raise InputError(
             f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
-            f"{available / 1e6:,.0f} MB are free; close other programs or choose another "
-            f"precision ({', '.join(p for p in PRECISIONS if _BYTES[p] < _BYTES[precision])})"
+            f"{available / 1e6:,.0f} MB are free; close other programs{advice}"
         )
 
 

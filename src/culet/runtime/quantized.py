@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,31 +38,30 @@ def quantized_weights(
     precision: str,
     *,
     folder: Path | None = None,
-    say: Callable[[str], None] | None = None,
 ) -> QuantizedWeights:
     """Return a checkpoint's weights in int8 or int4, from the cache or made now and kept there.
+
+    A damaged or unwritable cache is a warning.
 
     Args:
         checkpoint: The model.
         precision: "int8" or "int4".
         folder: Where the file is kept; the user's cache folder if None.
-        say: Takes a line about a damaged or unwritable cache; a warning if None.
     """
-    say = say or _warn
     folder = folder or cache_folder() / "weights"
     path = folder / f"{checkpoint.fingerprint}-{precision}-{_VERSION}.safetensors"
     if path.exists():
         try:
             return _read(path)
-        except (CheckpointError, OSError) as error:
-            say(f"the cached weights are damaged and are made again: {error}")
+        except (CheckpointError, OSError, ValueError) as error:
+            _warn(f"the cached weights are damaged and are made again: {error}")
     arrays = dict(_arrays(checkpoint, precision))
     try:
         write_tensors(path, arrays)
         with new_file(path.with_suffix(".crc32")) as aside:
             aside.write_text(checksum(path))
     except InputError as error:
-        say(f"the {precision} weights are not kept for the next start: {error}")
+        _warn(f"the {precision} weights are not kept for the next start: {error}")
         return QuantizedWeights(arrays)
     return _read(path)
 
