@@ -24,6 +24,7 @@ ORDER = [
     "quant",
     "evaluate.metrics",
     "model.config",
+    "model.decoder_config",
     "chunking",
     "ahead",
     "cachefolder",

@@ -17,12 +17,23 @@ from culet.errors import InputError
 Pooling = Literal["mean", "first", "last", "attention"]
 POOLINGS: tuple[Pooling, ...] = ("mean", "first", "last", "attention")
 
+# What the folder of an embedding model (`culet.checkpoint`) cannot say otherwise.
+_OF_EMBEDDING_MODELS = {
+    "causal": False,
+    "window_after": None,
+    "query_key_norm": True,
+    "attention_softcap": None,
+    "global_rope_scaling": 1.0,
+}
+
 EMBEDDINGGEMMA_WINDOW = 256  # tokens each way; stored on disk as sliding_window = 512
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """The architecture of a bidirectional Gemma 3 text stack.
+    """The architecture of a Gemma text stack: an encoder, or a decoder's layers if `causal`.
+
+    What an embedding model may be is narrower: see `EmbeddingConfig`.
 
     Attributes:
         vocab_size: Rows of the token embedding.
@@ -32,7 +43,8 @@ class EncoderConfig:
         num_heads: Query heads.
         num_kv_heads: Key and value heads; divides `num_heads`.
         head_dim: Width of one head; even, because rotary embedding turns pairs.
-        window: Tokens a local layer sees on each side of a token, itself not counted.
+        window: Tokens a local layer sees on each side of a token, itself not counted; only
+            those before it if `causal`.
         global_layers: Indices (from 0) of the layers that see the whole text.
         max_length: Longest text in tokens, BOS and EOS counted.
         local_rope_base: Rotary base of local layers.
@@ -41,6 +53,13 @@ class EncoderConfig:
         norm_eps: Epsilon of every RMSNorm.
         dropout: Rate after the embedding, after each sub-layer and after the last norm;
             active in training only. Released checkpoints use 0.
+        causal: Every token sees itself and what is before it: the mask of a decoder.
+        window_after: Tokens a local layer sees after a token, if not `window`; T5Gemma 2's
+            encoder sees one more after than before.
+        query_key_norm: Queries and keys are normed by head (Gemma 3), or not (Gemma 2).
+        attention_softcap: cap · tanh(scores / cap) before the softmax (50 in Gemma 2).
+        global_rope_scaling: Positions of global layers are divided by this (8 in Gemma 3 from
+            4B on).
     """
 
     vocab_size: int
@@ -58,6 +77,11 @@ class EncoderConfig:
     attention_scale: float | None = None
     norm_eps: float = 1e-6
     dropout: float = 0.0
+    causal: bool = False
+    window_after: int | None = None
+    query_key_norm: bool = True
+    attention_softcap: float | None = None
+    global_rope_scaling: float = 1.0
 
     def __post_init__(self) -> None:
         for name in (
@@ -84,6 +108,15 @@ class EncoderConfig:
             raise InputError(f"global_layers {wrong} are not among {self.num_layers} layers")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.window_after is not None and (self.causal or self.window_after < 0):
+            raise InputError(
+                "window_after must be 0 or more and has no meaning in a causal stack, got "
+                f"{self.window_after}"
+            )
+        for name in ("attention_softcap", "global_rope_scaling"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {value}")
 
     @property
     def scale(self) -> float:
@@ -104,8 +137,7 @@ class EncoderConfig:
                 f"blocks.{i}.attention.query": (self.num_heads * head, dim),
                 f"blocks.{i}.attention.key": (self.num_kv_heads * head, dim),
                 f"blocks.{i}.attention.value": (self.num_kv_heads * head, dim),
-                f"blocks.{i}.attention.query_norm": (head,),
-                f"blocks.{i}.attention.key_norm": (head,),
+                **self.head_norm_shapes(f"blocks.{i}.attention"),
                 f"blocks.{i}.attention.out": (dim, self.num_heads * head),
                 f"blocks.{i}.attention_post_norm": (dim,),
                 f"blocks.{i}.ffn_norm": (dim,),
@@ -115,6 +147,12 @@ class EncoderConfig:
                 f"blocks.{i}.ffn_post_norm": (dim,),
             }
         return shapes | {"norm": (dim,)}
+
+    def head_norm_shapes(self, attention: str) -> dict[str, tuple[int, ...]]:
+        """Return the norms of queries and keys in one attention, if this stack has them."""
+        if not self.query_key_norm:
+            return {}
+        return {f"{attention}.{name}": (self.head_dim,) for name in ("query_norm", "key_norm")}
 
 
 @dataclass(frozen=True)
@@ -140,6 +178,12 @@ class EmbeddingConfig:
     pooling_heads: int = 4
 
     def __post_init__(self) -> None:
+        for name, value in _OF_EMBEDDING_MODELS.items():
+            if getattr(self.encoder, name) != value:
+                raise InputError(
+                    f"the encoder of an embedding model must have {name} = {value}, got "
+                    f"{getattr(self.encoder, name)}: other libraries could not read its checkpoint"
+                )
         if self.pooling not in POOLINGS:
             raise InputError(f"pooling must be one of {POOLINGS}, got {self.pooling!r}")
         if self.pooling_tokens < 1:
