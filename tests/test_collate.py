@@ -36,7 +36,7 @@ def batch_of(
     return collate(
         records,
         tokenizer=tokenizer,
-        rng=np.random.default_rng(seed),
+        seed=[seed],
         **{"prompts": Prompts.default()} | arguments,
     )
 
@@ -154,6 +154,30 @@ def test_the_positive_is_never_drawn_as_its_own_negative() -> None:
     records = [Record("a", "b", ("b", "c", "b"))]
     for seed in range(20):
         assert rows(batch_of(records, num_negatives=3, seed=seed))[0][2] == [f"{DOCUMENT}c"]
+
+
+def test_a_record_draws_the_same_negatives_in_a_part_of_its_batch() -> None:
+    records = [Record(f"q{i}", f"p{i}", tuple(f"{i}{n}" for n in range(9))) for i in range(6)]
+    whole = rows(batch_of(records, num_negatives=3))
+    parts = [batch_of(records[a:b], num_negatives=3, first=a) for a, b in ((0, 2), (2, 5), (5, 6))]
+    assert [row for part in parts for row in rows(part)] == whole
+
+
+def test_keys_tell_equal_texts_of_two_parts_and_prompts_count() -> None:
+    left = batch_of([Record("q", "p"), Record("r", "s")])
+    right = batch_of([Record("t", "p"), Record("q", "q")])
+    assert left.keys.dtype == np.int64
+    assert len(set(left.keys.tolist())) == len(left.texts) == 4
+    assert left.keys[left.positive[0]] == right.keys[right.positive[0]]
+    assert left.keys[left.query[0]] == right.keys[right.query[1]]
+    assert right.keys[right.query[1]] != right.keys[right.positive[1]]
+
+
+def test_the_part_of_a_process_may_be_empty() -> None:
+    batch = batch_of([], num_negatives=2)
+    assert (batch.texts, batch.num_tokens, batch.teacher) == ([], 0, {})
+    assert [batch.query.shape, batch.negative.shape, batch.keys.shape] == [(0,), (0, 0), (0,)]
+    assert batch.query.dtype == batch.keys.dtype == np.int64
 
 
 # --- length

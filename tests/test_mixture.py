@@ -116,3 +116,24 @@ def test_a_mixture_that_cannot_be_drawn_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         mixture(sizes, weights, batches)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 5, 8])
+def test_the_parts_of_all_processes_are_the_batch(world_size: int) -> None:
+    mixed = mixture([20, 3], [1, 1], [7, 8])
+    for step in range(20):
+        whole = mixed.draw(step)
+        parts = [whole.part(rank, world_size) for rank in range(world_size)]
+        assert np.concatenate([part.indices for part in parts]).tolist() == whole.indices.tolist()
+        assert [part.first for part in parts] == [
+            sum(len(p.indices) for p in parts[:rank]) for rank in range(world_size)
+        ]
+        sizes = [len(part.indices) for part in parts]
+        assert max(sizes) - min(sizes) <= 1
+        assert {part.source for part in parts} == {whole.source}
+
+
+@pytest.mark.parametrize(("rank", "world_size"), [(-1, 2), (2, 2), (0, 0)])
+def test_a_rank_that_does_not_exist_is_refused(rank: int, world_size: int) -> None:
+    with pytest.raises(InputError, match=f"got rank {rank} of {world_size} processes"):
+        mixture([20], [1], [7]).draw(0).part(rank, world_size)

@@ -17,10 +17,36 @@ from culet.errors import InputError
 
 @dataclass(frozen=True)
 class Draw:
-    """The records of one step: a source and the indices of its records."""
+    """The records of one step: a source and the indices of its records.
+
+    Attributes:
+        source: Number of the source.
+        indices: Its records.
+        first: Place of the first of them in the whole batch; above 0 in a part of one.
+    """
 
     source: int
     indices: np.ndarray
+    first: int = 0
+
+    def part(self, rank: int, world_size: int) -> Draw:
+        """Return the share of one process: equal parts in order, the first ones larger by one.
+
+        It may be empty where a source has fewer records than there are processes.
+        """
+        check_rank(rank, world_size)
+        size, more = divmod(len(self.indices), world_size)
+        first = rank * size + min(rank, more)
+        stop = first + size + (rank < more)
+        return Draw(self.source, self.indices[first:stop], self.first + first)
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise InputError unless `rank` is one of `world_size` processes, counted from 0."""
+    if not 0 <= rank < world_size:
+        raise InputError(
+            f"rank must be from 0 to world_size - 1, got rank {rank} of {world_size} processes"
+        )
 
 
 class Mixture:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
-from culet.data.mixture import Mixture
+from culet.data.mixture import Mixture, check_rank
 from culet.data.records import Record, Records, read_records
 from culet.data.teacher import TeacherFile
 from culet.errors import RecipeError
@@ -84,6 +84,9 @@ class Batcher:
         prompts: Prefixes by task.
         steps: Length of the run.
         seed: Decides batches and negatives.
+        rank: Which process of `world_size` this is, from 0; it gets its part of every batch.
+        world_size: Processes that share each batch; their parts in the order of ranks are the
+            batch of one process. Sizes stay those of the whole batch.
     """
 
     def __init__(
@@ -96,7 +99,11 @@ class Batcher:
         prompts: Prompts,
         steps: int,
         seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        check_rank(rank, world_size)
+        self._rank, self._world_size = rank, world_size
         self._num_negatives = num_negatives
         self._tokenizer = tokenizer
         self._prompts = prompts
@@ -115,8 +122,8 @@ class Batcher:
         )
 
     def __call__(self, step: int) -> PairBatch:
-        """Return the batch of a step (from 0)."""
-        draw = self._mixture.draw(step)
+        """Return the batch of a step (from 0), or this process's part of it."""
+        draw = self._mixture.draw(step).part(self._rank, self._world_size)
         source, pool = self._pools[draw.source]
         negatives = source.config.num_negatives
         return collate(
@@ -127,7 +134,8 @@ class Batcher:
             num_negatives=self._num_negatives if negatives is None else negatives,
             source=source.config.name or source.config.path.name,
             teacher_file=source.teacher,
-            rng=np.random.default_rng([self._seed, 2, step]),
+            seed=(self._seed, 2, step),
+            first=draw.first,
         )
 
 
