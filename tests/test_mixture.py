@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from culet.data.mixture import Mixture
+from culet.data.mixture import Mixture, shares
 from culet.errors import InputError
 
 
@@ -137,3 +137,47 @@ def test_the_parts_of_all_processes_are_the_batch(world_size: int) -> None:
 def test_a_rank_that_does_not_exist_is_refused(rank: int, world_size: int) -> None:
     with pytest.raises(InputError, match=f"got rank {rank} of {world_size} processes"):
         mixture([20], [1], [7]).draw(0).part(rank, world_size)
+
+
+# --- shares by size, and limits
+
+
+def test_shares_follow_sizes_to_a_power_up_to_a_cap() -> None:
+    sizes = [100, 400, 10_000]
+    assert shares(sizes, [1, 1, 1], exponent=0, cap=None) == pytest.approx([1 / 3] * 3)
+    assert shares(sizes, [1, 1, 2], exponent=0, cap=None) == pytest.approx([0.25, 0.25, 0.5])
+    assert shares(sizes, [1, 1, 1], exponent=1, cap=None)[0] == pytest.approx(100 / 10_500)
+    assert shares(sizes, [1, 1, 1], exponent=0.5, cap=400) == pytest.approx([0.2, 0.4, 0.4])
+    assert shares(sizes, [2, 1, 0], exponent=0.5, cap=400) == pytest.approx([0.5, 0.5, 0])
+
+
+def limited(most: list[int | None], *, steps: int = 200, seed: int = 0) -> Mixture:
+    count = len(most)
+    return Mixture([50] * count, [1.0] * count, [5] * count, steps=steps, seed=seed, most=most)
+
+
+def test_a_source_is_drawn_no_more_after_its_number_of_batches() -> None:
+    mixed = limited([7, None, 20])
+    drawn = [mixed.draw(step).source for step in range(200)]
+    assert (drawn.count(0), drawn.count(2)) == (7, 20)
+    assert drawn.count(1) == mixed.batches(1) == 173
+    # the others share what is left as before: about half of the steps until 2 is gone too
+    after = drawn[max(i for i, s in enumerate(drawn) if s == 0) + 1 :]
+    until = [i for i, s in enumerate(after) if s == 2][-1]
+    assert 0.2 < after[:until].count(2) / until < 0.8
+
+
+def test_a_limit_changes_nothing_before_it_is_reached() -> None:
+    free, held = limited([None, None]), limited([30, None])
+    whole = [free.draw(step).source for step in range(200)]
+    reached = [i for i, source in enumerate(whole) if source == 0][30]
+    assert [held.draw(step).source for step in range(reached)] == whole[:reached]
+    assert held.draw(reached).source == 1
+
+
+def test_limits_that_leave_too_few_batches_are_refused() -> None:
+    assert [limited([120, 80]).batches(source) for source in (0, 1)] == [120, 80]
+    with pytest.raises(InputError, match=r"give 199 batches within their limits.*has 200 steps"):
+        limited([120, 79])
+    with pytest.raises(InputError, match="give 0 batches"):
+        limited([0, 0])

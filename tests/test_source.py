@@ -9,8 +9,8 @@ import pytest
 from training_doubles import toy_rows, write_lines
 
 from culet.data.collate import PairBatch
-from culet.data.source import Batcher, Source, SourceConfig, read_source
-from culet.errors import InputError
+from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
+from culet.errors import InputError, RecipeError
 from culet.prompts import Prompts
 from culet.tokenizer import TextTokenizer
 from culet.tokenizer_training import byte_tokenizer
@@ -64,3 +64,47 @@ def test_the_parts_of_all_processes_are_the_batch_of_one(tmp_path: Path, world_s
 def test_a_rank_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="got rank 2 of 2 processes"):
         batcher(sources(tmp_path), rank=2, world_size=2)
+
+
+def test_a_source_ends_after_its_epochs_and_each_of_its_groups_with_it(tmp_path: Path) -> None:
+    rows = [row | {"lang": "de" if i < 8 else "en"} for i, row in enumerate(toy_rows(20))]
+    configs = [
+        SourceConfig(
+            path=write_lines(tmp_path / "a.jsonl", rows), batch_by=("lang",), max_epochs=2.0
+        ),
+        SourceConfig(path=write_lines(tmp_path / "b.jsonl", toy_rows(7))),
+    ]
+    found = [read_source(config, Prompts.default(), skip_bad=False) for config in configs]
+    made = batcher(found, batch_size=4, steps=60)
+    origins = [origin for step in range(60) for origin in made(step).origin]
+    assert [origins.count(f"{tmp_path / 'a.jsonl'}:{line}") for line in range(1, 21)] == [2] * 20
+
+
+def test_shares_by_size_decide_how_often_a_source_comes(tmp_path: Path) -> None:
+    found = sources(tmp_path)  # 20 and 7 records
+
+    def of_second(**mixing: Any) -> int:
+        made = batcher(found, batch_size=4, steps=400, mixing=MixingConfig(**mixing))
+        return sum(made(step).source == "b.jsonl" for step in range(400))
+
+    assert abs(of_second() - 200) < 30  # three standard deviations
+    assert abs(of_second(size_exponent=1.0) - 400 * 7 / 27) < 27
+    assert abs(of_second(size_exponent=1.0, size_cap=7) - 200) < 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size_exponent": -0.5}, "size_exponent must be from 0 to 1.*got -0.5"),
+        ({"size_exponent": 2.0}, "size_exponent must be from 0 to 1.*got 2.0"),
+        ({"size_cap": 0}, "size_cap at least 1, got 0.0 and 0"),
+    ],
+)
+def test_mixing_that_means_nothing_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        MixingConfig(**settings)
+
+
+def test_no_epochs_at_all_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="max_epochs must be above 0, got 0"):
+        SourceConfig(path=tmp_path, max_epochs=0)

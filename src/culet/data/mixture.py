@@ -58,6 +58,11 @@ class Mixture:
         batch_sizes: Pairs in a batch of each source.
         steps: Length of the run.
         seed: Decides sources and orders.
+        most: Batches each source may give in the whole run, None for any number. A source that
+            has given them is drawn no more, and the others keep their shares of the rest.
+
+    Raises:
+        InputError: If nothing can be drawn, or the limits leave fewer batches than steps.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Mixture:
         *,
         steps: int,
         seed: int,
+        most: Sequence[int | None] | None = None,
     ) -> None:
         total = float(sum(weights))
         if not sizes or not 0 < total < np.inf or min(weights) < 0:
@@ -85,7 +91,7 @@ class Mixture:
         self._seed = seed
         rng = np.random.default_rng([seed, 0])
         shares = np.array(weights, dtype=np.float64) / total
-        self._source = rng.choice(len(sizes), size=steps, p=shares)
+        self._source = _sources(rng.random(steps), shares, most or [None] * len(sizes))
         self._turn = np.zeros(steps, dtype=np.int64)  # how often the source was drawn before
         for source in range(len(sizes)):
             mine = self._source == source
@@ -108,7 +114,11 @@ class Mixture:
     def epochs(self, source: int) -> float:
         """Return how many times the run goes through a source."""
         size = self._sizes[source]
-        return float((self._source == source).sum() * min(self._batch_sizes[source], size) / size)
+        return self.batches(source) * min(self._batch_sizes[source], size) / size
+
+    def batches(self, source: int) -> int:
+        """Return how many batches of the run are from a source."""
+        return int((self._source == source).sum())
 
     def _order(self, source: int, epoch: int) -> np.ndarray:
         """Return the shuffled order of a source in an epoch, keeping the last two in memory."""
@@ -118,3 +128,51 @@ class Mixture:
             self._shuffled.pop((source, epoch - 2), None)
             self._shuffled[key] = rng.permutation(self._sizes[source])
         return self._shuffled[key]
+
+
+def shares(
+    sizes: Sequence[int], weights: Sequence[float], *, exponent: float, cap: int | None
+) -> list[float]:
+    """Return the share of the batches of each source, weight × min(size, cap)^exponent, sum 1.
+
+    The exponent is the inverse of what is called the temperature of a mixture, and the cap its
+    artificial limit on sizes (T5, arXiv 1910.10683, section 3.5.2, with weights all 1).
+    """
+    counted = np.minimum(np.array(sizes, dtype=np.float64), np.inf if cap is None else cap)
+    raw = np.array(weights, dtype=np.float64) * counted**exponent
+    total = raw.sum()
+    return list((raw / total if 0 < total < np.inf else raw).tolist())
+
+
+def _sources(uniform: np.ndarray, shares: np.ndarray, most: Sequence[int | None]) -> np.ndarray:
+    """Return the source of each step from its uniform number, none above its number of batches.
+
+    Each round draws all steps that are left; where a source first exceeds its number, the steps
+    from there on are drawn again without it. So a step depends on those before, never after.
+    """
+    drawn = np.empty(len(uniform), dtype=np.int64)
+    left = [len(uniform) if number is None else number for number in most]
+    open_shares = np.where(np.array(left) > 0, shares, 0.0)
+    first = 0
+    while first < len(uniform):
+        if not open_shares.sum() > 0:
+            raise InputError(
+                f"the sources give {first} batches within their limits, and the run has "
+                f"{len(uniform)} steps; allow more epochs, or make the run shorter"
+            )
+        bounds = np.cumsum(open_shares / open_shares.sum())
+        # the last bound may fall short of 1 by rounding
+        last = int(np.flatnonzero(open_shares)[-1])
+        part = np.minimum(np.searchsorted(bounds, uniform[first:], side="right"), last)
+        stop = len(part)
+        for source in np.flatnonzero(open_shares):
+            where = np.flatnonzero(part == source)
+            if len(where) > left[source]:
+                stop = min(stop, int(where[left[source]]))
+        drawn[first : first + stop] = part[:stop]
+        for source in np.flatnonzero(open_shares):
+            left[source] -= int((part[:stop] == source).sum())
+            if left[source] == 0:
+                open_shares[source] = 0.0
+        first += stop
+    return drawn

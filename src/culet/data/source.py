@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
-from culet.data.mixture import Mixture, check_rank
+from culet.data.mixture import Mixture, check_rank, shares
 from culet.data.records import Record, Records, read_records
 from culet.data.teacher import TeacherFile
 from culet.errors import RecipeError
@@ -32,6 +33,7 @@ class SourceConfig:
         batch_by: Text fields of the records that all pairs of a batch share, such as `lang`: what
             is told apart then is not the language. Each group gets batches by its size; groups
             smaller than a batch share theirs.
+        max_epochs: How often the run may go through this source; after that it is drawn no more.
     """
 
     path: Path
@@ -42,10 +44,34 @@ class SourceConfig:
     num_negatives: int | None = None
     teacher: Path | None = None
     batch_by: tuple[str, ...] = ()
+    max_epochs: float | None = None
 
     def __post_init__(self) -> None:
+        if self.max_epochs is not None and not self.max_epochs > 0:
+            raise RecipeError(f"max_epochs must be above 0, got {self.max_epochs}")
         if self.task not in TASKS:
             raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+
+
+@dataclass(frozen=True)
+class MixingConfig:
+    """How the weights of sources become shares of the batches: weight × min(records, cap)^t.
+
+    Attributes:
+        size_exponent: t. 0 takes the weights as they are, 1 makes a source of twice the records
+            come twice as often, 0.5 lies between (the inverse of a mixture's temperature).
+        size_cap: Records of a source beyond this many do not count.
+    """
+
+    size_exponent: float = 0.0
+    size_cap: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.size_exponent <= 1 or (self.size_cap is not None and self.size_cap < 1):
+            raise RecipeError(
+                "size_exponent must be from 0 to 1 and size_cap at least 1, got "
+                f"{self.size_exponent} and {self.size_cap}"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,7 @@ class Batcher:
         rank: Which process of `world_size` this is, from 0; it gets its part of every batch.
         world_size: Processes that share each batch; their parts in the order of ranks are the
             batch of one process. Sizes stay those of the whole batch.
+        mixing: How weights become shares.
     """
 
     def __init__(
@@ -101,6 +128,7 @@ class Batcher:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        mixing: MixingConfig | None = None,
     ) -> None:
         check_rank(rank, world_size)
         self._rank, self._world_size = rank, world_size
@@ -108,17 +136,29 @@ class Batcher:
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._seed = seed
-        self._pools = [
-            (source, pool)
-            for source in sources
-            for pool in _pools(source.records.groups, source.config.batch_size or batch_size)
-        ]
+        mixing = mixing or MixingConfig()
+        by_source = shares(
+            [len(source.records) for source in sources],
+            [source.config.weight for source in sources],
+            exponent=mixing.size_exponent,
+            cap=mixing.size_cap,
+        )
+        self._pools: list[tuple[Source, np.ndarray]] = []
+        weights, sizes, most = [], [], []
+        for source, share in zip(sources, by_source, strict=True):
+            size = source.config.batch_size or batch_size
+            for pool in _pools(source.records.groups, size):
+                self._pools.append((source, pool))
+                weights.append(share * len(pool) / len(source.records))
+                sizes.append(size)
+                most.append(_most(source.config.max_epochs, len(pool), size))
         self._mixture = Mixture(
             [len(pool) for _, pool in self._pools],
-            [s.config.weight * len(pool) / len(s.records) for s, pool in self._pools],
-            [source.config.batch_size or batch_size for source, _ in self._pools],
+            weights,
+            sizes,
             steps=steps,
             seed=seed,
+            most=most,
         )
 
     def __call__(self, step: int) -> PairBatch:
@@ -137,6 +177,13 @@ class Batcher:
             seed=(self._seed, 2, step),
             first=draw.first,
         )
+
+
+def _most(max_epochs: float | None, records: int, batch_size: int) -> int | None:
+    """Return how many batches fit into so many epochs, but at least one."""
+    if max_epochs is None:
+        return None
+    return max(1, math.floor(max_epochs * records / min(batch_size, records)))
 
 
 def _pools(groups: np.ndarray, batch_size: int) -> list[np.ndarray]:

@@ -19,7 +19,7 @@ from culet.ahead import Ahead
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.data.collate import PairBatch
 from culet.data.records import data_files
-from culet.data.source import Batcher, Source, SourceConfig, read_source
+from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
 from culet.errors import InputError, RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, check_dtype
@@ -45,6 +45,7 @@ class TuneConfig:
     Attributes:
         steps: Optimiser steps.
         sources: Where pairs come from; every batch is from one of them.
+        mixing: How the weights of sources become shares of the batches.
         batch_size: Pairs in a batch.
         num_negatives: Hard negatives per query that are used.
         max_tokens: Longer texts are cut in training (and counted).
@@ -64,6 +65,7 @@ class TuneConfig:
 
     steps: int
     sources: tuple[SourceConfig, ...]
+    mixing: MixingConfig = field(default_factory=MixingConfig)
     batch_size: int = 128
     num_negatives: int = 0
     max_tokens: int = 256
@@ -261,6 +263,7 @@ def _batcher(
         prompts=prompts,
         steps=config.steps,
         seed=config.seed,
+        mixing=config.mixing,
     )
 
 
