@@ -103,12 +103,12 @@ def read_records(
     blobs, spans, lines, skipped, position = [], [], [], [], 0
     groups, numbers = [], {}  # type: list[int], dict[tuple[str, ...], int]
     for number, file in enumerate(files):
-        for line, raw in _rows(file, also=group_by):
+        for line, raw in raw_rows(file, also=group_by):
             origin = f"{file}:{line}"
             try:
-                row = _parsed(raw, origin)
+                row = parsed_row(raw, origin)
                 record = _record(row, origin)
-                group = tuple(_text(row, name, origin) for name in group_by)
+                group = tuple(text_field(row, name, origin) for name in group_by)
                 if check is not None:
                     check(record)
             except InputError as error:
@@ -131,6 +131,27 @@ def read_records(
     return records
 
 
+def stream_records(
+    paths: Sequence[Path], *, skip_bad: bool = False
+) -> Iterator[tuple[Record, dict[str, Any]]]:
+    """Yield each record of some files with all fields of its line, one at a time.
+
+    For stages that write records again and keep what they do not know. Bad lines raise
+    InputError as in `read_records`, or are left out with `skip_bad`.
+    """
+    for file in (file for path in paths for file in data_files(path)):
+        for line, raw in raw_rows(file, also=None):
+            origin = f"{file}:{line}"
+            try:
+                row = parsed_row(raw, origin)
+                record = _record(row, origin)
+            except InputError:
+                if not skip_bad:
+                    raise
+                continue
+            yield record, row
+
+
 def data_files(path: Path) -> list[Path]:
     """Return the file, or the training files of the folder, sorted by name.
 
@@ -149,8 +170,8 @@ def data_files(path: Path) -> list[Path]:
     return [path]
 
 
-def _rows(path: Path, *, also: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """Yield (line or row number from 1, JSON bytes)."""
+def raw_rows(path: Path, *, also: Sequence[str] | None) -> Iterator[tuple[int, bytes]]:
+    """Yield (line or row number from 1, JSON bytes), of a table with `also` or with all columns."""
     if path.name.endswith(".parquet"):
         yield from _parquet_rows(path, also)
         return
@@ -163,7 +184,7 @@ def _rows(path: Path, *, also: Sequence[str]) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"cannot read {path} to its end: {error}") from error
 
 
-def _parquet_rows(path: Path, also: Sequence[str]) -> Iterator[tuple[int, bytes]]:
+def _parquet_rows(path: Path, also: Sequence[str] | None) -> Iterator[tuple[int, bytes]]:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
@@ -171,7 +192,9 @@ def _parquet_rows(path: Path, also: Sequence[str]) -> Iterator[tuple[int, bytes]
     number = 0
     try:
         file = pq.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name in (*_FIELDS, *also)]
+        columns = file.schema_arrow.names
+        if also is not None:
+            columns = [name for name in columns if name in (*_FIELDS, *also)]
         for batch in file.iter_batches(batch_size=4096, columns=columns):
             for row in batch.to_pylist():
                 number += 1
@@ -184,13 +207,14 @@ def _parquet_rows(path: Path, also: Sequence[str]) -> Iterator[tuple[int, bytes]
         ) from error
 
 
-def _parsed(raw: bytes, origin: str) -> dict[str, Any]:
+def parsed_row(raw: bytes, origin: str, *, fields: str = "query and positive") -> dict[str, Any]:
+    """Return the object of a line; `fields` says in a message what it should hold."""
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{origin}: not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{origin}: expected an object with query and positive, got {value!r:.80}")
+        raise InputError(f"{origin}: expected an object with {fields}, got {value!r:.80}")
     return value
 
 
@@ -212,17 +236,18 @@ def _record(row: dict[str, Any], origin: str) -> Record:
     title = row.get("title")
     blank = title is None or (isinstance(title, str) and not title.strip())
     return Record(
-        query=_text(row, "query", origin),
-        positive=_text(row, "positive", origin),
-        negatives=tuple(_text({"negatives": n}, "negatives", origin) for n in negatives),
-        task=_text(row, "task", origin) if row.get("task") is not None else None,
-        title=None if blank else _text(row, "title", origin),
+        query=text_field(row, "query", origin),
+        positive=text_field(row, "positive", origin),
+        negatives=tuple(text_field({"negatives": n}, "negatives", origin) for n in negatives),
+        task=text_field(row, "task", origin) if row.get("task") is not None else None,
+        title=None if blank else text_field(row, "title", origin),
         teacher=teacher or None,
         origin=origin,
     )
 
 
-def _text(row: dict[str, Any], key: str, origin: str) -> str:
+def text_field(row: dict[str, Any], key: str, origin: str) -> str:
+    """Return a text of a row; raise InputError if it is missing, empty or no valid Unicode."""
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{origin}: {key} must be a text that is not empty, got {value!r:.80}")
