@@ -12,7 +12,7 @@ from training_doubles import toy_rows, write_lines
 
 import culet
 from culet.errors import InputError, RecipeError
-from culet.pipeline import plan, read_recipe, run_recipe
+from culet.pipeline import read_recipe, run_recipe
 from culet.train.report import read_log
 
 RECIPE = """
@@ -164,18 +164,23 @@ def test_only_what_changed_and_what_follows_is_run_again(tmp_path: Path) -> None
 def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Path) -> None:
     said: list[str] = []
     assert run_recipe(recipe, ["finetune.steps=7"], dry_run=True, say=said.append) == 0
-    assert said[0].startswith("start: tokenizer of 400 tokens, ")
-    assert said[1:] == [
-        "prefinetune: 4 steps of 8 pairs from 1 sources",
-        "finetune: 7 steps of 8 pairs from 1 sources",
+    assert said == [
+        "start: would run",
+        "prefinetune: would run; 4 steps of 8",
+        "finetune: would run; 7 steps of 8",
         f"evaluate: {recipe.parent}/tasks",
     ]
     assert not (recipe.parent / "run").exists()
 
 
-def test_a_plan_says_what_is_finished(finished: tuple[Path, list[str]]) -> None:
-    lines = plan(read_recipe(finished[0]))
-    assert lines[2].endswith("(a finished run is there)")
+def test_a_dry_run_says_what_is_finished(finished: tuple[Path, list[str]]) -> None:
+    said: list[str] = []
+    run_recipe(finished[0], ["finetune.seed=1"], dry_run=True, say=said.append)
+    assert said[:3] == [
+        "start: finished, nothing to do",
+        "prefinetune: finished, nothing to do; 4 steps of 8",
+        "finetune: would run again: its settings or what it reads have changed; 2 steps of 8",
+    ]
 
 
 def test_a_stage_can_start_from_any_checkpoint(
@@ -202,9 +207,9 @@ def test_a_stage_can_start_from_any_checkpoint(
     ("override", "error", "message"),
     [
         (
-            "pretrain.steps=3",
+            "pretune.steps=3",
             RecipeError,
-            "unknown sections: pretrain; known are: run, start, pref",
+            "unknown section: pretune; known are: run, start, pref",
         ),
         (
             "finetune.stepz=3",

@@ -11,7 +11,7 @@ import json
 import re
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -37,7 +37,13 @@ def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return tables
 
 
-def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config:
+def build(
+    kind: type[Config],
+    table: Mapping[str, Any],
+    *,
+    where: str,
+    path: Callable[[str], Path] = Path,
+) -> Config:
     """Return a dataclass from a table, checking every key and type.
 
     Args:
@@ -45,6 +51,7 @@ def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config
             optional values or further dataclasses.
         table: The TOML table.
         where: Its dotted name, for messages.
+        path: Makes a path of a text where a field wants one; a pipeline resolves references here.
 
     Raises:
         RecipeError: Unknown or missing key, or a value of the wrong type.
@@ -63,7 +70,8 @@ def build(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config
     if missing := [name for name in required if name not in table]:
         raise RecipeError(f"[{where}] needs {', '.join(missing)}")
     values = {
-        name: _value(hints[name], value, where=f"{where}.{name}") for name, value in table.items()
+        name: _value(hints[name], value, where=f"{where}.{name}", path=path)
+        for name, value in table.items()
     }
     try:
         return kind(**values)
@@ -88,11 +96,11 @@ def to_toml(tables: Mapping[str, Any]) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
-def _value(hint: Any, value: Any, *, where: str) -> Any:
+def _value(hint: Any, value: Any, *, where: str, path: Callable[[str], Path]) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         inner = [arg for arg in args if arg is not type(None)]
-        return _value(inner[0], value, where=where)
+        return _value(inner[0], value, where=where, path=path)
     if origin is Literal:
         if value not in args:
             raise RecipeError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
@@ -101,20 +109,22 @@ def _value(hint: Any, value: Any, *, where: str) -> Any:
         if not isinstance(value, list | tuple):
             raise RecipeError(f"{where} must be a list, got {value!r}")
         if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_value(args[0], v, where=f"{where}[{i}]") for i, v in enumerate(value))
+            return tuple(
+                _value(args[0], v, where=f"{where}[{i}]", path=path) for i, v in enumerate(value)
+            )
         if len(args) != len(value):
             raise RecipeError(f"{where} must have {len(args)} entries, got {value!r}")
-        return tuple(_value(a, v, where=where) for a, v in zip(args, value, strict=True))
+        return tuple(_value(a, v, where=where, path=path) for a, v in zip(args, value, strict=True))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise RecipeError(f"{where} must be a table, got {value!r}")
-        return build(hint, value, where=where)
+        return build(hint, value, where=where, path=path)
+    if hint is Path and isinstance(value, str):
+        return path(value)
     return _scalar(hint, value, where=where)
 
 
 def _scalar(hint: Any, value: Any, *, where: str) -> Any:
-    if hint is Path and isinstance(value, str):
-        return Path(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:

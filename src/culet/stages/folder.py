@@ -4,17 +4,81 @@ checkpoint/   what the stage is for
 recipe.toml   the resolved settings
 log.jsonl     a line a step
 state/        what an interrupted run resumes from; gone once it is finished
-done.json     written last: the stage is finished
+done.json     written last: the stage is finished, and these are the files it vouches for
+
+A finished stage is believed as long as every file it vouches for is there and unchanged.
 """
 
 from __future__ import annotations
 
 import json
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from culet import fingerprint
 from culet.atomic import new_file
+from culet.errors import InputError
 from culet.recipe import to_toml
+
+PIPELINE_FILE = "pipeline.json"  # what the pipeline notes beside the stage's own files
+_UNVOUCHED = ("run.json", "recipe.toml", "log.jsonl", "done.json", PIPELINE_FILE)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a look into a stage's folder finds.
+
+    Attributes:
+        result: What the stage recorded when it finished; None if it is not finished.
+        damage: Why a finished stage is not believed, or None.
+    """
+
+    result: dict[str, Any] | None = None
+    damage: str | None = None
+
+    @property
+    def output(self) -> str | None:
+        """Return 16 hex digits of all that the finished stage left, wherever it lies."""
+        if self.result is None:
+            return None
+        return fingerprint.of_settings(self.result.get("files"))
+
+
+def look(path: Path) -> Finding:
+    """Return whether the stage in a folder is finished, with every file it vouches for checked."""
+    done = path / "done.json"
+    try:
+        result = json.loads(done.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Finding()
+    except (OSError, ValueError) as error:
+        return Finding(damage=f"{done} cannot be read ({error})")
+    if not isinstance(result, dict):
+        return Finding(damage=f"{done} does not hold a result")
+    if "files" not in result:  # of a culet that did not record them
+        if not (path / "checkpoint").is_dir():
+            return Finding(damage=f"{path / 'checkpoint'} is missing")
+        result["files"] = _fingerprints(path)
+        return Finding(result)
+    for name, recorded in result["files"].items():
+        if not (path / name).is_file():
+            return Finding(damage=f"{path / name} is missing")
+        if fingerprint.of_files([path / name]) != recorded:
+            return Finding(damage=f"{path / name} has changed since")
+    return Finding(result)
+
+
+def _fingerprints(path: Path) -> dict[str, str]:
+    """Return the fingerprint of every file that a stage vouches for, by its place in the folder."""
+    files = {}
+    for file in sorted(path.rglob("*")):
+        name = file.relative_to(path)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if file.is_file() and not hidden and name.parts[0] not in ("state", *_UNVOUCHED):
+            files[name.as_posix()] = fingerprint.of_files([file])
+    return files
 
 
 class StageFolder:
@@ -30,7 +94,17 @@ class StageFolder:
         self.path = path
         self.fingerprint = fingerprint
         self.moved_to = self._move_other_run()
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot create {path}: {error.strerror or error}") from error
+        found = look(path)
+        if found.damage:
+            warnings.warn(
+                f"{path} was finished, but {found.damage}: the stage runs again", stacklevel=2
+            )
+            (path / "done.json").unlink()
+        self._result = found.result
         self._write("run.json", json.dumps({"fingerprint": fingerprint}))
         self._write("recipe.toml", to_toml(settings))
 
@@ -51,15 +125,15 @@ class StageFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return what `finish` recorded, or None if the stage is not finished."""
-        done = self.path / "done.json"
-        if not done.exists():
-            return None
-        result: dict[str, Any] = json.loads(done.read_text())
-        return result
+        return self._result
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Record that the stage is finished."""
-        self._write("done.json", json.dumps(result, indent=2) + "\n")
+        """Record that the stage is finished: the last thing it does to the folder.
+
+        Every other file in the folder but the log, the state and hidden ones is vouched for.
+        """
+        self._result = result | {"files": _fingerprints(self.path)}
+        self._write("done.json", json.dumps(self._result, indent=2) + "\n")
 
     def _write(self, name: str, text: str) -> None:
         with new_file(self.path / name) as aside:
@@ -70,7 +144,10 @@ class StageFolder:
         record = self.path / "run.json"
         if not record.exists():
             return None
-        theirs = json.loads(record.read_text())["fingerprint"]
+        try:
+            theirs = str(json.loads(record.read_text())["fingerprint"])
+        except (ValueError, KeyError, TypeError):
+            theirs = "unknown"
         if theirs == self.fingerprint:
             return None
         aside = self.path.with_name(f"{self.path.name}.{theirs}")
@@ -78,5 +155,10 @@ class StageFolder:
         while aside.exists():
             number += 1
             aside = self.path.with_name(f"{self.path.name}.{theirs}-{number}")
-        self.path.rename(aside)
+        try:
+            self.path.rename(aside)
+        except OSError as error:
+            raise InputError(
+                f"cannot move {self.path} aside to {aside.name}: {error.strerror or error}"
+            ) from error
         return aside

@@ -1,0 +1,200 @@
+"""A recipe file as a graph of stages.
+
+Each section but [run] and [evaluate] is a stage. It reads stages that stand above it: by default
+the nearest one that gives what it needs, otherwise the ones it names. A name alone stands for a
+stage's output where a stage is expected (`init = "prefinetune"`); anywhere else a path may begin
+with "@": "@mine" is the main output of stage mine, "@mine/report.json" a file in its folder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from culet.errors import RecipeError
+from culet.pipeline.kinds import KINDS
+from culet.pipeline.stage import Input, Kind, Stage
+from culet.recipe import build, read_toml
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where and on what a recipe runs.
+
+    Attributes:
+        folder: Receives a folder for each stage.
+        device: "auto" takes the best there is.
+        threads: CPU threads of PyTorch; 0 leaves its choice. Part of bit-identical resume.
+    """
+
+    folder: Path
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is measured after the stages.
+
+    Attributes:
+        tasks: Folder of evaluation tasks.
+        widths: Widths at which the last checkpoint is scored; empty means all it was trained at.
+        after: Stages whose checkpoints are scored at full width; all that give a model, if left
+            out. The last one always is.
+    """
+
+    tasks: Path
+    widths: tuple[int, ...] = ()
+    after: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, checked; stages in the order in which they run."""
+
+    run: RunConfig
+    stages: Mapping[str, Stage]
+    evaluate: EvaluateConfig | None
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in a TOML file after overrides; relative paths start at the working folder.
+
+    Raises:
+        RecipeError: Unknown kinds or keys, wrong types, a reference to a stage that does not
+            stand above, or no stage to start from.
+    """
+    tables = read_toml(path, overrides)
+    if "run" not in tables:
+        raise RecipeError(f"{path} needs a section [run] with a folder")
+    run = build(RunConfig, tables["run"], where="run")
+    evaluate = None
+    if "evaluate" in tables:
+        evaluate = build(EvaluateConfig, tables["evaluate"], where="evaluate")
+    names = [name for name in tables if name not in ("run", "evaluate")]
+    if not names:
+        raise RecipeError(f"{path} has no stage; add a section such as [start] or [finetune]")
+    stages: dict[str, Stage] = {}
+    for name in names:
+        stages[name] = _stage(name, tables[name], stages, run.folder, path)
+        if getattr(stages[name].config, "eval_every", 0) and evaluate is None:
+            raise RecipeError(f"{name}.eval_every needs a section [evaluate] with tasks")
+    after = () if evaluate is None else evaluate.after or ()
+    if unknown := [name for name in after if name not in stages]:
+        raise RecipeError(f"[evaluate] after must name stages ({', '.join(stages)}), got {unknown}")
+    return Recipe(run, stages, evaluate)
+
+
+def _stage(name: str, table: Any, above: Mapping[str, Stage], run: Path, file: Path) -> Stage:
+    """Return the stage of a section, its references resolved against the stages above it."""
+    kind = _kind(name, table, file)
+    settings = {key: value for key, value in table.items() if key != "kind"}
+    references = _References(name, above, file)
+    config_class = kind.load(kind.config)
+    own = {field.name for field in fields(config_class)}
+    inputs = {}
+    for spec in kind.inputs:
+        others = len(references.needs)
+        inputs[spec.key] = references.input(spec, settings.get(spec.key))
+        # a path stays among the settings that have a place for it
+        if spec.key not in own or len(references.needs) > others:
+            settings.pop(spec.key, None)
+    made = [settings[key] for key in kind.writes if key in settings]
+    config = build(config_class, settings, where=name, path=references.path)
+    return Stage(
+        name=name,
+        kind=kind,
+        config=config,
+        folder=run / name,
+        inputs=inputs,
+        needs=tuple(dict.fromkeys(references.needs)),
+        files=tuple(f for f in dict.fromkeys(references.files) if str(f) not in made),
+    )
+
+
+class _References:
+    """Resolves what a section says of other stages, and notes which stages and files it reads."""
+
+    def __init__(self, name: str, above: Mapping[str, Stage], file: Path) -> None:
+        self._name = name
+        self._above = above
+        self._file = file
+        self.needs: list[str] = []
+        self.files: list[Path] = []
+
+    def path(self, text: str) -> Path:
+        """Return a path as it is, or what "@stage" or "@stage/inside" stands for."""
+        if not text.startswith("@"):
+            self.files.append(Path(text))
+            return Path(text)
+        name, _, inside = text[1:].partition("/")
+        stage = self._stage(name, text)
+        return stage.folder / inside if inside else stage.output()
+
+    def input(self, spec: Input, given: Any) -> Path | tuple[Path, ...] | None:
+        """Return the path or paths of one input."""
+        if given is None:
+            if not spec.needed:
+                return None
+            fitting = [s for s in self._above.values() if set(spec.takes) & set(s.kind.gives)]
+            if not fitting or spec.many:
+                raise RecipeError(
+                    f"{self._file}: [{self._name}] has nothing to start from; add a section "
+                    f"[start], or `{spec.key}` to [{self._name}]: {' or '.join(spec.takes)} of a "
+                    "stage above, or a path"
+                )
+            return self._place(spec, fitting[-1].name)
+        if not spec.many:
+            return self._place(spec, given)
+        if not isinstance(given, list) or not given:
+            raise RecipeError(
+                f"{self._name}.{spec.key} must be a list of stages or paths, got {given!r}"
+            )
+        return tuple(self._place(spec, text) for text in given)
+
+    def _place(self, spec: Input, text: Any) -> Path:
+        if not isinstance(text, str):
+            raise RecipeError(f"{self._name}.{spec.key} must name a stage or a path, got {text!r}")
+        name, _, inside = text.removeprefix("@").partition("/")
+        if inside or not (text.startswith("@") or name in self._above):
+            return self.path(text)
+        stage = self._stage(name, text)
+        fitting = [output for output in spec.takes if output in stage.kind.gives]
+        if not fitting:
+            raise RecipeError(
+                f"[{self._name}] {spec.key} = {text!r}: expected a stage that gives "
+                f"{' or '.join(spec.takes)}; {name} gives {', '.join(stage.kind.gives)}"
+            )
+        return stage.output(fitting[0])
+
+    def _stage(self, name: str, text: str) -> Stage:
+        if name not in self._above:
+            raise RecipeError(
+                f"[{self._name}] {text!r}: no stage {name} stands above it; those that do: "
+                f"{', '.join(self._above) or 'none'}"
+            )
+        self.needs.append(name)
+        return self._above[name]
+
+
+def _kind(name: str, table: Any, file: Path) -> Kind:
+    """Return the kind of a section."""
+    if not isinstance(table, Mapping):
+        raise RecipeError(f"{file}: {name} must be a section, got {name} = {table!r}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise RecipeError(
+            f"{file}: a stage is named with letters, digits, - and _, since its folder has its "
+            f"name; got [{name}]"
+        )
+    kind = table.get("kind", name)
+    if kind not in KINDS:
+        known = f"known are: run, {', '.join(KINDS)}, evaluate"
+        if "kind" in table:
+            raise RecipeError(f"{file}: [{name}] has the unknown kind {kind!r}; {known}")
+        raise RecipeError(
+            f"{file} has an unknown section: {name}; {known}; or give it one of these as `kind`"
+        )
+    return KINDS[kind]

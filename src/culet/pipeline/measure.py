@@ -1,0 +1,85 @@
+"""Scores of a recipe's models: as a stage goes, and of every stage at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from culet.checkpoint import read_checkpoint
+from culet.errors import InputError
+from culet.pipeline.graph import EvaluateConfig, Recipe
+from culet.pipeline.stage import Stage
+
+if TYPE_CHECKING:
+    from culet.evaluate.run import TaskResult
+
+
+def check_tasks(config: EvaluateConfig) -> None:
+    """Raise InputError if there are no tasks."""
+    from culet.evaluate.tasks import list_tasks
+
+    list_tasks(config.tasks)
+
+
+def watcher(
+    recipe: Recipe, config: EvaluateConfig, device: str, say: Callable[[str], None]
+) -> Callable[[Stage, int, Any], None]:
+    """Return what a stage calls as it goes: a line with the mean score of the model as it is."""
+    import torch
+
+    from culet.embedder import Embedder
+    from culet.evaluate.run import evaluate
+    from culet.evaluate.tasks import list_tasks, read_task
+    from culet.model.engine import TorchEngine
+
+    tasks: list[Any] = []
+
+    def watch(stage: Stage, step: int, model: Any) -> None:
+        tasks.extend([] if tasks else [read_task(i.folder) for i in list_tasks(config.tasks)])
+        init = stage.inputs["init"]
+        if init is None or isinstance(init, tuple):
+            raise InputError(f"stage {stage.name} cannot be scored: it has no single checkpoint")
+        engine = TorchEngine(model, device=device, dtype=getattr(torch, stage.config.compute_dtype))
+        embedder = Embedder(read_checkpoint(init), engine, name=stage.name)
+        mean = sum(evaluate(embedder, task).main_score for task in tasks) / len(tasks)
+        say(
+            f"{stage.name}: after step {step} the mean score of {len(tasks)} tasks is "
+            f"{100 * mean:.2f}"
+        )
+
+    return watch
+
+
+def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult]]:
+    """Score the models of the stages, print one table, and return the results by column."""
+    from culet.evaluate.report import print_report
+    from culet.evaluate.results import evaluate_folder
+    from culet.loading import load
+
+    models = [s for s in recipe.stages.values() if "model" in s.kind.gives]
+    models = [s for s in models if s.output("model").exists()]
+    if not models:
+        raise InputError(f"there is no model in {recipe.run.folder} to evaluate; run the stages")
+    columns: dict[str, list[TaskResult]] = {}
+    failures: dict[str, str] = {}
+    for stage in models:
+        last = stage is models[-1]
+        if not last and config.after is not None and stage.name not in config.after:
+            continue
+        device = None if recipe.run.device == "auto" else recipe.run.device
+        embedder = load(stage.output("model"), device=device)
+        widths = (config.widths or embedder.widths) if last else (embedder.dim,)
+        outcome = evaluate_folder(
+            embedder,
+            config.tasks,
+            recipe.run.folder / "results",
+            name=f"culet/{stage.name}",
+            revision=embedder.fingerprint,
+            widths=[None if w == embedder.dim else w for w in widths],
+        )
+        failures |= outcome.failures
+        for result in outcome.results:
+            columns.setdefault(stage.name, []).append(result)
+    print_report(columns, failures=failures, means_only=True)
+    print(f"the score of every task is in {recipe.run.folder / 'results'}")
+    return columns

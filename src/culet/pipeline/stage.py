@@ -1,0 +1,137 @@
+"""What a pipeline knows of a stage before it runs: its kind, settings, inputs and folder.
+
+Nothing here imports a stage: its module is imported when its settings are read, and the heavy
+part of it when it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from culet.errors import MissingExtra
+
+Output = Literal["model", "decoder", "seq2seq", "data", "vectors"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One thing a stage reads: the output of a stage above it, or a path.
+
+    Attributes:
+        key: Key of its section, and parameter of the stage's `run`.
+        takes: Outputs that fit, the preferred one first.
+        many: A list of them; `run` gets a tuple of paths.
+        needed: Without the key, the nearest stage above that gives one is taken, and it is an
+            error if there is none. Otherwise the input is left out.
+    """
+
+    key: str
+    takes: tuple[Output, ...]
+    many: bool = False
+    needed: bool = True
+
+
+@dataclass(frozen=True)
+class Job:
+    """A stage about to run.
+
+    Attributes:
+        stage: The stage.
+        device: Where it computes.
+        say: Takes lines for the person watching.
+        watch: Scores a model as it is, where the recipe has tasks: (stage, step, model).
+    """
+
+    stage: Stage
+    device: str
+    say: Callable[[str], None]
+    watch: Callable[[Stage, int, Any], None] | None = None
+
+
+def run_plainly(job: Job) -> object:
+    """Call a stage's `run` by the stage contract."""
+    stage = job.stage
+    run = stage.kind.load("run")
+    return run(
+        stage.config,
+        **stage.inputs,
+        out=stage.folder,
+        name=stage.name,
+        device=job.device,
+        say=job.say,
+    )
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One entry of the registry.
+
+    Attributes:
+        name: What `kind` is in a recipe.
+        module: Module of the stage.
+        config: Its config class.
+        gives: Each output and its place inside the stage's folder, the main one first.
+        inputs: What it reads from other stages.
+        run: Runs a job; what it returns is not looked at.
+        unimportant: Settings that do not change what the stage leaves.
+        writes: Keys of paths that the stage makes itself, such as a cache.
+        records: Paths of training records in its settings, which must hold some.
+        everywhere: Runs in every process of a distributed run, not in the first alone.
+    """
+
+    name: str
+    module: str
+    config: str
+    gives: Mapping[Output, str]
+    inputs: tuple[Input, ...] = ()
+    run: Callable[[Job], object] = run_plainly
+    unimportant: tuple[str, ...] = ()
+    writes: tuple[str, ...] = ()
+    records: Callable[[Any], tuple[Path, ...]] = lambda config: ()
+    everywhere: bool = False
+
+    def load(self, name: str) -> Any:
+        """Return something of the stage's module.
+
+        Raises:
+            MissingExtra: If the module needs a package that is not installed.
+        """
+        try:
+            return getattr(import_module(self.module), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] == "culet":
+                raise
+            purpose = f"a stage of kind {self.name}"
+            raise MissingExtra(error.name, extra="train", purpose=purpose) from error
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe, everything resolved.
+
+    Attributes:
+        name: Its section.
+        kind: Its entry of the registry.
+        config: Its settings; references to other stages are paths here.
+        folder: Where it keeps what it makes.
+        inputs: Arguments of its `run`.
+        needs: Names of the stages it reads.
+        files: Paths outside the run that it reads.
+    """
+
+    name: str
+    kind: Kind
+    config: Any
+    folder: Path
+    inputs: Mapping[str, Path | tuple[Path, ...] | None]
+    needs: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    def output(self, kind: Output | None = None) -> Path:
+        """Return where one of its outputs lies, or its main one."""
+        place = next(iter(self.kind.gives.values())) if kind is None else self.kind.gives[kind]
+        return self.folder / place
