@@ -75,7 +75,7 @@ class Records(Sequence[Record]):
             return [self[i] for i in range(*index.indices(len(self)))]
         start, stop = self._spans[index]
         file, line = self._lines[index]
-        return _record(json.loads(self._blob[start:stop]), f"{self._files[file]}:{line}")
+        return record_of(json.loads(self._blob[start:stop]), f"{self._files[file]}:{line}")
 
 
 def read_records(
@@ -107,7 +107,7 @@ def read_records(
             origin = f"{file}:{line}"
             try:
                 row = parsed_row(raw, origin)
-                record = _record(row, origin)
+                record = record_of(row, origin)
                 group = tuple(text_field(row, name, origin) for name in group_by)
                 if check is not None:
                     check(record)
@@ -144,7 +144,7 @@ def stream_records(
             origin = f"{file}:{line}"
             try:
                 row = parsed_row(raw, origin)
-                record = _record(row, origin)
+                record = record_of(row, origin)
             except InputError:
                 if not skip_bad:
                     raise
@@ -155,11 +155,17 @@ def stream_records(
 def data_files(path: Path) -> list[Path]:
     """Return the file, or the training files of the folder, sorted by name.
 
+    A folder without any may hold folders of them, one a source.
+
     Raises:
         InputError: If there is none, or its name ends in none of the known ways.
     """
     if path.is_dir():
         files = sorted(f for f in path.iterdir() if f.name.endswith(_SUFFIXES) and f.is_file())
+        if not files:  # a folder of sources, as the stage `prepare` leaves it
+            files = sorted(
+                f for f in path.glob("*/*") if f.name.endswith(_SUFFIXES) and f.is_file()
+            )
         if not files:
             raise InputError(f"{path} holds no file ending in {', '.join(_SUFFIXES)}")
         return files
@@ -218,7 +224,12 @@ def parsed_row(raw: bytes, origin: str, *, fields: str = "query and positive") -
     return value
 
 
-def _record(row: dict[str, Any], origin: str) -> Record:
+def record_of(row: dict[str, Any], origin: str) -> Record:
+    """Return the record of a parsed row.
+
+    Raises:
+        InputError: If a field is missing or wrong, naming the origin.
+    """
     negatives = row.get("negatives")
     negatives = [] if negatives is None else negatives
     if not isinstance(negatives, list):
