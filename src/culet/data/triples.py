@@ -1,0 +1,91 @@
+"""SKILL: facts as text with one of their ends to be told (arXiv 2205.08184, section 3).
+
+A row of a file is {"s": subject, "r": relation, "o": object}. The encoder reads "subject,
+relation, □" or "□, relation, object", where □ is the first sentinel, and the decoder writes what
+is missing: the whole subject or the whole object, never the relation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from culet.data.records import data_files, parsed_row, raw_rows, text_field
+from culet.errors import InputError
+from culet.tokenizer import TextTokenizer
+
+End = Literal["subject", "object"]
+_SEPARATOR = ", "
+
+
+@dataclass(frozen=True)
+class Triple:
+    """One fact in surface forms.
+
+    Attributes:
+        subject: What it is about.
+        relation: What is said.
+        object: The other end.
+        origin: "file:line", for messages.
+    """
+
+    subject: str
+    relation: str
+    object: str
+    origin: str = ""
+
+
+def read_triples(paths: Sequence[Path]) -> list[Triple]:
+    """Return the triples of some files or folders, in order.
+
+    Raises:
+        InputError: If a field is missing, empty or no text; the message names file and line.
+    """
+    triples = []
+    for file in (file for path in paths for file in data_files(path)):
+        for line, raw in raw_rows(file, also=("s", "r", "o")):
+            origin = f"{file}:{line}"
+            row = parsed_row(raw, origin, fields="s, r and o")
+            subject, relation, end = (text_field(row, k, origin).strip() for k in ("s", "r", "o"))
+            triples.append(Triple(subject, relation, end, origin))
+    if not triples:
+        raise InputError(f"no triple in {', '.join(map(str, paths))}")
+    return triples
+
+
+def masked(triple: Triple, end: End) -> tuple[str, str, str]:
+    """Return the text before the mask, the text after it, and the text that it hides."""
+    if end == "subject":
+        return "", f"{_SEPARATOR}{triple.relation}{_SEPARATOR}{triple.object}", triple.subject
+    return f"{triple.subject}{_SEPARATOR}{triple.relation}{_SEPARATOR}", "", triple.object
+
+
+def draw_end(seed: Sequence[int]) -> End:
+    """Return which end is masked, with even chances."""
+    return "subject" if np.random.default_rng(list(seed)).random() < 0.5 else "object"
+
+
+def masked_tokens(
+    triple: Triple, end: End, tokenizer: TextTokenizer, sentinel: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the encoder reads and the decoder writes, as ids without BOS and EOS.
+
+    The strings are cut before they become tokens, so that no token holds a part of the answer.
+    """
+    before, after, answer = masked(triple, end)
+    # a space before the mask would be a token of its own that no text has there
+    pieces = tokenizer.encode([before.rstrip(), after, answer], on_long="error").ids
+    head, tail, target = (ids[1:-1].astype(np.int64) for ids in pieces)
+    return np.concatenate([head, [sentinel], tail]), target
+
+
+def aliases(triples: Sequence[Triple]) -> Callable[[str, str], tuple[str, ...]]:
+    """Return a function from (subject, relation) to every object the triples give it."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for triple in triples:
+        found.setdefault((triple.subject, triple.relation), {})[triple.object] = None
+    return lambda subject, relation: tuple(found.get((subject, relation), ()))
