@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from culet.errors import InputError, RecipeError
-from culet.recipe import build, read_toml, to_tables, to_toml
+from culet.recipe import LATER, build, identity, read_toml, to_tables, to_toml
 
 
 @dataclass(frozen=True)
@@ -256,3 +256,29 @@ def test_what_is_absent_is_left_out_of_the_tables() -> None:
     assert "limit" not in tables
     assert "best" not in tables
     assert tables["leaf"] == {"weight": 1.0, "path": "a", "names": []}
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A stage's settings after two fields were added to what it had when it first ran."""
+
+    steps: int = 1
+    leaves: tuple[Leaf, ...] = ()
+    cap: float = field(default=0.0, metadata=LATER)
+    more: Leaf = field(default_factory=Leaf, metadata=LATER)
+
+
+def test_fields_that_came_later_change_the_identity_only_once_they_are_set() -> None:
+    before = {"steps": 1, "leaves": []}
+    assert identity(Grown()) == before
+    assert identity(Grown(cap=2.0)) == before | {"cap": 2.0}
+    assert identity(Grown(more=Leaf(weight=2)))["more"]["weight"] == 2
+
+
+def test_the_identity_of_a_run_does_not_change_with_where_it_lies() -> None:
+    def at(run: str) -> dict[str, Any]:
+        leaves = (Leaf(path=Path(run, "mine/checkpoint")), Leaf(path=Path("data/a")))
+        return identity(Grown(leaves=leaves), run=Path(run))
+
+    assert at("runs/here") == at("/elsewhere")
+    assert [leaf["path"] for leaf in at("x")["leaves"]] == ["@mine/checkpoint", "data/a"]

@@ -13,7 +13,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -360,7 +360,7 @@ def _fingerprint(
     files = fingerprint.of_files(
         [path for path in (*texts, *weights) if path.exists()], relative_to=folder
     )
-    return fingerprint.of_settings([files, asdict(config), dict(prompts)])
+    return fingerprint.of_settings([files, config.identity(), dict(prompts)])
 
 
 def _read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:

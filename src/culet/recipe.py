@@ -19,6 +19,8 @@ from culet.errors import CuletError, RecipeError
 
 Config = TypeVar("Config")
 
+LATER = {"later": True}  # metadata of a field that came after its stage had been run without it
+
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the tables of a recipe after overrides such as "finetune.steps=200".
@@ -87,6 +89,18 @@ def to_tables(config: Any) -> dict[str, Any]:
         if value is not None:
             table[field.name] = value
     return table
+
+
+def identity(config: Any, *, run: Path | None = None) -> dict[str, Any]:
+    """Return the settings that tell one run of a stage from another, as plain tables.
+
+    A field whose metadata is `LATER` is left out at its default: it came after runs had been
+    finished without it. Paths inside the folder `run` become "@...", wherever that folder lies,
+    so that a run can be moved.
+    """
+    tables: dict[str, Any] = _portable(to_tables(config), f"{run}/" if run else None)
+    _drop_later(tables, config)
+    return tables
 
 
 def to_toml(tables: Mapping[str, Any]) -> str:
@@ -190,6 +204,32 @@ def _write_table(lines: list[str], table: Mapping[str, Any], *, prefix: str) -> 
         for entry in entries:
             lines.extend(["", f"[[{prefix}{_toml_key(key)}]]"])
             _write_table(lines, entry, prefix=f"{prefix}{_toml_key(key)}.")
+
+
+def _drop_later(table: dict[str, Any], config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if field.metadata.get("later") and value == default:
+            table.pop(field.name, None)
+        elif dataclasses.is_dataclass(value):
+            _drop_later(table[field.name], value)
+        elif isinstance(value, tuple):
+            for item, entry in zip(value, table[field.name], strict=True):
+                if dataclasses.is_dataclass(item):
+                    _drop_later(entry, item)
+
+
+def _portable(value: Any, run: str | None) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _portable(item, run) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_portable(item, run) for item in value]
+    if run and isinstance(value, str) and value.startswith(run):
+        return "@" + value[len(run) :]
+    return value
 
 
 def _toml_key(key: str) -> str:

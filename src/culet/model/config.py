@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 from culet.errors import InputError
 
@@ -201,6 +201,16 @@ class EmbeddingConfig:
             )
         if self.widths[-1] < 1:
             raise InputError(f"widths must be positive, got {self.widths}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the sizes that tell one embedding model from another, for fingerprints.
+
+        What is the same in all of them is left out, so that old fingerprints stay.
+        """
+        encoder = asdict(self.encoder)
+        for name in _OF_EMBEDDING_MODELS:
+            encoder.pop(name)
+        return asdict(self) | {"encoder": encoder}
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every weight of the whole model, in canonical order."""

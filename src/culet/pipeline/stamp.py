@@ -18,7 +18,7 @@ from culet import fingerprint
 from culet.atomic import new_file
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
-from culet.recipe import to_tables
+from culet.recipe import identity
 from culet.stages.folder import PIPELINE_FILE, Finding, look
 
 State = Literal["finished", "changed", "damaged", "interrupted", "new"]
@@ -65,39 +65,23 @@ def standing(stage: Stage, recipe: Recipe, known: Mapping[str, Standing]) -> Sta
 
 def stamp_of(stage: Stage, recipe: Recipe, known: Mapping[str, Standing]) -> str:
     """Return the fingerprint of what a stage would be run with."""
-    settings = portable(to_tables(stage.config), recipe.run.folder)
+    run = recipe.run.folder
+    settings = identity(stage.config, run=run)
     for key in stage.kind.unimportant:
         settings.pop(key, None)
-    inputs = {
-        key: [str(p) for p in value] if isinstance(value, tuple) else str(value)
-        for key, value in stage.inputs.items()
-    }
-    return fingerprint.of_settings(
-        [
-            stage.kind.name,
-            settings,
-            portable(inputs, recipe.run.folder),
-            fingerprint.of_files(_all_files(stage.files)),
-            {name: known[name].found.output for name in stage.needs},
-        ]
-    )
+    inputs = {}
+    for key, value in stage.inputs.items():
+        paths = value if isinstance(value, tuple) else (value,)
+        inputs[key] = [str(p.relative_to(run)) for p in paths if p and p.is_relative_to(run)]
+    outputs = {name: known[name].found.output for name in stage.needs}
+    files = fingerprint.of_files(_all_files(stage.files))
+    return fingerprint.of_settings([stage.kind.name, settings, inputs, files, outputs])
 
 
 def note(stage: Stage, stamp: str) -> None:
     """Note what a finished stage was run with."""
     with new_file(stage.folder / PIPELINE_FILE) as aside:
         aside.write_text(json.dumps({"stamp": stamp}) + "\n", encoding="utf-8")
-
-
-def portable(value: Any, run: Path) -> Any:
-    """Return tables with paths inside the run's folder as "@...", wherever that folder lies."""
-    if isinstance(value, Mapping):
-        return {key: portable(item, run) for key, item in value.items()}
-    if isinstance(value, list):
-        return [portable(item, run) for item in value]
-    if isinstance(value, str) and value.startswith(f"{run}/"):
-        return "@" + value[len(str(run)) + 1 :]
-    return value
 
 
 def _noted(folder: Path) -> dict[str, Any]:

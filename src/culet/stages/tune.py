@@ -26,7 +26,7 @@ from culet.model.embedding import EmbeddingModel, check_dtype
 from culet.model.lora import LoraConfig, add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
 from culet.prompts import Prompts
-from culet.recipe import to_tables
+from culet.recipe import LATER, identity, to_tables
 from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
@@ -65,7 +65,7 @@ class TuneConfig:
 
     steps: int
     sources: tuple[SourceConfig, ...]
-    mixing: MixingConfig = field(default_factory=MixingConfig)
+    mixing: MixingConfig = field(default_factory=MixingConfig, metadata=LATER)
     batch_size: int = 128
     num_negatives: int = 0
     max_tokens: int = 256
@@ -138,7 +138,9 @@ def run(
     start = read_checkpoint(init)
     widths = trained_widths(config, start)
     folder = StageFolder(
-        out, fingerprint=run_fingerprint(config, start), settings={name: to_tables(config)}
+        out,
+        fingerprint=run_fingerprint(config, start, run=out.parent),
+        settings={name: to_tables(config)},
     )
     if folder.moved_to:
         say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
@@ -225,13 +227,16 @@ def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
     return widths
 
 
-def run_fingerprint(config: TuneConfig, start: Checkpoint) -> str:
-    """Return what identifies a run: settings, data and the checkpoint it starts from."""
+def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None = None) -> str:
+    """Return what identifies a run: settings, data and the checkpoint it starts from.
+
+    Where they lie inside the folder `run` does not matter; see `culet.recipe.identity`.
+    """
     files = [file for source in config.sources for file in data_files(source.path)]
     files += [source.teacher for source in config.sources if source.teacher is not None]
     if absent := [str(file) for file in files if not file.exists()]:
         raise InputError(f"teacher file {absent[0]} does not exist")
-    settings = to_tables(config)
+    settings = identity(config, run=run)
     # neither changes what is learnt
     settings.pop("save_every"), settings.pop("eval_every")
     return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
