@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from culet.ahead import Ahead
-from culet.data.collate import PairBatch
 from culet.errors import Interrupted, TrainingError
 from culet.train.optim import Optimizer
 from culet.train.report import Report
@@ -21,8 +20,31 @@ from culet.train.report import Report
 Action = tuple[int, Callable[[int], None]]
 
 
+class Batch(Protocol):
+    """What the loop knows of a batch; see `PairBatch` and `TokenPairs`."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens it holds."""
+
+    @property
+    def source(self) -> str:
+        """Return where it came from."""
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Return "file:line" of its records."""
+
+    @property
+    def truncated(self) -> int:
+        """Return the texts that were cut."""
+
+
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
 @dataclass(frozen=True)
-class Loop:
+class Loop(Generic[AnyBatch]):
     """What a run does at each step.
 
     Attributes:
@@ -34,7 +56,7 @@ class Loop:
         actions: (every, what) to do after every so many steps, such as an evaluation.
     """
 
-    step: Callable[[PairBatch], dict[str, float]]
+    step: Callable[[AnyBatch], dict[str, float]]
     optimizer: Optimizer
     save: Callable[[int], None]
     report: Report
@@ -42,7 +64,9 @@ class Loop:
     actions: Sequence[Action] = ()
 
 
-def run(loop: Loop, batches: Ahead[PairBatch], *, start: int, steps: int) -> dict[str, float]:
+def run(
+    loop: Loop[AnyBatch], batches: Ahead[AnyBatch], *, start: int, steps: int
+) -> dict[str, float]:
     """Train from step `start` to `steps` and return the loss parts of the last step.
 
     Raises:
@@ -81,7 +105,7 @@ def run(loop: Loop, batches: Ahead[PairBatch], *, start: int, steps: int) -> dic
     return parts
 
 
-def _one_step(loop: Loop, number: int, batch: PairBatch) -> dict[str, float]:
+def _one_step(loop: Loop[AnyBatch], number: int, batch: AnyBatch) -> dict[str, float]:
     parts = loop.step(batch)
     bad = {name: value for name, value in parts.items() if not np.isfinite(value)}
     if bad:
@@ -92,7 +116,7 @@ def _one_step(loop: Loop, number: int, batch: PairBatch) -> dict[str, float]:
         raise TrainingError(_blame(number, batch, str(error))) from error
 
 
-def _blame(number: int, batch: PairBatch, what: str) -> str:
+def _blame(number: int, batch: Batch, what: str) -> str:
     records = ", ".join(batch.origin[:3])
     return (
         f"stopped at step {number + 1}: {what}; the weights have not moved. The batch came from "
