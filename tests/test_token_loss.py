@@ -1,0 +1,140 @@
+"""The loss in pieces is the plain loss, with its gradients and without its memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from culet.losses import token_cross_entropy
+from culet.model.batch import IGNORED
+from culet.train.token_loss import Teacher, token_loss
+
+N, D, V = 23, 6, 40
+
+
+def inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(N, D, generator=generator, requires_grad=True)
+    table = torch.randn(V, D, generator=generator, requires_grad=True)
+    labels = torch.randint(0, V, (N,), generator=generator)
+    labels[[0, 7, 22]] = IGNORED
+    return hidden, table, labels
+
+
+def capped(logits: Tensor, softcap: float | None) -> Tensor:
+    return logits if softcap is None else softcap * (logits / softcap).tanh()
+
+
+@pytest.mark.parametrize("softcap", [None, 3.0])
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_value_and_gradients_are_those_of_the_plain_loss(
+    softcap: float | None, at_once: int
+) -> None:
+    hidden, table, labels = inputs()
+    plain = token_cross_entropy(capped(hidden @ table.T, softcap), labels)
+    wanted = torch.autograd.grad(3 * plain, (hidden, table))
+    found = token_loss(hidden, table, labels, softcap=softcap, rows_at_once=at_once)
+    assert found.count == N - 3
+    assert found.total.item() == pytest.approx(plain.item(), rel=1e-6)
+    assert found.cross_entropy.item() == pytest.approx(plain.item(), rel=1e-6)
+    for gradient, expected in zip(
+        torch.autograd.grad(3 * found.total, (hidden, table)), wanted, strict=True
+    ):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 100])
+def test_a_teacher_counts_where_it_speaks_and_nowhere_else(at_once: int) -> None:
+    hidden, table, labels = inputs()
+    generator = torch.Generator().manual_seed(5)
+    theirs = torch.randn(4, 3, generator=generator)
+    head = torch.randn(V, 3, generator=generator)
+    rows = torch.tensor([7, 20, 2, 3])  # 7 does not count
+    teacher = Teacher(theirs, head, rows, softcap=5.0, weight=0.25)
+
+    target = F.one_hot(labels.clamp(min=0), V).float()
+    said = capped(theirs @ head.T, 5.0).softmax(1)
+    target[rows] = 0.25 * said + 0.75 * target[rows]
+    counted = labels != IGNORED
+    log = (hidden @ table.T).log_softmax(1)
+    plain = -(target * log).sum(1)[counted].mean()
+    wanted = torch.autograd.grad(plain, (hidden, table))
+
+    found = token_loss(hidden, table, labels, teacher=teacher, rows_at_once=at_once)
+    assert found.total.item() == pytest.approx(plain.item(), rel=1e-6)
+    hard = token_cross_entropy(hidden @ table.T, labels)
+    assert found.cross_entropy.item() == pytest.approx(hard.item(), rel=1e-6)
+    for gradient, expected in zip(
+        torch.autograd.grad(found.total, (hidden, table)), wanted, strict=True
+    ):
+        torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_agree_with_finite_differences() -> None:
+    hidden, table, labels = inputs()
+    found = token_loss(hidden, table, labels, softcap=4.0)
+    (gradient,) = torch.autograd.grad(found.total, hidden)
+    shift = torch.zeros_like(hidden)
+    shift[5, 2] = 1e-2
+    up = token_loss(hidden + shift, table, labels, softcap=4.0).total
+    down = token_loss(hidden - shift, table, labels, softcap=4.0).total
+    assert (up - down).item() / 2e-2 == pytest.approx(gradient[5, 2].item(), rel=1e-2)
+
+
+def test_accuracy_counts_the_labels_that_win() -> None:
+    table = torch.eye(4)
+    labels = torch.tensor([0, 1, IGNORED, 3])
+    found = token_loss(table[[0, 2, 2, 3]] * 9, table, labels)
+    assert found.accuracy.item() == pytest.approx(2 / 3)
+
+
+def test_no_label_gives_zero_and_zero_gradients() -> None:
+    hidden, table, _ = inputs()
+    found = token_loss(hidden, table, torch.full((N,), IGNORED))
+    assert found.total.item() == 0
+    assert not torch.autograd.grad(found.total, hidden)[0].any()
+
+
+def test_frozen_tables_and_states_get_no_gradient() -> None:
+    hidden, table, labels = inputs()
+    found = token_loss(hidden, table.detach(), labels)
+    assert torch.autograd.grad(found.total, hidden)[0].any()
+    with torch.no_grad():
+        assert token_loss(hidden, table, labels).total.item() == pytest.approx(found.total.item())
+
+
+def test_bfloat16_states_stay_near() -> None:
+    hidden, table, labels = inputs()
+    exact = token_loss(hidden, table, labels)
+    rounded = token_loss(hidden.bfloat16(), table, labels)
+    assert rounded.total.item() == pytest.approx(exact.total.item(), rel=2e-2)
+    (gradient,) = torch.autograd.grad(rounded.total, table)
+    assert gradient.dtype == torch.float32
+
+
+_MEMORY = """
+import resource, torch
+from culet.train.token_loss import token_loss
+torch.set_num_threads(1)
+table = torch.randn(65536, 16, requires_grad=True)
+hidden = torch.randn(1024, 16, requires_grad=True)
+labels = torch.arange(1024)
+def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+token_loss(hidden[:8], table, labels[:8], rows_at_once=8).total.backward()
+before = peak()
+token_loss(hidden, table, labels, rows_at_once=64).total.backward()
+print(peak() - before)
+"""
+
+
+def test_the_logits_of_all_labels_never_exist_at_once() -> None:
+    """They would be 256 MiB, and as much again for their softmax and its gradient."""
+    found = subprocess.run(
+        [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True
+    )
+    assert float(found.stdout) < 150
