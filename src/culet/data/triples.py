@@ -64,9 +64,9 @@ def masked(triple: Triple, end: End) -> tuple[str, str, str]:
     return f"{triple.subject}{_SEPARATOR}{triple.relation}{_SEPARATOR}", "", triple.object
 
 
-def draw_end(seed: Sequence[int]) -> End:
+def draw_end(rng: np.random.Generator) -> End:
     """Return which end is masked, with even chances."""
-    return "subject" if np.random.default_rng(list(seed)).random() < 0.5 else "object"
+    return "subject" if rng.random() < 0.5 else "object"
 
 
 def masked_tokens(

@@ -1,0 +1,110 @@
+"""Records of a text and the text to be written for it: {"input": …, "target": …}.
+
+For evaluation a record may list further right answers: {"answers": [ … ]}.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from culet.data.pretraining import TokenPairs
+from culet.data.records import data_files, parsed_row, raw_rows, text_field
+from culet.data.slots import Slots
+from culet.errors import InputError
+from culet.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """One record.
+
+    Attributes:
+        input: What the encoder reads.
+        target: What is to be written.
+        answers: Everything that counts as right, the target among it.
+        origin: "file:line", for messages.
+    """
+
+    input: str
+    target: str
+    answers: tuple[str, ...] = ()
+    origin: str = ""
+
+
+def read_pairs(paths: Sequence[Path]) -> list[TextPair]:
+    """Return the records of some files or folders, in order.
+
+    Raises:
+        InputError: If a record lacks a text; the message names file and line.
+    """
+    pairs = []
+    for file in (file for path in paths for file in data_files(path)):
+        for line, raw in raw_rows(file, also=("input", "target", "answers")):
+            origin = f"{file}:{line}"
+            row = parsed_row(raw, origin, fields="input and target")
+            target = text_field(row, "target", origin)
+            pairs.append(
+                TextPair(
+                    text_field(row, "input", origin), target, _answers(row, target, origin), origin
+                )
+            )
+    if not pairs:
+        raise InputError(f"no record in {', '.join(map(str, paths))}")
+    return pairs
+
+
+class PairBatcher:
+    """Makes the batch of any step; what it gives follows from seed and step alone.
+
+    Args:
+        pairs: The records.
+        tokenizer: Its limit cuts inputs.
+        batch_size: Records in a batch.
+        max_target_tokens: Longer targets are cut, EOS kept.
+        seed: Decides the order.
+        name: What messages call the data.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[TextPair],
+        tokenizer: TextTokenizer,
+        *,
+        batch_size: int,
+        max_target_tokens: int,
+        seed: int,
+        name: str,
+    ) -> None:
+        self._pairs = pairs
+        self._tokenizer = tokenizer
+        self._most = max_target_tokens
+        self._name = name
+        self._slots = Slots([len(pairs)], [1.0], batch_size=batch_size, seed=seed)
+
+    def __call__(self, step: int) -> TokenPairs:
+        """Return the batch of a step (from 0)."""
+        pairs = [self._pairs[slot.index] for slot in self._slots.draw(step)]
+        sources = self._tokenizer.encode([pair.input for pair in pairs])
+        targets = [ids[1:] for ids in self._tokenizer.encode([p.target for p in pairs]).ids]
+        cut = sum(len(ids) > self._most for ids in targets)
+        for ids in targets:
+            ids[self._most - 1 : self._most] = self._tokenizer.eos_id
+        return TokenPairs(
+            sources=list(sources.ids),
+            targets=[ids[: self._most] for ids in targets],
+            source=self._name,
+            origin=tuple(pair.origin for pair in pairs),
+            truncated=len(sources.overlong) + cut,
+        )
+
+
+def _answers(row: dict[str, Any], target: str, origin: str) -> tuple[str, ...]:
+    """Return the right answers of a record, its target first."""
+    stated = row.get("answers", [])
+    if not isinstance(stated, list):
+        raise InputError(f"{origin}: answers must be a list of texts, got {stated!r:.80}")
+    texts = [text_field({"answers": answer}, "answers", origin) for answer in stated]
+    return tuple(dict.fromkeys([target, *texts]))
