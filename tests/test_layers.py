@@ -33,6 +33,7 @@ ORDER = [
     "tokenizer_training",
     "lexical",
     "tensorfile",
+    "modelfolder",
     "foreign",
     "foreigntexts",
     "checkpoint",
@@ -47,6 +48,7 @@ ORDER = [
     "corpus",
     "search",
     "data",
+    "corpora",
     # 3: engines
     "recipe",
     "train",

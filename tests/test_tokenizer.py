@@ -11,7 +11,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from culet.errors import CheckpointError, InputError
-from culet.tokenizer import TextTokenizer
+from culet.tokenizer import TextTokenizer, unused_ids
+from culet.tokenizer_training import byte_tokenizer
 
 WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6}
 TEMPLATE = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)])
@@ -176,3 +177,19 @@ def test_load_refuses_a_special_token_that_is_not_in_the_vocabulary(tmp_path: Pa
     folder = checkpoint(tmp_path, tokenizer_config={"bos_token": "<s>", "model_max_length": 16})
     with pytest.raises(CheckpointError, match="names bos_token '<s>'"):
         TextTokenizer.load(folder)
+
+
+def test_unused_ids_are_counted_in_their_order() -> None:
+    tokenizer = byte_tokenizer()
+    assert unused_ids(tokenizer, 3) == [5, 6, 7]
+    assert [tokenizer.id_to_token(i) for i in unused_ids(tokenizer, 11)] == [
+        f"<unused{n}>" for n in range(11)
+    ]
+    wrapped = TextTokenizer(byte_tokenizer(), 8, bos_id=2, eos_id=1)
+    assert unused_ids(wrapped, 2) == [5, 6]
+
+
+def test_too_few_unused_ids_are_said() -> None:
+    expected = "at least 12 unused tokens .* this one has 11; use fewer sentinels"
+    with pytest.raises(InputError, match=expected):
+        unused_ids(byte_tokenizer(), 12)

@@ -9,13 +9,10 @@ name, before any weight is touched. Foreign names live in this file, in `foreign
 
 from __future__ import annotations
 
-import json
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,6 +20,16 @@ from culet import fingerprint, foreign, foreigntexts
 from culet.atomic import new_folder
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
+from culet.modelfolder import (
+    LazyArrays,
+    check_tensors,
+    check_tokenizer,
+    read_json,
+    refuse_pickle,
+    required,
+    weight_files,
+    write_shards,
+)
 from culet.tensorfile import StoredDtype, StoredTensor, read_tensors, write_tensors
 
 
@@ -50,23 +57,7 @@ class Checkpoint:
 
     def arrays(self) -> Mapping[str, np.ndarray]:
         """Return the weights as float32 arrays; float32 files are mapped, not copied."""
-        return _LazyArrays(self.tensors)
-
-
-class _LazyArrays(Mapping[str, np.ndarray]):
-    """Arrays that are read when asked for, so that only one is in memory at a time."""
-
-    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._tensors[name].float32()
-
-    def __iter__(self) -> Any:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
+        return LazyArrays(self.tensors)
 
 
 def read_checkpoint(folder: Path | str) -> Checkpoint:
@@ -83,13 +74,13 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     modules = _module_folders(folder)
     root = modules["transformer"]  # the folder itself, or 0_Transformer in older ones
     config, notes = _config(root, modules)
-    tensors = foreign.encoder_tensors(_weight_files(root), folder)
+    tensors = foreign.encoder_tensors(weight_files(root), folder)
     for name in ("up", "down"):
         tensors[name] = _dense(modules[name])
     if config.pooling == "attention":
-        tensors |= read_tensors(_required(modules["pooling"] / "model.safetensors"))
-    _check_tensors(config, tensors, folder)
-    _check_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
+        tensors |= read_tensors(required(modules["pooling"] / "model.safetensors"))
+    check_tensors(config.weight_shapes(), tensors, folder)
+    check_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
     prompts = _prompts(folder / "config_sentence_transformers.json")
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
@@ -144,7 +135,7 @@ def write_checkpoint(
         )
     with new_folder(Path(folder)) as aside:
         encoder_arrays = {foreign.disk_name(name): arrays[name] for name in encoder.weight_shapes()}
-        _write_shards(aside, encoder_arrays, dtype, max_shard_bytes)
+        write_shards(aside, encoder_arrays, dtype, max_shard_bytes)
         write_tensors(
             aside / "2_Dense" / "model.safetensors", {"linear.weight": arrays["up"]}, dtype=dtype
         )
@@ -163,12 +154,12 @@ def write_checkpoint(
         for name, text in (texts | dict(extra_files or {})).items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
-        _check_tokenizer(aside / "tokenizer.json", config.encoder.vocab_size)
+        check_tokenizer(aside / "tokenizer.json", config.encoder.vocab_size)
 
 
 def _module_folders(folder: Path) -> dict[str, Path]:
     """Return the folders of the five stock modules, or say which one is missing."""
-    _refuse_pickle(folder)
+    refuse_pickle(folder)
     path = folder / "modules.json"
     if not path.exists():
         raise CheckpointError(
@@ -176,7 +167,7 @@ def _module_folders(folder: Path) -> dict[str, Path]:
             "vectors would be wrong; expected the sentence-transformers folder of an embedding "
             "model"
         )
-    modules = _read_json(path, kind=list)
+    modules = read_json(path, kind=list)
     if not all(isinstance(module, dict) for module in modules):
         raise CheckpointError(f"{path} must list JSON objects with a type and a path")
     kinds = [str(m.get("type", "")).rpartition(".")[2] for m in modules]
@@ -206,23 +197,23 @@ def _config(root: Path, modules: Mapping[str, Path]) -> tuple[EmbeddingConfig, l
             "weights; merge it into them and save the whole model"
         )
     where = root / "config.json"
-    raw = _read_json(where)
+    raw = read_json(where)
     encoder, notes = foreign.encoder_config(raw, where=where)
-    sentence = _read_json(root / "sentence_bert_config.json", {})
+    sentence = read_json(root / "sentence_bert_config.json", {})
     foreign.check_transformer(sentence, where=root / "sentence_bert_config.json")
     encoder = foreign.with_max_length(
         encoder,
         [
             (sentence, "max_seq_length"),
-            (_read_json(root / "tokenizer_config.json", {}), "model_max_length"),
+            (read_json(root / "tokenizer_config.json", {}), "model_max_length"),
         ],
     )
     pooling_json = modules["pooling"] / "config.json"
-    pooling = foreign.pooling_config(_read_json(pooling_json), encoder, where=pooling_json)
+    pooling = foreign.pooling_config(read_json(pooling_json), encoder, where=pooling_json)
     up, down = (_dense(modules[name]).shape for name in ("up", "down"))
     foreign.check_head(up, down, encoder.model_dim, root)
     normalize_json = modules["normalize"] / "config.json"
-    foreign.check_flow(_read_json(normalize_json, {}), where=normalize_json)
+    foreign.check_flow(read_json(normalize_json, {}), where=normalize_json)
     try:
         config = EmbeddingConfig(
             encoder=encoder,
@@ -238,32 +229,11 @@ def _config(root: Path, modules: Mapping[str, Path]) -> tuple[EmbeddingConfig, l
     return config, notes
 
 
-def _weight_files(folder: Path) -> dict[str, StoredTensor]:
-    """Return all tensors of a single or sharded safetensors checkpoint, by disk name."""
-    index = folder / "model.safetensors.index.json"
-    single = folder / "model.safetensors"
-    if single.exists() or not index.exists():  # of both, transformers too takes the single file
-        return read_tensors(_required(single))
-    where = _read_json(index).get("weight_map")
-    if not isinstance(where, dict) or not where:
-        raise CheckpointError(f"{index} must hold a weight_map from tensors to files")
-    tensors: dict[str, StoredTensor] = {}
-    for name in sorted({str(name) for name in where.values()}):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(
-                f"{index} names {name!r}, which is not a safetensors file beside it"
-            )
-        tensors |= read_tensors(_required(folder / name))
-    if absent := sorted(set(where) - set(tensors)):
-        raise CheckpointError(f"{index} lists tensors that no shard holds: {_some(absent)}")
-    return tensors
-
-
 def _dense(folder: Path) -> StoredTensor:
     """Return the weight of a Dense module after checking that it is a plain linear map."""
-    _refuse_pickle(folder)
-    stated = foreign.check_dense(_read_json(folder / "config.json"), where=folder / "config.json")
-    tensors = read_tensors(_required(folder / "model.safetensors"))
+    refuse_pickle(folder)
+    stated = foreign.check_dense(read_json(folder / "config.json"), where=folder / "config.json")
+    tensors = read_tensors(required(folder / "model.safetensors"))
     if list(tensors) != ["linear.weight"]:
         raise CheckpointError(f"{folder}: expected one tensor linear.weight, got {sorted(tensors)}")
     weight = tensors["linear.weight"]
@@ -274,73 +244,8 @@ def _dense(folder: Path) -> StoredTensor:
     return weight
 
 
-def _check_tensors(
-    config: EmbeddingConfig, tensors: Mapping[str, StoredTensor], folder: Path
-) -> None:
-    shapes = config.weight_shapes()
-    missing = [name for name in shapes if name not in tensors]
-    extra = [name for name in tensors if name not in shapes]
-    if missing or extra:
-        raise CheckpointError(
-            f"{folder}: weights and config.json disagree; missing {_some(missing)}, "
-            f"unexpected {_some(extra)}"
-        )
-    for name, shape in shapes.items():
-        if tensors[name].shape != shape:
-            raise CheckpointError(
-                f"{tensors[name].path}: tensor {tensors[name].name} has shape "
-                f"{tensors[name].shape}, config.json says {shape}"
-            )
-
-
-def _check_tokenizer(path: Path, vocab_size: int) -> None:
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(_required(path)))
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest >= vocab_size:
-        raise CheckpointError(
-            f"{path} has token ids up to {largest}, but the model embeds only {vocab_size}; "
-            "tokenizer and weights are not of the same model"
-        )
-    for token, expected in foreign.SPECIAL_IDS.items():
-        if (found := tokenizer.token_to_id(token)) != expected:
-            raise CheckpointError(
-                f"{path} gives {token} the id {found}, expected {expected}; this tokenizer is of "
-                "another family, and other tools would put a wrong token around each text"
-            )
-
-
-def _write_shards(
-    folder: Path, arrays: Mapping[str, np.ndarray], dtype: StoredDtype, max_bytes: int
-) -> None:
-    item = 2 if dtype == "bfloat16" else 4
-    shards: list[dict[str, np.ndarray]] = [{}]
-    filled = 0
-    for name, array in arrays.items():
-        if shards[-1] and filled + array.size * item > max_bytes:
-            shards.append({})
-            filled = 0
-        shards[-1][name] = array
-        filled += array.size * item
-    if len(shards) == 1:
-        write_tensors(folder / "model.safetensors", shards[0], dtype=dtype)
-        return
-    where: dict[str, str] = {}
-    for i, shard in enumerate(shards):
-        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
-        write_tensors(folder / file, shard, dtype=dtype)
-        where |= dict.fromkeys(shard, file)
-    total = sum(array.size for array in arrays.values()) * item
-    index = {"metadata": {"total_size": total}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-
-
 def _prompts(path: Path) -> dict[str, str]:
-    prompts = _read_json(path, {}).get("prompts") or {}
+    prompts = read_json(path, {}).get("prompts") or {}
     if not isinstance(prompts, dict) or not all(
         isinstance(prompt, str | None) for prompt in prompts.values()
     ):
@@ -361,38 +266,3 @@ def _fingerprint(
         [path for path in (*texts, *weights) if path.exists()], relative_to=folder
     )
     return fingerprint.of_settings([files, config.identity(), dict(prompts)])
-
-
-def _read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
-    if not path.exists():
-        if default is not None:
-            return default
-        raise CheckpointError(f"{path} is missing; the folder is not complete")
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, kind):
-        raise CheckpointError(f"{path} must hold a JSON {kind.__name__}")
-    return value
-
-
-def _required(path: Path) -> Path:
-    if not path.exists():
-        raise CheckpointError(f"{path} is missing; the folder is not complete")
-    return path
-
-
-def _refuse_pickle(folder: Path) -> None:
-    pickles = [p.name for p in folder.glob("*") if re.search(r"\.(bin|pt|pth|pkl|ckpt)$", p.name)]
-    if pickles and not list(folder.glob("*.safetensors")):
-        raise CheckpointError(
-            f"{folder} holds its weights as pickle ({', '.join(sorted(pickles))}), which can run "
-            "code when read; culet reads safetensors only: convert the file, for example with "
-            "transformers' save_pretrained"
-        )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:5]) or "nothing"
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

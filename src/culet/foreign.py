@@ -25,7 +25,6 @@ from culet.tensorfile import StoredTensor
 
 # transformers before August 2026 halved `sliding_window` at every save (512 -> 257 -> 129 ...)
 DAMAGED_WINDOWS = (257, 129, 65, 33, 17, 9, 5, 3, 2)
-SPECIAL_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # the same in every Gemma tokenizer
 _MAX_LAYERS = 1000  # a config that claims more is damaged, and would cost memory before weights do
 _PUBLISHED_WIDTHS = (768, 512, 256, 128)
 

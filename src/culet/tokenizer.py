@@ -13,6 +13,7 @@ What is special here:
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from culet.errors import CheckpointError, InputError
 
 # Tokenizers without a limit store one of about 1e30 in their configuration.
 _LARGEST_SENSIBLE_LENGTH = 10_000_000
+_UNUSED = re.compile(r"<unused\d+>", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -253,3 +255,32 @@ def _special_id(
         f"{folder} names no {' or '.join(kinds)} token; "
         f"add {kinds[0]}_token to tokenizer_config.json"
     )
+
+
+def unused_ids(tokenizer: Tokenizer | TextTokenizer, count: int) -> list[int]:
+    """Return the ids of the first tokens kept for later use: <unused0>, <unused1> and so on.
+
+    Gemma has thousands of them, a tokenizer of one's own what `num_unused` said. They serve as the
+    sentinels and modes of denoising. None of them is the same as in another tokenizer: ask that
+    of the checkpoint at hand.
+
+    Args:
+        tokenizer: A tokenizer.
+        count: How many are needed.
+
+    Raises:
+        InputError: It does not have so many.
+    """
+    plain = tokenizer._tokenizer if isinstance(tokenizer, TextTokenizer) else tokenizer
+    numbered = sorted(
+        (int(token[len("<unused") : -1]), token_id)
+        for token, token_id in plain.get_vocab(with_added_tokens=True).items()
+        if _UNUSED.fullmatch(token)
+    )
+    if len(numbered) < count:
+        raise InputError(
+            f"expected a tokenizer with at least {count} unused tokens (<unused0>, <unused1> …), "
+            f"this one has {len(numbered)}; use fewer sentinels and modes, keep more of them when "
+            "trimming (keep_unused), or train a tokenizer with more (num_unused)"
+        )
+    return [token_id for _, token_id in numbered[:count]]
