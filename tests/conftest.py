@@ -9,7 +9,19 @@ from jaxtyping import install_import_hook
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 # Not `model.config`: its values come from users and are refused by its own words.
-MODEL = ("attention", "batch", "embedding", "encoder", "layers", "lora", "pooling", "weights")
+MODEL = (
+    "attention",
+    "batch",
+    "cross_attention",
+    "decoder",
+    "embedding",
+    "encoder",
+    "encoder_decoder",
+    "layers",
+    "lora",
+    "pooling",
+    "weights",
+)
 install_import_hook(
     [*(f"culet.model.{name}" for name in MODEL), "culet.losses", "culet.train.contrastive"],
     "beartype.beartype",

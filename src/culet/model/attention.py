@@ -1,8 +1,8 @@
-"""Attention over packed texts: every token sees both sides of its own text only.
+"""Attention over packed texts: every token sees its own text only.
 
-A local layer sees `window` tokens each way. Long texts in local layers are cut into bands of
-queries, each with just the keys it can reach, so the cost grows with length · window and not
-with length².
+A local layer sees `window` tokens each way, or before a token if causal. Long texts in local
+layers are cut into bands of queries, each with just the keys it can reach, so the cost grows with
+length · window and not with length².
 """
 
 from __future__ import annotations
@@ -18,64 +18,132 @@ from culet.model.batch import TokenBatch
 from culet.model.config import EncoderConfig
 from culet.model.layers import Linear, RMSNorm, rotate
 
+_CAUSAL_BAND = 256  # queries that share the keys before them, where no kernel knows the mask
+
 
 def window_mask(
-    num_queries: int, num_keys: int, *, window: int, offset: int = 0
+    num_queries: int, num_keys: int, *, window: int, offset: int = 0, after: int | None = None
 ) -> Bool[Tensor, "q k"]:
-    """Return which keys a query may see: |query + offset − key| ≤ window, True means keep."""
+    """Return which keys a query may see, True means keep.
+
+    With query and key counted from the start of the text, −after ≤ query − key ≤ window.
+
+    Args:
+        num_queries: Rows.
+        num_keys: Columns.
+        window: Tokens visible before a query.
+        offset: Place of the first query, counted from the first key.
+        after: Tokens visible after a query; None is `window`.
+    """
     query = torch.arange(num_queries)[:, None] + offset
     key = torch.arange(num_keys)[None, :]
-    return (query - key).abs() <= window
+    if after is None:
+        return (query - key).abs() <= window
+    return (query - key <= window) & (key - query <= after)
 
 
-@functools.lru_cache(maxsize=256)
-def _cached_mask(
-    num_queries: int, num_keys: int, window: int, offset: int, device: torch.device
+def _mask(
+    num_queries: int,
+    num_keys: int,
+    window: int,
+    offset: int,
+    device: torch.device,
+    after: int | None = None,
 ) -> Tensor:
     # Made while embedding, used again in training: autograd may refuse to keep inference tensors.
     with torch.inference_mode(False):
-        return window_mask(num_queries, num_keys, window=window, offset=offset).to(device)
+        mask = window_mask(num_queries, num_keys, window=window, offset=offset, after=after)
+        return mask.to(device)
+
+
+# Only masks of windows: those of whole texts are large and rarely met twice.
+_cached_mask = functools.lru_cache(maxsize=256)(_mask)
 
 
 def attend(
     query: Float[Tensor, "b H l A"],
-    key: Float[Tensor, "b H l A"],
-    value: Float[Tensor, "b H l A"],
+    key: Float[Tensor, "b G m A"],
+    value: Float[Tensor, "b G m A"],
     *,
     scale: float,
     window: int | None,
+    after: int | None = None,
+    prefix: int = 0,
+    softcap: float | None = None,
 ) -> Float[Tensor, "b H l A"]:
     """Return softmax(scale · q kᵀ + mask) v for texts of one common length.
 
     Args:
         query: Queries of b texts.
-        key: Keys, heads already repeated to match the queries.
+        key: Keys; each serves H / G neighbouring query heads. The first `prefix` are visible to
+            every query, the others stand at the places of the queries.
         value: Values, likewise.
         scale: Factor on the scores.
-        window: Tokens visible each way; None sees the whole text.
+        window: Tokens visible before a query; None sees all of them.
+        after: Tokens visible after a query; None is `window`.
+        prefix: Keys that no mask cuts.
+        softcap: cap · tanh(scores / cap) before the mask.
     """
     length = query.shape[2]
-    if window is None or length <= window + 1:
-        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    after = window if after is None else after
+    if softcap is None:
+        repeat = query.shape[1] // key.shape[1]
+        if repeat > 1:
+            key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
+    cut_before = window is not None and length > window + 1
+    if not cut_before and (after is None or length <= after + 1):
+        return _softmax(query, key, value, None, scale=scale, softcap=softcap)
+    if not cut_before and after == 0 and not prefix and softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale, is_causal=True)
+    before = length if window is None else window
+    after = length if after is None else after
+    step = before if cut_before and after else min(before, _CAUSAL_BAND)
     bands = []
-    for start in range(0, length, window):
-        stop = min(start + window, length)
-        low, high = max(0, start - window), min(length, stop + window)
-        mask = _cached_mask(stop - start, high - low, window, start - low, query.device)
-        bands.append(
-            F.scaled_dot_product_attention(
-                query[:, :, start:stop],
-                key[:, :, low:high],
-                value[:, :, low:high],
-                attn_mask=mask,
-                scale=scale,
-            )
-        )
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        low, high = max(0, start - before), min(length, stop + after)
+        mask = _cached_mask if cut_before else _mask
+        seen = mask(stop - start, high - low, before, start - low, query.device, after)
+        keys, values = (_band(x, low, high, prefix) for x in (key, value))
+        if prefix:
+            seen = F.pad(seen, (prefix, 0), value=True)
+        part = query[:, :, start:stop]
+        bands.append(_softmax(part, keys, values, seen, scale=scale, softcap=softcap))
     return torch.cat(bands, dim=2)
 
 
+def _band(x: Tensor, low: int, high: int, prefix: int) -> Tensor:
+    """Return the keys or values of a band, and before them those that every query sees."""
+    band = x[:, :, prefix + low : prefix + high]
+    return torch.cat([x[:, :, :prefix], band], dim=2) if prefix else band
+
+
+def _softmax(
+    query: Float[Tensor, "b H l A"],
+    key: Float[Tensor, "b G m A"],
+    value: Float[Tensor, "b G m A"],
+    mask: Bool[Tensor, "l m"] | None,
+    *,
+    scale: float,
+    softcap: float | None,
+) -> Float[Tensor, "b H l A"]:
+    """Return softmax(cap(scale · q kᵀ) + mask) v."""
+    if softcap is None:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+    batch, heads, length, width = query.shape
+    groups, num_keys = key.shape[1], key.shape[2]
+    grouped = query.reshape(batch, groups, -1, width)  # heads of a group one after another
+    scores = grouped @ (key * (scale / softcap)).transpose(-1, -2)  # b G r·l m
+    scores = scores.tanh() * softcap
+    if mask is not None:
+        by_head = scores.view(batch, heads, length, num_keys)
+        scores = by_head.masked_fill(~mask, -torch.inf).view(scores.shape)
+    shares = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    return (shares @ value).view(batch, heads, length, width)
+
+
 class Attention(nn.Module):
-    """Grouped-query self-attention with normed queries and keys (Gemma 3), no bias."""
+    """Grouped-query self-attention, no bias; queries and keys normed by head (Gemma 3) or not."""
 
     def __init__(self, config: EncoderConfig, *, layer: int) -> None:
         super().__init__()
@@ -83,12 +151,15 @@ class Attention(nn.Module):
         self.num_kv_heads = config.num_kv_heads
         self.head_dim = config.head_dim
         self.scale = config.scale
-        self.window = None if config.is_global(layer) else config.window
+        self.softcap = config.attention_softcap
+        local = not config.is_global(layer)
+        self.window = config.window if local else None
+        self.after = 0 if config.causal else config.window_after if local else None
         rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
         self.qkv = Linear(config.model_dim, rows)
         self.out = Linear(config.num_heads * config.head_dim, config.model_dim)
-        self.query_norm = RMSNorm(config.head_dim, config.norm_eps)
-        self.key_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.query_norm = head_norm(config)
+        self.key_norm = head_norm(config)
 
     def forward(
         self,
@@ -98,19 +169,29 @@ class Attention(nn.Module):
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
         """Return what each token gathers from its own text."""
+        query, key, value = self.project(x, cos, sin)
+        tokens = [length * count for length, count in batch.runs]
+        runs = (torch.split(x, tokens) for x in (query, key, value))
+        attended = [
+            self._attend_run(q, k, v, count)
+            for q, k, v, (_, count) in zip(*runs, batch.runs, strict=True)
+        ]
+        return self.gathered(torch.cat(attended))
+
+    def project(
+        self, x: Float[Tensor, "N D"], cos: Float[Tensor, "N A"], sin: Float[Tensor, "N A"]
+    ) -> tuple[Float[Tensor, "N H A"], Float[Tensor, "N G A"], Float[Tensor, "N G A"]]:
+        """Return queries, keys and values, the first two normed and turned by their places."""
         heads, groups = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(-1, heads + 2 * groups, self.head_dim)
         query, key, value = qkv.split([heads, groups, groups], dim=1)  # N H A, N G A, N G A
         query = rotate(self.query_norm(query), cos, sin)
         key = rotate(self.key_norm(key), cos, sin)
+        return query, key, value
 
-        tokens = [length * count for length, count in batch.runs]
-        runs = (torch.split(x, tokens) for x in (query, key, value))
-        attended = [
-            self._attend_run(q, k, v, length)
-            for q, k, v, (length, _) in zip(*runs, batch.runs, strict=True)
-        ]
-        out: Tensor = self.out(torch.cat(attended).view(-1, heads * self.head_dim))
+    def gathered(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
+        """Return what the heads gathered, mixed into the width of the model."""
+        out: Tensor = self.out(attended.reshape(-1, self.num_heads * self.head_dim))
         return out
 
     def _attend_run(
@@ -118,20 +199,28 @@ class Attention(nn.Module):
         query: Float[Tensor, "n H A"],
         key: Float[Tensor, "n G A"],
         value: Float[Tensor, "n G A"],
-        length: int,
+        count: int,
     ) -> Float[Tensor, "n H A"]:
-        """Attend inside a run of texts of equal length, seen as a rectangle."""
-        repeat = self.num_heads // self.num_kv_heads
-
-        def rectangle(x: Tensor, copies: int) -> Tensor:
-            x = x.reshape(-1, length, x.shape[1], self.head_dim).transpose(1, 2)  # b heads l A
-            return x if copies == 1 else x.repeat_interleave(copies, dim=1)
-
+        """Attend inside a run of `count` texts of equal length, seen as a rectangle."""
         out = attend(
-            rectangle(query, 1),
-            rectangle(key, repeat),
-            rectangle(value, repeat),
+            rectangle(query, count),
+            rectangle(key, count),
+            rectangle(value, count),
             scale=self.scale,
             window=self.window,
+            after=self.after,
+            softcap=self.softcap,
         )
         return out.transpose(1, 2).reshape(-1, self.num_heads, self.head_dim)
+
+
+def head_norm(config: EncoderConfig) -> nn.Module:
+    """Return the norm of queries or keys, one for all heads."""
+    if not config.query_key_norm:
+        return nn.Identity()
+    return RMSNorm(config.head_dim, config.norm_eps)
+
+
+def rectangle(x: Float[Tensor, "n G A"], count: int) -> Float[Tensor, "b G l A"]:
+    """Return the heads of `count` texts of equal length as a rectangle."""
+    return x.reshape(count, -1, *x.shape[1:]).transpose(1, 2)

@@ -3,6 +3,9 @@
 Texts are laid down in order of length, so that texts of equal length stand side by side and
 attention can see each such run as a plain [texts, length] rectangle: no padding, no mask,
 no gather. `order` puts the results back into the order of the caller.
+
+Pairs of source and target are packed likewise, each side in order of its own length and then of
+the other's, so that pairs of equal (source length, target length) stand side by side in both.
 """
 
 from __future__ import annotations
@@ -16,6 +19,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from culet.errors import InputError
+
+BOS = 2  # the same in every Gemma tokenizer
+IGNORED = -100  # a label that does not count
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,74 @@ class TokenBatch:
         )
 
 
-def pack(texts: Sequence[np.ndarray | Sequence[int]]) -> TokenBatch:
+@dataclass(frozen=True)
+class PairRun:
+    """Pairs that stand side by side and have the same lengths.
+
+    Attributes:
+        source_length: Tokens of each source.
+        target_length: Tokens of each target.
+        count: How many pairs.
+    """
+
+    source_length: int
+    target_length: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Seq2SeqBatch:
+    """B pairs of a source, which the encoder reads, and a target, which the decoder predicts.
+
+    Attributes:
+        source: What the encoder reads.
+        target: What the decoder reads: BOS, then each target but its last token.
+        labels: What each token of `target` should predict, in the packed order of `target`:
+            the target itself; `IGNORED` does not count.
+        runs: The pairs in the packed order of `target`, as rectangles.
+    """
+
+    source: TokenBatch
+    target: TokenBatch
+    labels: Int[Tensor, " T"]
+    runs: tuple[PairRun, ...]
+
+    @property
+    def num_pairs(self) -> int:
+        """Return B."""
+        return self.source.num_texts
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the tokens of both sides."""
+        return self.source.num_tokens + self.target.num_tokens
+
+    def split_target(self, x: Tensor) -> list[Tensor]:
+        """Return packed target states in pieces, one a run."""
+        return list(torch.split(x, [run.target_length * run.count for run in self.runs]))
+
+    def split_source(self, x: Tensor) -> list[Tensor]:
+        """Return packed source states in pieces, those of each run, in the order of the runs."""
+        lengths = [(run.source_length, run.target_length) for run in self.runs]
+        by_source = sorted(range(len(lengths)), key=lengths.__getitem__)
+        tokens = [self.runs[i].source_length * self.runs[i].count for i in by_source]
+        pieces = dict(zip(by_source, torch.split(x, tokens), strict=True))
+        return [pieces[i] for i in range(len(lengths))]
+
+    def to(self, device: torch.device | str) -> Seq2SeqBatch:
+        """Return the batch on another device."""
+        return Seq2SeqBatch(
+            source=self.source.to(device),
+            target=self.target.to(device),
+            labels=self.labels.to(device),
+            runs=self.runs,
+        )
+
+
+Texts = Sequence[np.ndarray | Sequence[int]]
+
+
+def pack(texts: Texts) -> TokenBatch:
     """Return the packed batch of tokenized texts.
 
     Args:
@@ -66,7 +139,55 @@ def pack(texts: Sequence[np.ndarray | Sequence[int]]) -> TokenBatch:
     Raises:
         InputError: If there is no text, or a text has no token.
     """
-    if not texts:
+    lengths = _lengths(texts)
+    return _lay_down(texts, lengths, np.argsort(lengths, kind="stable"))
+
+
+def pack_pairs(
+    sources: Texts, targets: Texts, *, bos: int = BOS, labels: Texts | None = None
+) -> Seq2SeqBatch:
+    """Return the packed batch of pairs.
+
+    Args:
+        sources: Token ids of each source.
+        targets: Token ids of each target, usually with EOS at its end and no BOS: the decoder
+            reads `bos` and all of them but the last, and predicts all of them.
+        bos: What the decoder reads first.
+        labels: What is to be predicted, where that is not the target: as long as the targets,
+            `IGNORED` where nothing counts.
+
+    Raises:
+        InputError: If there is no pair, the numbers differ, or a text has no token.
+    """
+    wanted = targets if labels is None else labels
+    source_lengths, target_lengths = _lengths(sources), _lengths(targets)
+    if len(sources) != len(targets) or [len(w) for w in wanted] != target_lengths.tolist():
+        raise InputError(
+            "each source needs one target, and labels as long as it; got "
+            f"{len(sources)} sources, {len(targets)} targets and {len(wanted)} rows of labels"
+        )
+    # lexsort is stable, and its last key counts first: both sides keep pairs of equal lengths
+    # in the order of the caller
+    by_source = np.lexsort((target_lengths, source_lengths))
+    by_target = np.lexsort((source_lengths, target_lengths))
+    shifted = [np.array([bos, *target[:-1]], dtype=np.int64) for target in targets]
+    rows = np.stack([source_lengths, target_lengths], axis=1)[by_target]
+    starts = np.flatnonzero(np.any(np.diff(rows, axis=0, prepend=-1) != 0, axis=1))
+    counts = np.diff(starts, append=len(rows))
+    return Seq2SeqBatch(
+        source=_lay_down(sources, source_lengths, by_source),
+        target=_lay_down(shifted, target_lengths, by_target),
+        labels=torch.from_numpy(_joined(wanted, by_target)),
+        runs=tuple(
+            PairRun(int(rows[start, 0]), int(rows[start, 1]), int(count))
+            for start, count in zip(starts, counts, strict=True)
+        ),
+    )
+
+
+def _lengths(texts: Texts) -> np.ndarray:
+    """Return the tokens of each text, after checking that there are some."""
+    if not len(texts):
         raise InputError("pack needs at least one text, got none")
     lengths = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
     if lengths.min() == 0:
@@ -74,11 +195,19 @@ def pack(texts: Sequence[np.ndarray | Sequence[int]]) -> TokenBatch:
         raise InputError(
             f"text {empty} has no tokens; even an empty string has BOS and EOS after tokenizing"
         )
-    by_length = np.argsort(lengths, kind="stable")
+    return lengths
+
+
+def _joined(texts: Texts, order: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.asarray(texts[i], dtype=np.int64) for i in order])
+
+
+def _lay_down(texts: Texts, lengths: np.ndarray, by_length: np.ndarray) -> TokenBatch:
+    """Return the texts one after another in the given order, which is one of their lengths."""
     order = np.empty_like(by_length)
     order[by_length] = np.arange(len(texts))
     sorted_lengths = lengths[by_length]
-    ids = np.concatenate([np.asarray(texts[i], dtype=np.int64) for i in by_length])
+    ids = _joined(texts, by_length)
     starts = np.concatenate([[0], np.cumsum(sorted_lengths)[:-1]])
     positions = np.arange(len(ids)) - np.repeat(starts, sorted_lengths)
     values, counts = np.unique(sorted_lengths, return_counts=True)

@@ -1,19 +1,18 @@
-"""Gemma 3's text stack, read as an encoder.
+"""Gemma's text stack, as an encoder or, if its config is causal, as the layers of a decoder.
 
-What differs from the decoder it came from:
-- every token sees both sides; there is no causal mask, no cache and no language head
-- local layers see `window` tokens each way, global layers the whole text
-- texts are packed, so no linear layer ever touches a padding token
+As an encoder it differs from the decoder it came from in that every token sees both sides: local
+layers see `window` tokens each way, global layers the whole text. Texts are packed, so no linear
+layer ever touches a padding token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from culet.errors import InputError
@@ -45,8 +44,17 @@ class Block(nn.Module):
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
         """Return the states after this layer."""
-        attended = self.attention_post_norm(self.attention(self.attention_norm(x), batch, cos, sin))
-        x = x + F.dropout(attended, self.dropout, self.training)
+        return self.feed(self.attend(x, lambda normed: self.attention(normed, batch, cos, sin)))
+
+    def attend(
+        self, x: Float[Tensor, "N D"], attention: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "N D"]:
+        """Return the states after self-attention, whichever way it goes about it."""
+        attended = self.attention_post_norm(attention(self.attention_norm(x)))
+        return x + F.dropout(attended, self.dropout, self.training)
+
+    def feed(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return the states after the feed-forward sub-layer."""
         fed = self.ffn_post_norm(self.ffn(self.ffn_norm(x)))
         return x + F.dropout(fed, self.dropout, self.training)
 
@@ -60,13 +68,20 @@ class Encoded:
 
 
 class Encoder(nn.Module):
-    """Token ids to normed token states."""
+    """Token ids to normed token states.
 
-    def __init__(self, config: EncoderConfig) -> None:
+    Args:
+        config: The architecture.
+        block: Makes the block of a layer, where it is not the plain one.
+    """
+
+    def __init__(self, config: EncoderConfig, block: Callable[[int], Block] | None = None) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Parameter(torch.empty(config.vocab_size, config.model_dim))
-        self.blocks = nn.ModuleList(Block(config, layer=i) for i in range(config.num_layers))
+        self.blocks = nn.ModuleList(
+            Block(config, layer=i) if block is None else block(i) for i in range(config.num_layers)
+        )
         self.norm = RMSNorm(config.model_dim, config.norm_eps)
 
     def forward(
@@ -85,19 +100,39 @@ class Encoder(nn.Module):
         known = {"embedded", *(f"hidden.{i}" for i in range(len(self.blocks)))}
         if not keep <= known:
             raise InputError(f"keep must be among {sorted(known)}, got {sorted(keep - known)}")
-        config, kept = self.config, {}
-
-        # Gemma multiplies by sqrt(D) rounded to the dtype of the weights: 27.75 in bfloat16.
-        scale = torch.tensor(config.model_dim**0.5, dtype=compute_dtype)
-        x = F.embedding(batch.ids, self.embed).to(compute_dtype) * scale  # N D
-        x = F.dropout(x, config.dropout, self.training)
+        kept = {}
+        x = self.embedded(batch.ids, compute_dtype)
         if "embedded" in keep:
             kept["embedded"] = x
-
-        local = rotary_table(batch.positions, config.head_dim, config.local_rope_base, x.dtype)
-        whole = rotary_table(batch.positions, config.head_dim, config.global_rope_base, x.dtype)
-        for i, block in enumerate(self.blocks):
-            x = block(x, batch, *(whole if config.is_global(i) else local))
+        turns = self.turns(batch.positions, x.dtype)
+        for i, (block, turn) in enumerate(zip(self.blocks, turns, strict=True)):
+            x = block(x, batch, *turn)
             if f"hidden.{i}" in keep:
                 kept[f"hidden.{i}"] = x
-        return Encoded(F.dropout(self.norm(x), config.dropout, self.training), kept)
+        return Encoded(self.finished(x), kept)
+
+    def embedded(self, ids: Int[Tensor, " N"], compute_dtype: torch.dtype) -> Float[Tensor, "N D"]:
+        """Return the states of tokens before the first layer."""
+        # Gemma multiplies by sqrt(D) rounded to the dtype of the weights: 27.75 in bfloat16.
+        scale = torch.tensor(self.config.model_dim**0.5, dtype=compute_dtype)
+        x = F.embedding(ids, self.embed).to(compute_dtype) * scale  # N D
+        return F.dropout(x, self.config.dropout, self.training)
+
+    def turns(
+        self, positions: Int[Tensor, " N"], dtype: torch.dtype
+    ) -> list[tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]]:
+        """Return cosine and sine of each token's rotation, for each layer."""
+        config = self.config
+        local = rotary_table(positions, config.head_dim, config.local_rope_base, dtype)
+        whole = rotary_table(
+            positions,
+            config.head_dim,
+            config.global_rope_base,
+            dtype,
+            scaling=config.global_rope_scaling,
+        )
+        return [whole if config.is_global(i) else local for i in range(config.num_layers)]
+
+    def finished(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return the states after the last layer as others see them."""
+        return F.dropout(self.norm(x), self.config.dropout, self.training)

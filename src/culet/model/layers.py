@@ -55,15 +55,20 @@ class GatedFeedForward(nn.Module):
 
 
 def rotary_table(
-    positions: Int[Tensor, " N"], head_dim: int, base: float, dtype: torch.dtype
+    positions: Int[Tensor, " N"],
+    head_dim: int,
+    base: float,
+    dtype: torch.dtype,
+    *,
+    scaling: float = 1.0,
 ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]:
     """Return cosine and sine of each token's rotation, computed in float32, then cast.
 
-    Pair i turns by position · base^(-2i / head_dim); both halves of a head carry the same
+    Pair i turns by position / scaling · base^(-2i / head_dim); both halves of a head carry the same
     angles ("rotate half" layout).
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    frequency = base ** (-exponent / head_dim)
+    frequency = base ** (-exponent / head_dim) / scaling
     angle = positions.float()[:, None] * frequency[None, :]
     angle = torch.cat([angle, angle], dim=-1)
     return angle.cos().to(dtype), angle.sin().to(dtype)

@@ -1,6 +1,6 @@
-"""Weights in and out of the model as named numpy arrays.
+"""Weights in and out of the models as named numpy arrays.
 
-The names are culet's own (`EmbeddingConfig.weight_shapes`), one array a matrix of the paper;
+The names are culet's own (`weight_shapes` of each config), one array a matrix of the paper;
 `culet.checkpoint` translates them to and from the names on disk. Inside the model query, key
 and value are one matrix, and so are gate and up, because one large product is faster than
 three small ones.
@@ -9,39 +9,76 @@ three small ones.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import overload
 
 import numpy as np
 import torch
 
 from culet.errors import CheckpointError
 from culet.model.config import EmbeddingConfig
+from culet.model.decoder import Decoder
+from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.embedding import EmbeddingModel
+from culet.model.encoder_decoder import EncoderDecoder
 
-_FUSED = {"qkv": ("query", "key", "value"), "gate_up": ("gate", "up")}
+Config = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig
+Model = EmbeddingModel | Decoder | EncoderDecoder
+
+_FUSED = {
+    "qkv": ("query", "key", "value"),
+    "key_value": ("key", "value"),
+    "gate_up": ("gate", "up"),
+}
 
 
-def parameter_sources(model: EmbeddingModel) -> dict[str, tuple[str, ...]]:
+def parameter_sources(model: Model) -> dict[str, tuple[str, ...]]:
     """Return, for each parameter of the model, the canonical weights stacked in it."""
     sources = {}
     for name, _ in model.named_parameters():
-        path = name.removeprefix("encoder.").removesuffix(".weight")
+        path = name.removesuffix(".weight").removesuffix(".own").replace("stack.", "")
+        if isinstance(model, EmbeddingModel):
+            path = path.removeprefix("encoder.")
         parent, _, last = path.rpartition(".")
         parts = _FUSED.get(last, (last,))
         sources[name] = tuple(f"{parent}.{part}" if parent else part for part in parts)
     return sources
 
 
+@overload
 def from_arrays(
     config: EmbeddingConfig,
     arrays: Mapping[str, np.ndarray],
     *,
+    dtype: torch.dtype = ...,
+    device: torch.device | str = ...,
+) -> EmbeddingModel: ...
+@overload
+def from_arrays(
+    config: DecoderConfig,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    dtype: torch.dtype = ...,
+    device: torch.device | str = ...,
+) -> Decoder: ...
+@overload
+def from_arrays(
+    config: EncoderDecoderConfig,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    dtype: torch.dtype = ...,
+    device: torch.device | str = ...,
+) -> EncoderDecoder: ...
+def from_arrays(
+    config: Config,
+    arrays: Mapping[str, np.ndarray],
+    *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
-) -> EmbeddingModel:
+) -> Model:
     """Return a model with the given weights.
 
     Args:
-        config: The architecture.
+        config: The architecture, which decides the kind of model.
         arrays: float32 arrays under their canonical names.
         dtype: Dtype the parameters are kept in.
         device: Where they live.
@@ -55,8 +92,10 @@ def from_arrays(
     if missing or extra:
         raise CheckpointError(f"weights do not fit: missing {missing}, unexpected {extra}")
     with torch.device("meta"):
-        model = EmbeddingModel(config)
+        model = _model_of(config)
     model = model.to_empty(device=device).to(dtype)
+    if isinstance(model, EncoderDecoder):
+        model.tie()
     with torch.no_grad():
         parameters = dict(model.named_parameters())
         for name, sources in parameter_sources(model).items():
@@ -73,7 +112,13 @@ def from_arrays(
     return model.eval()
 
 
-def to_arrays(model: EmbeddingModel) -> dict[str, np.ndarray]:
+def _model_of(config: Config) -> Model:
+    if isinstance(config, EmbeddingConfig):
+        return EmbeddingModel(config)
+    return Decoder(config) if isinstance(config, DecoderConfig) else EncoderDecoder(config)
+
+
+def to_arrays(model: Model) -> dict[str, np.ndarray]:
     """Return the weights of a model as float32 arrays under their canonical names.
 
     Arrays of a float32 model on the CPU are views: they change when the model trains on.
