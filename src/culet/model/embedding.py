@@ -135,9 +135,9 @@ def initialize(
             parameter.zero_()
         else:
             parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]), generator=generator)
-    model.up.weight.copy_(_orthogonal(model.up.weight.shape, generator))
-    mixed = _orthogonal((model.down.weight.shape[0], model.up.weight.shape[1]), generator)
-    model.down.weight.copy_(mixed @ model.up.weight.T)
+    up, down = random_head(model.config, generator)
+    model.up.weight.copy_(up)
+    model.down.weight.copy_(down)
     if directions is not None:
         model.encoder.embed.copy_(directions)
     if information is not None:
@@ -146,6 +146,15 @@ def initialize(
         model.encoder.embed[:, :1] = (1 - weight.square()).sqrt()
         model.up.weight[:, 0] = 0
     return model
+
+
+def random_head(
+    config: EmbeddingConfig, generator: torch.Generator
+) -> tuple[Float[Tensor, "P D"], Float[Tensor, "E P"]]:
+    """Return the two maps of a head that together begin as a projection that keeps lengths."""
+    dim = config.encoder.model_dim
+    up = _orthogonal((config.projection_dim, dim), generator)
+    return up, _orthogonal((config.embedding_dim, dim), generator) @ up.T
 
 
 def _orthogonal(shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, "O I"]:

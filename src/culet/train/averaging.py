@@ -1,0 +1,66 @@
+"""The mean of the last weights of a run (T5Gemma 2, arXiv 2512.14856, section 3.1: of five).
+
+A folder with a file of weights for each step that counts; only the newest are kept. Only weights
+are averaged: whole numbers have no mean and are taken from the last file, and what an optimiser
+remembers is never there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from culet.errors import TrainingError
+from culet.tensorfile import read_tensors, write_tensors
+
+_NAME = re.compile(r"step-(\d+)\.safetensors")
+
+
+def save_weights(folder: Path, named: Mapping[str, Tensor], *, step: int, keep: int) -> None:
+    """Write the weights after a step, and drop all but the newest `keep` files.
+
+    Files of later steps are of a run that was interrupted after them and goes on from before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.atleast_1d(p.detach().float().cpu().numpy()) for name, p in named.items()}
+    write_tensors(folder / f"step-{step:09d}.safetensors", arrays)
+    files = saved(folder)
+    stale = [at for at in files if at > step] + [at for at in sorted(files) if at <= step][:-keep]
+    for at in stale:
+        files[at].unlink()
+
+
+def saved(folder: Path) -> dict[int, Path]:
+    """Return step to file, oldest first."""
+    found = {int(m[1]): f for f in folder.glob("*") if (m := _NAME.fullmatch(f.name))}
+    return dict(sorted(found.items()))
+
+
+def average_files(files: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Return the mean of each tensor over some files, in float64, as float32.
+
+    Raises:
+        TrainingError: If there is no file, or they do not hold the same tensors.
+    """
+    if not files:
+        raise TrainingError("there are no saved weights to average")
+    stored = [read_tensors(file) for file in files]
+    for file, tensors in zip(files, stored, strict=True):
+        if tensors.keys() != stored[-1].keys():
+            raise TrainingError(f"{file} does not hold the tensors of {files[-1]}")
+    return {name: mean([tensors[name].float32() for tensors in stored]) for name in stored[-1]}
+
+
+def mean(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the mean of some arrays; of whole numbers, the last one."""
+    if not np.issubdtype(arrays[-1].dtype, np.floating):
+        return arrays[-1]
+    total = np.zeros(arrays[0].shape, dtype=np.float64)
+    for array in arrays:
+        total += array
+    averaged: np.ndarray = (total / len(arrays)).astype(arrays[-1].dtype)
+    return averaged
