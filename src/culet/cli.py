@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 
 from culet import __version__
+from culet.corpora.cli import corpus
 from culet.errors import CuletError, InputError, Interrupted, MissingExtra
 
 if TYPE_CHECKING:
@@ -333,6 +334,9 @@ def info(
         print(json.dumps(checkpoint_json(read), ensure_ascii=False, indent=2))
     else:
         show_checkpoint(read, Console())
+
+
+app.command()(corpus)
 
 
 def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:

@@ -1,0 +1,239 @@
+"""From the rows of many packages to the files of one corpus.
+
+Texts known by a key are joined over all packages (English with each other language), every row is
+tidied and checked, repeated ones are dropped, and three files are written. Only the English side of
+the join and a number for each kept row are held in memory.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from culet.atomic import new_file
+from culet.corpora.corpus import Corpus
+from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, Triple, from_line
+from culet.corpora.tidy import MOST_CHARS, cut, fault_of_pair, fault_of_text, tidy
+from culet.errors import InputError
+from culet.progress import Progress
+
+FILES = {"pairs": "pairs.jsonl.gz", "text": "text.jsonl.gz", "triples": "triples.jsonl.gz"}
+_MOST_TEXT_CHARS = 40_000
+_FEWEST_TEXT_CHARS = 200
+_MOST_NEGATIVES = 8
+_LEVEL = 6  # of gzip
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one package on disk.
+
+    Attributes:
+        id: The package.
+        path: Its rows.
+        licence: What the package says of itself.
+        num_rows: How many there are.
+        num_aligned: How many of them are to be joined by a key.
+    """
+
+    id: str
+    path: Path
+    licence: str | None
+    num_rows: int
+    num_aligned: int
+
+
+@dataclass
+class Account:
+    """What came of the rows.
+
+    Attributes:
+        kept: Rows written: "pairs", "text", "triples".
+        dropped: Reason to number of rows.
+        parts: Rule to number of pairs.
+        languages: Language to number of pairs.
+        packages: Package to rows written of it, by kind.
+    """
+
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+    parts: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)
+    packages: dict[str, Counter[str]] = field(default_factory=dict)
+
+
+def assemble(
+    corpus: Corpus, parts: Sequence[Part], folder: Path, *, progress: bool | None = None
+) -> Account:
+    """Write the files of a corpus from its parts, each whole or not at all.
+
+    A kind without rows has no file; one from before is removed.
+
+    Raises:
+        InputError: A part is damaged, or the folder cannot be written.
+    """
+    account, seen = Account(), _Seen(corpus)
+    with ExitStack() as stack:
+        writers = {kind: stack.enter_context(_Writer(folder / FILES[kind])) for kind in FILES}
+        total = sum(part.num_rows for part in parts)
+        bar = stack.enter_context(
+            Progress(f"assembling {corpus.name}", total=total, unit="rows", show=progress)
+        )
+        english = _english(parts)
+        for part in parts:
+            mine = account.packages.setdefault(part.id, Counter())
+            for number, row in enumerate(read_part(part.path)):
+                if number % 1000 == 0:
+                    bar.advance(min(1000, part.num_rows - number))
+                joined = _joined(row, english) if isinstance(row, Aligned) else row
+                if joined is None:
+                    continue
+                kind, fields, fault = _finished(corpus, joined, part.licence)
+                fault = fault or seen.fault(joined, fields)
+                if fault is not None:
+                    account.dropped[fault] += 1
+                    continue
+                writers[kind].write(fields)
+                account.kept[kind] += 1
+                mine[kind] += 1
+                if isinstance(joined, Pair):
+                    account.parts[joined.part] += 1
+                    account.languages[joined.lang] += 1
+        for writer in writers.values():
+            writer.empty = not account.kept[writer.kind]
+    return account
+
+
+def read_part(path: Path) -> Iterator[Row]:
+    """Yield the rows of a part.
+
+    Raises:
+        InputError: When it cannot be read to its end.
+    """
+    try:
+        with gzip.open(path, "rb") as file:
+            for line in file:
+                yield from_line(line)
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged ({error}); delete it, and its package is read again"
+        ) from error
+
+
+def _english(parts: Sequence[Part]) -> dict[bytes, str]:
+    return {
+        _digest(row.key): row.text
+        for part in parts
+        if part.num_aligned
+        for row in read_part(part.path)
+        if isinstance(row, Aligned) and row.lang == ENGLISH
+    }
+
+
+def _joined(row: Aligned, english: dict[bytes, str]) -> Pair | None:
+    """Return the pair of a text with its English counterpart, if it has one."""
+    if row.lang == ENGLISH or (other := english.get(_digest(row.key))) is None:
+        return None
+    return Pair(other, row.text, f"{ENGLISH}-{row.lang}", row.part)
+
+
+def _finished(
+    corpus: Corpus, row: Pair | Text | Triple, licence: str | None
+) -> tuple[str, dict[str, Any], str | None]:
+    """Return the kind of a row, its fields, and why it cannot be used, if so."""
+    if isinstance(row, Triple):
+        triple = {"s": tidy(row.s), "r": tidy(row.r), "o": tidy(row.o)}
+        return "triples", triple, None if all(triple.values()) else "empty"
+    code = row.lang.startswith("code-")
+    source = corpus.name
+    if isinstance(row, Text):
+        text = row.text if code else tidy(row.text)
+        text = cut(text, _MOST_TEXT_CHARS)
+        fault = "short" if len(text) < _FEWEST_TEXT_CHARS else fault_of_text(text, row.lang)
+        return "text", {"text": text, "lang": row.lang, "source": source}, fault
+    query = tidy(row.query)
+    positive = cut(row.positive if code else tidy(row.positive), MOST_CHARS)
+    fields: dict[str, Any] = {"query": query, "positive": positive}
+    wrong = [cut(tidy(negative)) for negative in row.negatives]
+    wrong = [text for text in dict.fromkeys(wrong) if text and text not in (positive, query)]
+    if wrong:
+        fields["negatives"] = wrong[:_MOST_NEGATIVES]
+    fields |= {"lang": row.lang, "source": f"{source}/{row.part}"}
+    if licence:
+        fields["licence"] = licence
+    few = len(query.split()) < corpus.lowest_query
+    return "pairs", fields, "few words" if few else fault_of_pair(query, positive, row.lang)
+
+
+class _Seen:
+    """Remembers rows by eight bytes each, to drop what is there already."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._rows: set[bytes] = set()
+        self._queries: Counter[bytes] = Counter()
+        self._positives: Counter[bytes] = Counter()
+
+    def fault(self, row: Row, fields: dict[str, Any]) -> str | None:
+        if isinstance(row, Pair):
+            names = (row.lang, fields["query"]), (row.lang, row.part, fields["positive"])
+            query, positive = (_digest("\0".join(name)) for name in names)
+            most = self._corpus.same_query, self._corpus.same_positive
+            if most[0] and self._queries[query] >= most[0]:
+                return "same query"
+            if most[1] and self._positives[positive] >= most[1]:
+                return "same positive"
+            known = _digest(f"{row.lang}\0{fields['query']}\0{fields['positive']}")
+        elif isinstance(row, Text):
+            known = _digest(fields["text"])
+        else:
+            known = _digest("\0".join(fields.values()))
+        if known in self._rows:
+            return "repeated"
+        self._rows.add(known)
+        if isinstance(row, Pair):
+            if most[0]:
+                self._queries[query] += 1
+            if most[1]:
+                self._positives[positive] += 1
+        return None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+class _Writer:
+    """A .jsonl.gz whose bytes follow from its rows alone; `empty` ones are removed at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kind = next(kind for kind, name in FILES.items() if name == path.name)
+        self.empty = False
+        self._stack = ExitStack()
+
+    def __enter__(self) -> _Writer:
+        aside = self._stack.enter_context(new_file(self.path))
+        raw = self._stack.enter_context(aside.open("wb"))
+        packed = self._stack.enter_context(
+            gzip.GzipFile("", "wb", compresslevel=_LEVEL, fileobj=raw, mtime=0)
+        )
+        self._file = self._stack.enter_context(io.TextIOWrapper(packed, encoding="utf-8"))
+        return self
+
+    def write(self, fields: dict[str, Any]) -> None:
+        self._file.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+    def __exit__(self, *problem: Any) -> None:
+        self._stack.__exit__(*problem)
+        if self.empty and problem[0] is None:
+            self.path.unlink(missing_ok=True)

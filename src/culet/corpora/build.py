@@ -1,0 +1,312 @@
+"""Build one corpus: fetch each package, read it, keep its rows; then assemble.
+
+    OUT/NAME/parts/PACKAGE.jsonl.gz   rows of one package as they were read
+    OUT/NAME/parts/PACKAGE.json       its version, checksums, licence and counts; written last
+    OUT/NAME/pairs.jsonl.gz, text.jsonl.gz, triples.jsonl.gz, manifest.json
+
+A package is done when its .json is there; it is not asked for, downloaded or read again. Whatever
+stops the run loses at most the package at hand. What is wrong with one package is written down
+under its name and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from culet.atomic import new_file
+from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
+from culet.corpora.assemble import FILES, Account, Part, assemble
+from culet.corpora.corpus import Corpus
+from culet.corpora.debian import DebianArchive
+from culet.corpora.fetch import FetchError, download
+from culet.corpora.hosts import Hosts
+from culet.corpora.licences import is_free
+from culet.corpora.local import Folder
+from culet.corpora.npm import Npm
+from culet.corpora.packages import Found, Package, Wanted, purl, wanted
+from culet.corpora.pypi import PyPI
+from culet.corpora.rows import Aligned, Pair, Row, Text, to_line
+from culet.errors import InputError
+from culet.progress import Progress
+
+_MANIFEST = "manifest.json"
+
+
+class RefusedPackage(InputError):
+    """A package that is left out for what it is, and not for a fault of a file."""
+
+
+class Place(Protocol):
+    """Where packages are looked up."""
+
+    def prepare(self, items: Sequence[Wanted]) -> None:
+        """Learn which packages will be asked for."""
+
+    def find(self, item: Wanted) -> Found:
+        """Return where one is, or raise MissingPackage."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run made.
+
+    Attributes:
+        folder: Where the files are.
+        counts: Rows of "pairs", "text" and "triples".
+        failed: Package to what was wrong with it.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    failed: dict[str, str]
+
+
+def build(
+    corpus: Corpus,
+    out: Path,
+    *,
+    packages: Sequence[str] = (),
+    hosts: Hosts | None = None,
+    folder: Path | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    say: Callable[[str], None] = print,
+    progress: bool | None = None,
+) -> Built:
+    """Build a corpus, or go on with one that was interrupted.
+
+    Args:
+        corpus: Which one.
+        out: The folder in which the corpus gets a folder of its name.
+        packages: Names to read in place of the corpus's own list.
+        hosts: Where packages come from; the public hosts if None.
+        folder: A folder of packages on disk; nothing is downloaded then.
+        limits: What an archive may ask for.
+        say: Told what happens.
+        progress: As `culet.progress.Progress` has it.
+
+    Raises:
+        InputError: A name that no package can have, a folder that is in use or cannot be written.
+        Unreachable: A host does not answer; what is done is kept.
+    """
+    hosts = hosts or Hosts()
+    items = list(dict.fromkeys(wanted(name, corpus.kind) for name in packages or corpus.packages))
+    home = out / corpus.name
+    with _alone(home) as work:
+        done = {item: record for item in items if (record := _record(corpus, home, item))}
+        failed: dict[str, str] = {}
+        todo = [item for item in items if item not in done]
+        if todo:
+            places = _places(todo, hosts, folder, work, say)
+            with Progress(
+                corpus.name, total=len(items), unit="packages", done=len(done), show=progress
+            ) as bar:
+                for item in todo:
+                    bar.advance(0, package=item.name)
+                    try:
+                        found = places[item.kind].find(item)
+                        done[item] = _read(corpus, found, home, work, hosts, limits)
+                    except (FetchError, ArchiveError, RefusedPackage) as error:
+                        failed[item.id] = str(error)
+                        say(f"{item.id} is left out: {error}")
+                    bar.advance(1)
+        records = [done[item] for item in items if item in done]
+        manifest = _manifest(corpus, records, failed)
+        if _told(home / _MANIFEST, "inputs") == manifest["inputs"]:
+            say(f"{home} is built already")
+            counts = _told(home / _MANIFEST, "counts")
+        else:
+            (home / _MANIFEST).unlink(
+                missing_ok=True
+            )  # while the files change, none speaks of them
+            parts = [_part_of(home, record) for record in records]
+            account = assemble(corpus, parts, home, progress=progress)
+            counts = dict(account.kept)
+            _write_json(home / _MANIFEST, _accounted(manifest, account))
+    return Built(home, {kind: counts.get(kind, 0) for kind in FILES}, failed)
+
+
+def _places(
+    todo: Sequence[Wanted],
+    hosts: Hosts,
+    folder: Path | None,
+    work: Path,
+    say: Callable[[str], None],
+) -> dict[str, Place]:
+    if folder is not None:
+        local = Folder(folder)
+        return {item.kind: local for item in todo}
+    debian = DebianArchive(hosts.debian, hosts.suite, work, say=say)
+    debian.prepare([item for item in todo if item.kind not in ("pypi", "npm")])
+    return {
+        "pypi": PyPI(hosts.pypi),
+        "npm": Npm(hosts.npm),
+        "deb": debian,
+        "src": debian,
+        "index": debian,
+    }
+
+
+def _read(
+    corpus: Corpus, found: Found, home: Path, work: Path, hosts: Hosts, limits: Limits
+) -> dict[str, Any]:
+    """Fetch and read one package; keep its rows and return what is to be known of it."""
+    item = found.wanted
+    files, sums = [], {}
+    for path in found.local:
+        files.append((path, path.name))
+        sums[path.name] = _sha256(path)
+    for number, remote in enumerate(found.files):
+        to = work / str(number)
+        sums[remote.name] = download(remote, to)
+        files.append((to, remote.name))
+    package = Package(item, found.version, tuple(files), limits)
+    counts: Counter[str] = Counter()
+    part = _part(home, item.id)
+    with new_file(part) as aside, gzip.open(aside, "wb", compresslevel=1) as file:
+        for row in _named(corpus.read(package), item):
+            counts[_kind(row)] += 1
+            file.write(to_line(row).encode("utf-8", "replace"))
+        if corpus.only_free and not is_free(package.licence):
+            raise RefusedPackage(
+                f"its papers name no free licence ({package.licence or 'none at all'}), so no "
+                "rows are made of it"
+            )
+    record = {
+        "id": item.id,
+        "purl": purl(item, found.version, hosts.suite),
+        "version": found.version,
+        "files": [
+            {"name": path_name, "bytes": path.stat().st_size, "sha256": sums[path_name]}
+            for path, path_name in files
+        ],
+        "checked_against_index": bool(found.files),
+        "licence": package.licence,
+        "members": package.num_members,
+        "read": dict(counts),
+        "method": corpus.method,
+    }
+    for path, _ in files:
+        if path.parent == work:
+            path.unlink()
+    _write_json(part.with_name(part.name.replace(".jsonl.gz", ".json")), record)
+    return record
+
+
+def _named(rows: Iterator[Row], item: Wanted) -> Iterator[Row]:
+    """Pass rows on; what a reader stumbles over in hostile content is a fault of the package."""
+    try:
+        yield from rows
+    except (ValueError, LookupError, RecursionError, MemoryError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise ArchiveError(f"{item.name} is not built as expected: {error!r}") from error
+
+
+def _kind(row: Row) -> str:
+    if isinstance(row, Pair):
+        return "pairs"
+    if isinstance(row, Aligned):
+        return "aligned"
+    return "text" if isinstance(row, Text) else "triples"
+
+
+def _part(home: Path, package_id: str) -> Path:
+    """Return the file of a package's rows; names that differ have files that differ."""
+    plain = re.sub(r"[^A-Za-z0-9.+_-]", "_", package_id)
+    if plain != package_id.replace(":", "_", 1):
+        plain += "-" + hashlib.sha256(package_id.encode()).hexdigest()[:8]
+    return home / "parts" / f"{plain}.jsonl.gz"
+
+
+def _part_of(home: Path, record: dict[str, Any]) -> Part:
+    read, name = record["read"], record["id"]
+    path = _part(home, name)
+    return Part(name, path, record["licence"], sum(read.values()), read.get("aligned", 0))
+
+
+def _record(corpus: Corpus, home: Path, item: Wanted) -> dict[str, Any] | None:
+    """Return what is known of a package that is done, None for one that is to be read."""
+    part = _part(home, item.id)
+    try:
+        record = json.loads(part.with_name(part.name.replace(".jsonl.gz", ".json")).read_bytes())
+    except (OSError, ValueError):
+        return None
+    current = isinstance(record, dict) and record.get("method") == corpus.method
+    return record if current and record.get("id") == item.id and part.is_file() else None
+
+
+def _manifest(
+    corpus: Corpus, records: Sequence[dict[str, Any]], failed: dict[str, str]
+) -> dict[str, Any]:
+    inputs = [[r["id"], r["version"], [file["sha256"] for file in r["files"]]] for r in records]
+    told = json.dumps([corpus.name, corpus.method, inputs, sorted(failed)])
+    return {
+        "corpus": corpus.name,
+        "about": corpus.about,
+        "licence": corpus.licence,
+        "method": corpus.method,
+        "inputs": hashlib.sha256(told.encode()).hexdigest(),
+        "packages": list(records),
+        "left_out": failed,
+    }
+
+
+def _accounted(manifest: dict[str, Any], account: Account) -> dict[str, Any]:
+    for record in manifest["packages"]:
+        record["kept"] = dict(account.packages.get(record["id"], {}))
+    return manifest | {
+        "counts": dict(account.kept),
+        "dropped": dict(account.dropped.most_common()),
+        "parts": dict(account.parts.most_common()),
+        "languages": dict(account.languages.most_common()),
+    }
+
+
+def _told(path: Path, key: str) -> Any:
+    try:
+        return json.loads(path.read_bytes())[key]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    with new_file(path) as aside:
+        aside.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[Path]:
+    """Hold the folder of a corpus for one process, and yield an empty folder for downloads."""
+    work = home / ".work"
+    try:
+        (home / "parts").mkdir(parents=True, exist_ok=True)
+        lock = (home / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"cannot write {home}: {error.strerror or error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{home} is being built by another process; wait for it") from error
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            yield work
+        finally:
+            shutil.rmtree(work, ignore_errors=True)

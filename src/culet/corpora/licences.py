@@ -1,0 +1,117 @@
+"""Which licence a package says it has, read from its own papers, and whether it is a free one."""
+
+from __future__ import annotations
+
+import json
+import re
+from email.parser import BytesHeaderParser
+
+_FREE = re.compile(
+    r"\b(?:MIT|X11|Expat|ISC|BSD|0BSD|Apache|[AL]?GPL|GFDL|FDL|MPL|PSF|Python|CC0|CC-BY(?!-NC)|"
+    r"CC BY(?!-NC)|Artistic|Perl|Zlib|Unlicense|WTFPL|Boost|BSL-1\.0|EPL|CDDL|Ruby|HPND|WordNet|"
+    r"Princeton|public[- ]domain|OSI Approved|Mozilla|Eclipse|GNU|Blue ?Oak|Unicode|NCSA|"
+    r"PostgreSQL|OFL|MulanPSL)(?![A-Za-uw-z])",
+    re.IGNORECASE,
+)
+_NOT_FREE = re.compile(
+    r"proprietary|commercial|BUSL|-NC\b|non-?commercial|UNLICENSED|see licen[cs]e", re.IGNORECASE
+)
+# What files of /usr/share/doc call a licence when they are not written in the machine's form.
+_KNOWN = {
+    "Apache-2.0": r"Apache License,?\s+Version 2",
+    "MPL-2.0": r"Mozilla Public License,? v(?:ersion|\.)?\s*2",
+    "GFDL": r"GNU Free Documentation License|common-licenses/GFDL",
+    "LGPL": r"common-licenses/LGPL|Lesser General Public",
+    "GPL": r"common-licenses/GPL|GNU General Public",
+    "CC-BY-SA": r"Attribution[- ]Share ?Alike|CC[- ]BY[- ]SA",
+    "CC-BY": r"Creative Commons Attribution(?![- ](?:Share|Non))",
+    "BSD": r"common-licenses/BSD|Redistributions? of source code must retain",
+    "MIT": r"Permission is hereby granted, free of charge",
+    "Artistic": r"common-licenses/Artistic",
+    "PSF-2.0": r"PYTHON SOFTWARE FOUNDATION LICENSE",
+    "WordNet": r"WordNet.{0,40}(?:Copyright|licen[cs]e)|Princeton University",
+    "public-domain": r"public domain",
+}
+_MOST_CHARS = 200
+
+
+def is_licence_file(name: str) -> bool:
+    """Whether a member of a package tells its licence."""
+    parts = name.split("/")
+    return (
+        (name.startswith("usr/share/doc/") and parts[-1] == "copyright")
+        or name.endswith("debian/copyright")
+        or (len(parts) == 2 and parts[1] in ("PKG-INFO", "package.json"))
+        or (len(parts) == 2 and parts[0].endswith(".dist-info") and parts[1] == "METADATA")
+    )
+
+
+def licence_of(name: str, data: bytes) -> str | None:
+    """Return the licence that such a file tells, or None if it tells none."""
+    file = name.rpartition("/")[2]
+    if file == "package.json":
+        return _of_package_json(data)
+    if file in ("METADATA", "PKG-INFO"):
+        return _of_metadata(data)
+    return _of_copyright(data.decode("utf-8", "replace"))
+
+
+def is_free(licence: str | None) -> bool:
+    """Whether a licence lets rows be made and passed on, as far as its name tells.
+
+    A choice ("(MIT OR Proprietary)") counts as free; what nobody named does not.
+    """
+    return bool(licence and _FREE.search(licence) and not _NOT_FREE.search(licence))
+
+
+def _of_package_json(data: bytes) -> str | None:
+    try:
+        told = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    licence = told.get("license") or told.get("licenses")
+    several = licence if isinstance(licence, list) else [licence]
+    names = [item.get("type") if isinstance(item, dict) else item for item in several]
+    return _short(" OR ".join(name for name in names if isinstance(name, str)))
+
+
+def _of_metadata(data: bytes) -> str | None:
+    told = BytesHeaderParser().parsebytes(data[: 1 << 20])
+    if expression := told.get("License-Expression"):
+        return _short(str(expression))
+    classifiers = [
+        str(value).rpartition(" :: ")[2]
+        for value in told.get_all("Classifier", [])
+        if str(value).startswith("License :: ") and str(value) != "License :: OSI Approved"
+    ]
+    stated = str(told.get("License") or "")
+    # Some paste the whole licence there; a name is one short line.
+    if stated and "\n" not in stated and len(stated) <= 80 and is_free(stated):
+        return _short(stated)
+    return _short(", ".join(classifiers)) or _by_words(stated)
+
+
+def _of_copyright(text: str) -> str | None:
+    """Return the licences of a debian/copyright file, as its form says (DEP 5) or by its words."""
+    if re.match(r"\s*Format(?:-Specification)?:", text):
+        names = re.findall(r"^License:[ \t]*(\S[^\n]*)", text, re.MULTILINE)
+        unique = list(dict.fromkeys(name.strip() for name in names))
+        if unique:
+            return _short(", ".join(unique))
+    return _by_words(text)
+
+
+def _by_words(text: str) -> str | None:
+    found = [name for name, words in _KNOWN.items() if re.search(words, text, re.IGNORECASE)]
+    if "LGPL" in found and not re.search(r"common-licenses/GPL|GNU General Public", text):
+        found = [name for name in found if name != "GPL"]
+    return _short(", ".join(found))
+
+
+def _short(licence: str) -> str | None:
+    licence = " ".join(licence.split())
+    if len(licence) > _MOST_CHARS:
+        licence = licence[:_MOST_CHARS].rpartition(", ")[0] + ", …"
+    return licence or None

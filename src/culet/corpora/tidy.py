@@ -1,0 +1,190 @@
+"""Texts as training wants them, and the reasons for which a row is left out.
+
+Every reader hands over what it found; what is wrong with a row is decided here, once, and counted.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from culet.corpora.rows import ENGLISH
+
+MOST_QUERY_CHARS = 2000
+MOST_CHARS = 4000  # longer texts are cut at the end of a line, a sentence or a word
+_LOOKED_AT = 400  # characters; the beginning tells script and language
+_SHARE_OF_SCRIPT = 0.4  # of the letters; names and commands stay Latin in every language
+_SHARE_OF_ENGLISH = 0.12  # of the words
+
+# Not the joiners U+200C and U+200D, which spell words of Persian and of Indic languages.
+_INVISIBLE = re.compile(
+    r"[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\ufeff\ud800-\udfff"
+    r"\x00-\x08\x0b-\x1f\x7f]"
+)
+_MARKUP = re.compile(
+    r"</?(?:p|b|i|u|a|em|br|li|ul|ol|td|tr|div|span|table|para|link|item|emph|literal|strong|tt|"
+    r"code|pre|guilabel|keycap|gui|app|key|variable|switchinline|object|img)\b[^<>]{0,80}>|"
+    r"&(?:amp|lt|gt|quot|nbsp|apos|#\d+|[A-Za-z]{2,20});|\\f[BIRP]\b|\\\(\w\w|\\\*\[",
+)
+# The first code points of letters a language is written in; without an entry it is Latin.
+_SCRIPTS = {
+    "CJK": "zh yue wuu gan hak lzh",
+    "JAPANESE": "ja",
+    "HANGUL": "ko",
+    "CYRILLIC": "ru uk bg be mk sr kk ky mn tg tt ba cv ce os sah udm mhr mrj myv mdf ab av",
+    "GREEK": "el grc",
+    "HEBREW": "he yi",
+    "ARABIC": "ar fa ur ug ps sd ckb arz",
+    "DEVANAGARI": "hi mr ne mai sa bho kok brx",
+    "BENGALI": "bn as",
+    "GURMUKHI": "pa",
+    "GUJARATI": "gu",
+    "ORIYA": "or",
+    "TAMIL": "ta",
+    "TELUGU": "te",
+    "KANNADA": "kn",
+    "MALAYALAM": "ml",
+    "SINHALA": "si",
+    "THAI": "th",
+    "LAO": "lo",
+    "TIBETAN": "bo dz",
+    "MYANMAR": "my",
+    "KHMER": "km",
+    "GEORGIAN": "ka",
+    "ARMENIAN": "hy",
+    "ETHIOPIC": "am ti",
+}
+_SCRIPT_OF = {lang: script for script, langs in _SCRIPTS.items() for lang in langs.split()}
+_EITHER = frozenset(["az", "bs", "crh", "ha", "kk", "ks", "ku", "mn", "pa", "sh", "sr", "tg", "uz"])
+_ENGLISH_WORDS = frozenset(
+    [
+        "the",
+        "and",
+        "of",
+        "to",
+        "this",
+        "that",
+        "with",
+        "you",
+        "are",
+        "from",
+        "which",
+        "when",
+        "will",
+    ]
+)
+_WORD = re.compile(r"[^\W\d_]+")
+
+
+def tidy(text: str) -> str:
+    """Return a text in NFC with single spaces, without invisible characters and empty lines."""
+    if text.isascii() and text.isprintable():  # most texts, and quickly done
+        return " ".join(text.split())
+    text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text.replace("\r", "\n")))
+    lines = (" ".join(line.split()) for line in text.split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def language(code: str) -> str:
+    """Return the code of a language as rows have it: "pt_BR.UTF-8" → "pt-BR"."""
+    code = code.partition(".")[0].replace("_", "-")
+    base, at, variant = code.partition("@")
+    parts = base.split("-")
+    parts[1:] = [part.upper() if len(part) == 2 else part.title() for part in parts[1:]]
+    named = "-".join([parts[0].lower(), *parts[1:]])
+    return f"{named}-{'Latn' if variant.startswith('latin') else variant.title()}" if at else named
+
+
+def cut(text: str, most: int = MOST_CHARS) -> str:
+    """Return the beginning of a text, to the end of a line, a sentence or at least a word."""
+    if len(text) <= most:
+        return text
+    head = text[:most]
+    for mark in ("\n", ". ", "。", " "):
+        at = head.rfind(mark)
+        if at > most // 2:
+            return head[: at + (0 if mark in "\n " else 1)].rstrip()
+    return head
+
+
+def in_script(text: str, lang: str) -> bool:
+    """Whether enough letters are of the script the language is written in."""
+    base = lang.partition("-")[0]
+    if base in _EITHER:
+        return True
+    script = _SCRIPT_OF.get(base, "LATIN")
+    if script == "LATIN" and text.isascii():
+        return any(char.isalnum() for char in text)
+    letters = [char for char in text[:_LOOKED_AT] if char.isalpha()]
+    if not letters:
+        return script == "LATIN" and any(char.isalnum() for char in text)
+    right = sum(_is(char, script) for char in letters)
+    return right >= _SHARE_OF_SCRIPT * len(letters)
+
+
+def looks_english(text: str) -> bool:
+    """Whether a text of a Latin script is English by its little words."""
+    words = _WORD.findall(text[:_LOOKED_AT].lower())
+    return len(words) >= 6 and (
+        sum(word in _ENGLISH_WORDS for word in words) >= _SHARE_OF_ENGLISH * len(words)
+    )
+
+
+def has_markup(text: str) -> bool:
+    """Whether tags, entities or troff escapes are left in a text."""
+    if "<" not in text and "&" not in text and "\\" not in text:
+        return False
+    return _MARKUP.search(text) is not None
+
+
+def fault_of_text(text: str, lang: str) -> str | None:
+    """Return why a text cannot be used as one of a language, or None if it can."""
+    if not any(char.isalnum() for char in text):
+        return "empty"
+    if lang.startswith("code-"):
+        return None
+    if has_markup(text):
+        return "markup"
+    if not in_script(text, lang):
+        return "script"
+    if lang.partition("-")[0] != ENGLISH and looks_english(text):
+        return "english"
+    return None
+
+
+def fault_of_pair(query: str, positive: str, lang: str) -> str | None:
+    """Return why a pair cannot be used, or None if it can.
+
+    Args:
+        query: Tidied.
+        positive: Tidied.
+        lang: As in `Pair.lang`.
+    """
+    if lang.startswith("code-"):
+        first, second = ENGLISH, lang
+    else:
+        first, second = split_languages(lang)
+    if query.casefold() == positive.casefold():
+        return "same"
+    if len(query) > MOST_QUERY_CHARS:
+        return "long"
+    return fault_of_text(query, first) or fault_of_text(positive, second)
+
+
+def split_languages(lang: str) -> tuple[str, str]:
+    """Return the languages of query and positive: "en-pt-BR" → ("en", "pt-BR").
+
+    A second part of two capitals or a script is a region of the first and not a language.
+    """
+    first, dash, rest = lang.partition("-")
+    return (first, rest) if dash and rest[:2].islower() and len(rest) != 1 else (lang, lang)
+
+
+def _is(char: str, script: str) -> bool:
+    code = ord(char)
+    if script == "LATIN":
+        return code < 0x250 or 0x1E00 <= code < 0x1F00
+    if script in ("CJK", "JAPANESE"):
+        kana = 0x3040 <= code < 0x3100 or code == 0x30FC
+        return 0x3400 <= code < 0xA000 or code >= 0x20000 or (kana and script == "JAPANESE")
+    return script in unicodedata.name(char, "")
