@@ -1,0 +1,104 @@
+"""Second opinions on mined documents: grades given in a file, and a cross-encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from culet.data.records import data_files, parsed_row, raw_rows, text_field
+from culet.data.textstore import key
+from culet.errors import CheckpointError, InputError, MissingExtra
+
+
+class Judge(Protocol):
+    """Says how right some documents are for a query; higher is more right."""
+
+    def __call__(self, query: str, documents: Sequence[str]) -> list[np.ndarray]:
+        """Return one or more lists of scores, NaN where it has no opinion."""
+
+
+class Grades:
+    """Grades from JSONL rows {"query", "document", "grade", "by"?}; each `by` is a ranking.
+
+    Gemini Embedding grades with two prompts, so a file of its kind has two values of `by`. Kept
+    as a hash and a number a row.
+
+    Args:
+        path: A file or a folder of files.
+    """
+
+    def __init__(self, path: Path) -> None:
+        keys: dict[str, list[int]] = {}
+        grades: dict[str, list[float]] = {}
+        for file in data_files(path):
+            for line, raw in raw_rows(file, also=("document", "grade", "by")):
+                origin = f"{file}:{line}"
+                row = parsed_row(raw, origin, fields="query, document and grade")
+                grade = row.get("grade")
+                if isinstance(grade, bool) or not isinstance(grade, int | float):
+                    raise InputError(f"{origin}: grade must be a number, got {grade!r:.80}")
+                by = str(row.get("by", ""))
+                texts = (text_field(row, name, origin) for name in ("query", "document"))
+                keys.setdefault(by, []).append(key(*texts))
+                grades.setdefault(by, []).append(float(grade))
+        self._by = []
+        for by, unsorted in keys.items():
+            order = np.argsort(np.array(unsorted), kind="stable")
+            self._by.append((np.array(unsorted)[order], np.array(grades[by])[order]))
+        if not self._by:
+            raise InputError(f"{path} holds no grade")
+
+    def __call__(self, query: str, documents: Sequence[str]) -> list[np.ndarray]:
+        """Return the grades of each `by`, NaN for documents it has not graded."""
+        wanted = np.array([key(query, document) for document in documents], dtype=np.int64)
+        found = []
+        for keys, grades in self._by:
+            place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+            found.append(np.where(keys[place] == wanted, grades[place], np.nan))
+        return found
+
+
+class CrossEncoderJudge:
+    """A sentence-transformers CrossEncoder from a local folder, in float32 logits.
+
+    Args:
+        folder: The model.
+        device: Where it computes.
+        batch_size: Pairs at once.
+
+    Raises:
+        MissingExtra: If sentence-transformers is not installed.
+        CheckpointError: If there is no such model there.
+    """
+
+    def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> None:
+        try:
+            from sentence_transformers import CrossEncoder
+        except ImportError as error:
+            raise MissingExtra(
+                "sentence-transformers", extra="rerank", purpose="a cross-encoder"
+            ) from error
+        if not (folder / "config.json").exists():
+            raise CheckpointError(f"{folder} holds no cross-encoder: it has no config.json")
+        try:
+            self._model = CrossEncoder(str(folder), device=device, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder} holds no cross-encoder: {error}") from error
+        if self._model.num_labels != 1:
+            raise CheckpointError(
+                f"{folder} gives {self._model.num_labels} numbers for a pair, expected one score"
+            )
+        self._batch_size = batch_size
+
+    def __call__(self, query: str, documents: Sequence[str]) -> list[np.ndarray]:
+        """Return the score of each document."""
+        scores = self._model.predict(
+            [(query, document) for document in documents],
+            batch_size=self._batch_size,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return [np.asarray(scores, dtype=np.float64)]

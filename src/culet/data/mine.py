@@ -1,0 +1,207 @@
+"""Hard negatives: exact search in blocks, what may not be a negative, and which ones to take.
+
+Vectors in, numbers of documents out; texts and models stay with the stage. Memory is bounded by
+one block of queries times one block of documents, whatever the number of either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from culet.errors import MissingExtra, RecipeError
+
+Pick = Literal["hardest", "lowest", "random"]
+RECIPROCAL_RANK_CONSTANT = 60.0  # of Cormack et al. 2009, who introduced the fusion
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Which of a query's nearest documents become its negatives.
+
+    Attributes:
+        number: Negatives per query, at most. Gemini Embedding reports that more than three
+            overfit (arXiv 2503.07891, figure 3).
+        skip: Nearest documents passed over; those known to be right do not count.
+        depth: Nearest documents looked at.
+        absolute_margin: A negative scores at most the positive's score minus this.
+        relative_margin: A negative scores at most the positive's score times 1 minus this; 0.05 is
+            the share that NV-Retriever found best (arXiv 2407.15831).
+        min_score: A negative scores at least this: what is too easy teaches nothing.
+        pick: "hardest" takes the first of those left, "lowest" the last (as Gemini Embedding
+            does), "random" any, by the seed.
+    """
+
+    number: int = 3
+    skip: int = 0
+    depth: int = 50
+    absolute_margin: float | None = None
+    relative_margin: float | None = 0.05
+    min_score: float | None = None
+    pick: Pick = "hardest"
+
+    def __post_init__(self) -> None:
+        if self.number < 1 or self.skip < 0 or self.depth <= self.skip:
+            raise RecipeError(
+                "number must be at least 1, skip not negative and depth above skip; got "
+                f"{self.number}, {self.skip}, {self.depth}"
+            )
+        margins = [m for m in (self.absolute_margin, self.relative_margin) if m is not None]
+        if any(not 0 <= margin < 2 for margin in margins):
+            raise RecipeError(f"margins must be from 0 to below 2, got {margins}")
+
+
+@dataclass(frozen=True)
+class Banned:
+    """Documents that may not be negatives of some queries, as pairs: Q queries of one block.
+
+    Attributes:
+        query: Row of the query in its block.
+        document: Number of the document.
+    """
+
+    query: np.ndarray
+    document: np.ndarray
+
+
+def nearest(
+    queries: np.ndarray,
+    documents: np.ndarray,
+    *,
+    depth: int,
+    banned: Banned,
+    query_groups: np.ndarray | None = None,
+    document_groups: np.ndarray | None = None,
+    candidates: np.ndarray | None = None,
+    block: int = 16_384,
+    device: str = "cpu",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the best documents of each query by exact search.
+
+    Equal scores are in order of the documents' numbers on the CPU, whatever the block.
+
+    Args:
+        queries: Unit vectors, float32 [Q, E].
+        documents: Unit vectors, float16 or float32 [N, E]; may be mapped from a file.
+        depth: K, documents wanted.
+        banned: Pairs to leave out.
+        query_groups: Group of each query [Q]; with `document_groups`, only documents of the
+            query's group are looked at.
+        document_groups: Group of each document [N].
+        candidates: Which documents may be found at all, bool [N].
+        block: Documents scored at once.
+        device: Where the products are computed.
+
+    Returns:
+        scores: float32 [Q, K], falling; −inf where there are fewer.
+        numbers: int64 [Q, K]; −1 there.
+    """
+    best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
+    best = np.full((len(queries), depth), -1, dtype=np.int64)
+    product = _Product(queries, device)
+    for first in range(0, len(documents), block):
+        part = slice(first, first + block)
+        scores = product(documents[part])
+        here = (banned.document >= first) & (banned.document < first + block)
+        scores[banned.query[here], banned.document[here] - first] = -np.inf
+        if query_groups is not None and document_groups is not None:
+            scores[query_groups[:, None] != document_groups[None, part]] = -np.inf
+        if candidates is not None:
+            scores[:, ~candidates[part]] = -np.inf
+        _merge(best_scores, best, scores, first)
+    return best_scores, best
+
+
+class _Product:
+    """Queries times documents, on the CPU by numpy and elsewhere by PyTorch."""
+
+    def __init__(self, queries: np.ndarray, device: str) -> None:
+        self._device = device
+        self._queries = queries
+        if device == "cpu":
+            return
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtra("torch", extra="torch", purpose=f"device {device!r}") from error
+        self._torch = torch
+        self._on_device = torch.from_numpy(queries).to(device)
+
+    def __call__(self, documents: np.ndarray) -> np.ndarray:
+        if self._device == "cpu":
+            scores: np.ndarray = self._queries @ documents.astype(np.float32).T
+            return scores
+        there = self._torch.from_numpy(np.array(documents)).to(self._device).float()
+        return np.asarray((self._on_device @ there.T).cpu().numpy())
+
+
+def _merge(best_scores: np.ndarray, best: np.ndarray, scores: np.ndarray, first: int) -> None:
+    """Bring a block of scores into the best so far, in place."""
+    num_queries, depth = best.shape
+    floor = best_scores[:, -1]
+    if scores.shape[1] > depth and not np.isfinite(floor).all():
+        # nothing to compare with yet: the block's own best bound what can matter
+        own = np.partition(scores, scores.shape[1] - depth, axis=1)[:, scores.shape[1] - depth]
+        floor = np.maximum(floor, own)
+    rows, columns = np.nonzero((scores >= floor[:, None]) & (scores > -np.inf))
+    if not len(rows):
+        return
+    rows = np.concatenate([np.repeat(np.arange(num_queries), depth), rows])
+    values = np.concatenate([best_scores.ravel(), scores[rows[num_queries * depth :], columns]])
+    numbers = np.concatenate([best.ravel(), columns + first])
+    order = np.lexsort((numbers, -values, rows))
+    starts = np.searchsorted(rows[order], np.arange(num_queries))
+    taken = order[starts[:, None] + np.arange(depth)]
+    best_scores[:], best[:] = values[taken], numbers[taken]
+
+
+def within_margins(
+    scores: np.ndarray, numbers: np.ndarray, positive: np.ndarray, rules: Rules
+) -> np.ndarray:
+    """Return which documents of `nearest` may be negatives, bool [R, K].
+
+    Args:
+        scores: [R, K], of R rows of records.
+        numbers: [R, K].
+        positive: Score of each row's positive [R].
+        rules: Window and margins.
+    """
+    keep = numbers >= 0
+    keep[:, : rules.skip] = False
+    if rules.absolute_margin is not None:
+        keep &= scores <= (positive - rules.absolute_margin)[:, None]
+    if rules.relative_margin is not None:
+        keep &= scores <= (positive - rules.relative_margin * np.abs(positive))[:, None]
+    if rules.min_score is not None:
+        keep &= scores >= rules.min_score
+    return keep
+
+
+def fuse(rankings: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the order of K documents, best first, by reciprocal rank fusion.
+
+    The score of a document is Σ 1 / (60 + its rank), over the rankings; Gemini Embedding fuses
+    the grades of two prompts so.
+
+    Args:
+        rankings: Scores of the same K documents by each judge, higher is nearer; NaN where a
+            judge says nothing of a document, which then has no term.
+    """
+    total = np.zeros(len(rankings[0]))
+    for scores in rankings:
+        known = ~np.isnan(scores)
+        # equal scores share the better rank, so that a judge of few grades is not arbitrary
+        rank = 1 + np.searchsorted(np.sort(-scores[known]), -scores[known], side="left")
+        total[known] += 1.0 / (RECIPROCAL_RANK_CONSTANT + rank)
+    return np.argsort(-total, kind="stable")
+
+
+def choose(numbers: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:
+    """Return the documents that become negatives, out of those left, given best first."""
+    if rules.pick == "random":
+        places = np.sort(rng.permutation(len(numbers))[: rules.number])
+        return numbers[places]
+    return numbers[: rules.number] if rules.pick == "hardest" else numbers[-rules.number :]

@@ -1,0 +1,107 @@
+"""What mining found, counted so that parts of a run can be added up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+EDGES = np.round(np.linspace(-1, 1, 41), 2)  # of the score histograms
+
+
+class Tally:
+    """Counts and histograms of some records."""
+
+    def __init__(self) -> None:
+        self.counts = {"records": 0, "negatives": 0, "nearest_above_positive": 0, "left": 0}
+        self.sums = {"positive": 0.0, "nearest": 0.0, "negative": 0.0}
+        self.histograms = {name: np.zeros(len(EDGES) - 1, dtype=np.int64) for name in self.sums}
+        self.by_number: dict[str, int] = {}
+
+    def count(
+        self, *, positive: float, nearest: float, left: int, negatives: Sequence[float]
+    ) -> None:
+        """Count one record.
+
+        Args:
+            positive: Score of its positive.
+            nearest: Score of the nearest document not known to be right; −inf if there is none.
+            left: Documents within window and margins.
+            negatives: Scores of those that were taken.
+        """
+        self.counts["records"] += 1
+        self.counts["negatives"] += len(negatives)
+        self.counts["nearest_above_positive"] += nearest > positive
+        self.counts["left"] += left
+        number = str(len(negatives))
+        self.by_number[number] = self.by_number.get(number, 0) + 1
+        for name, scores in (
+            ("positive", [positive]),
+            ("nearest", [nearest] if np.isfinite(nearest) else []),
+            ("negative", negatives),
+        ):
+            self.sums[name] += float(sum(scores))
+            # products of rounded unit vectors may pass 1 by a little
+            self.histograms[name] += np.histogram(np.clip(scores, -1, 1), EDGES)[0]
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of other records."""
+        for mine, theirs in (
+            (self.counts, other.counts),
+            (self.by_number, other.by_number),
+        ):
+            for name, number in theirs.items():
+                mine[name] = mine.get(name, 0) + number
+        for name in self.sums:
+            self.sums[name] += other.sums[name]
+            self.histograms[name] += other.histograms[name]
+
+    def report(self) -> dict[str, Any]:
+        """Return all of it as JSON values."""
+        number = {name: int(histogram.sum()) for name, histogram in self.histograms.items()}
+        return {
+            **self.counts,
+            "records_by_negatives": dict(sorted(self.by_number.items(), key=lambda e: int(e[0]))),
+            "mean_score": {n: s / number[n] if number[n] else None for n, s in self.sums.items()},
+            "histogram": {
+                "edges": EDGES.tolist(),
+                **{name: histogram.tolist() for name, histogram in self.histograms.items()},
+            },
+        }
+
+    def summary(self) -> str:
+        """Return one sentence of it."""
+        records = max(1, self.counts["records"])
+        without = self.by_number.get("0", 0)
+        means = self.report()["mean_score"]
+        shown = {name: "none" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
+        above = self.counts["nearest_above_positive"] / records
+        return (
+            f"{self.counts['records']:,} records, {self.counts['negatives'] / records:.2f} "
+            f"negatives each, {without:,} with none; mean scores: positive {shown['positive']}, "
+            f"negative {shown['negative']}; for {above:.1%} another document is nearer than "
+            "the positive"
+        )
+
+    def write(self, path: Path) -> None:
+        """Write it as JSON."""
+        values = {
+            "counts": self.counts,
+            "sums": self.sums,
+            "histograms": {name: h.tolist() for name, h in self.histograms.items()},
+            "by_number": self.by_number,
+        }
+        path.write_text(json.dumps(values), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Tally:
+        """Return what `write` has written."""
+        values = json.loads(path.read_text(encoding="utf-8"))
+        tally = cls()
+        tally.counts, tally.sums = values["counts"], values["sums"]
+        tally.histograms = {n: np.array(h, dtype=np.int64) for n, h in values["histograms"].items()}
+        tally.by_number = values["by_number"]
+        return tally

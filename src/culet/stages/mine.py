@@ -1,0 +1,388 @@
+"""Stage mine: hard negatives for training pairs, from an embedder's own mistakes.
+
+Every query is compared with every document of its source (or of a corpus apart), exactly; the
+nearest that are not known to be right, and score low enough beside the positive to be wrong,
+become its negatives. Gemini Embedding (arXiv 2503.07891) does so with an embedder trained without
+hard negatives, has its neighbours graded twice, fuses the grades by reciprocal rank and takes the
+lowest.
+
+data/<source>/part-*.jsonl   the records with negatives, in order; what finetune reads
+report.json                  counts and score histograms of each source
+state/                       texts, vectors and counts, gone once it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from culet import fingerprint
+from culet.atomic import new_file
+from culet.data.judges import CrossEncoderJudge, Grades, Judge
+from culet.data.mine import Rules, choose, fuse, nearest, within_margins
+from culet.data.minereport import Tally
+from culet.data.pairindex import PairIndex, build_index, open_index
+from culet.data.records import data_files, stream_records
+from culet.data.textstore import TextStore
+from culet.embedder import Embedder
+from culet.errors import RecipeError
+from culet.loading import load
+from culet.progress import Progress
+from culet.prompts import TASKS
+from culet.recipe import to_tables
+from culet.stages.folder import StageFolder
+
+
+@dataclass(frozen=True)
+class MineSource:
+    """One source to mine negatives for.
+
+    Attributes:
+        path: A file or a folder of records; see `culet.data.records`.
+        task: Task of records that name none.
+        name: Its folder below data/; the name of the file, or of the folder it lies in if the
+            file is called pairs, if empty.
+        corpus: Documents to find negatives among; the source's own if empty.
+        within: Fields that a negative shares with its record, such as "lang".
+    """
+
+    path: Path
+    task: str = "search"
+    name: str = ""
+    corpus: tuple[Path, ...] = ()
+    within: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+
+    @property
+    def label(self) -> str:
+        """What the source is called."""
+        stem = self.path.name.partition(".")[0]
+        return self.name or (self.path.resolve().parent.name if stem == "pairs" else stem)
+
+
+@dataclass(frozen=True)
+class RescoreConfig:
+    """Judges of the nearest documents beside the embedder.
+
+    Attributes:
+        cross_encoder: Folder of a sentence-transformers CrossEncoder. A document that it scores
+            at least as high as the positive is no negative.
+        grades: JSONL of {"query", "document", "grade", "by"?}; see `culet.data.judges.Grades`.
+        max_grade: A document with a grade above this is right, and no negative.
+        with_embedder: Let the embedder's own ranking be one of those that are fused.
+    """
+
+    cross_encoder: Path | None = None
+    grades: Path | None = None
+    max_grade: float | None = None
+    with_embedder: bool = False
+
+
+@dataclass(frozen=True)
+class MineConfig:
+    """What is mined and how.
+
+    Attributes:
+        sources: Records to mine for.
+        rules: Which near documents become negatives.
+        rescore: Judges whose rankings are fused with reciprocal ranks; without them the
+            embedder's order counts.
+        keep_given: Keep the negatives that records already have, before the mined ones.
+        drop_without: Leave out records for which nothing was found.
+        truncate_to: Width of the vectors compared; the full one if left out.
+        precision: Of the embedder; see `culet.load`.
+        block_rows: Records in one part of the output, and what a killed run loses.
+        block_documents: Documents scored at once; memory is block_rows × this × 9 bytes.
+        skip_bad_records: Leave bad lines out instead of stopping.
+        seed: Decides random picks.
+    """
+
+    sources: tuple[MineSource, ...]
+    rules: Rules = field(default_factory=Rules)
+    rescore: RescoreConfig = field(default_factory=RescoreConfig)
+    keep_given: bool = False
+    drop_without: bool = False
+    truncate_to: int | None = None
+    precision: str | None = None
+    block_rows: int = 2048
+    block_documents: int = 16_384
+    skip_bad_records: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if self.block_rows < 1 or self.block_documents < 1:
+            raise RecipeError(
+                "block_rows and block_documents must be at least 1, got "
+                f"{self.block_rows} and {self.block_documents}"
+            )
+        labels = [source.label for source in self.sources]
+        if len(set(labels)) < len(labels) or not all(labels):
+            raise RecipeError(f"sources need different names, got {labels}; give each a name")
+        rescored = self.rescore.cross_encoder or self.rescore.grades
+        if not rescored and (self.rescore.max_grade is not None or self.rescore.with_embedder):
+            raise RecipeError("rescore needs a cross_encoder or grades")
+
+
+def run(
+    config: MineConfig,
+    *,
+    init: Path,
+    out: Path,
+    name: str = "mine",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Mine with the embedder in `init`, leave the records in `out`/data and return that folder.
+
+    A run that was killed goes on after the last window of vectors and the last part of records.
+
+    Raises:
+        InputError: At a bad record, with file and line, unless they are to be skipped.
+        CheckpointError: If the embedder or the cross-encoder cannot be read.
+    """
+    embedder = load(init, device=device, precision=config.precision)
+    folder = StageFolder(
+        out, fingerprint=_fingerprint(config, embedder), settings={name: to_tables(config)}
+    )
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    if folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return out / "data"
+    judges = _judges(config.rescore, device)
+    reports = {}
+    for source in config.sources:
+        miner = _Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
+        reports[source.label] = miner.run()
+    with new_file(out / "report.json") as aside:
+        aside.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    folder.finish({"records": {label: report["records"] for label, report in reports.items()}})
+    shutil.rmtree(folder.state, ignore_errors=True)
+    return out / "data"
+
+
+def _fingerprint(config: MineConfig, embedder: Embedder) -> str:
+    files = [
+        file
+        for source in config.sources
+        for path in (source.path, *source.corpus)
+        for file in data_files(path)
+    ]
+    if config.rescore.grades is not None:
+        files += data_files(config.rescore.grades)
+    if config.rescore.cross_encoder is not None:
+        files += [file for file in config.rescore.cross_encoder.rglob("*") if file.is_file()]
+    settings = to_tables(config)
+    settings.pop("block_documents")  # how, not what
+    return fingerprint.of_settings([settings, fingerprint.of_files(files), embedder.fingerprint])
+
+
+def _judges(config: RescoreConfig, device: str) -> list[Judge]:
+    judges: list[Judge] = []
+    if config.cross_encoder is not None:
+        judges.append(CrossEncoderJudge(config.cross_encoder, device=device))
+    if config.grades is not None:
+        judges.append(Grades(config.grades))
+    return judges
+
+
+class _Miner:
+    """Mines one source, a step at a time, each of which can be taken up again."""
+
+    def __init__(
+        self,
+        config: MineConfig,
+        source: MineSource,
+        embedder: Embedder,
+        judges: Sequence[Judge],
+        folder: StageFolder,
+        *,
+        device: str,
+        say: Callable[[str], None],
+        name: str,
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._embedder = embedder
+        self._judges = judges
+        self._device = device
+        self._say = say
+        self._name = f"{name} {source.label}"
+        self._state = folder.state / source.label
+        self._data = folder.path / "data" / source.label
+        self._width = config.truncate_to or embedder.dim
+
+    def run(self) -> dict[str, Any]:
+        """Mine what is not mined yet and return the source's report."""
+        index = self._index()
+        queries = self._vectors(index.queries, "queries")
+        documents = self._vectors(index.documents, "documents")
+        self._parts(index, queries, documents)
+        tally = Tally()
+        for path in sorted(self._state.glob("tally-*.json")):
+            tally.add(Tally.read(path))
+        report = tally.report() | {
+            "queries": len(index.queries),
+            "documents": int(index.candidates.sum()),
+        }
+        self._say(f"{self._name}: {tally.summary()}")
+        return report
+
+    def _index(self) -> PairIndex:
+        if (self._state / "index").exists():
+            return open_index(self._state / "index")
+        return build_index(
+            self._state / "index",
+            [self._source.path],
+            task=self._source.task,
+            corpus=self._source.corpus,
+            within=self._source.within,
+            skip_bad=self._config.skip_bad_records,
+        )
+
+    def _vectors(self, store: TextStore, what: str) -> np.ndarray:
+        """Return the vectors of a store, float16 [N, E], made now or before, mapped from disk.
+
+        They are appended window by window: a file of fewer rows than texts is taken up where it
+        ends. Half precision moves a cosine by less than 0.0005.
+        """
+        path = self._state / f"{what}.f16"
+        row = 2 * self._width
+        done = path.stat().st_size // row if path.exists() else 0
+        with (
+            Progress(f"{self._name}: embedding", total=len(store), unit=what, done=done) as bar,
+            path.open("ab") as file,
+        ):
+            file.truncate(done * row)
+            for vectors in self._embed(store.since(done), what):
+                file.write(vectors.astype(np.float16).tobytes())
+                file.flush()
+                bar.advance(len(vectors))
+        return np.memmap(path, dtype=np.float16, mode="r", shape=(len(store), self._width))
+
+    def _embed(self, entries: Iterator[list[Any]], what: str) -> Iterator[np.ndarray]:
+        """Yield the vectors of a store's entries; what must be said of long texts is said once."""
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always")
+            for task, run in groupby(entries, key=lambda entry: entry[0]):
+                if task is not None:
+                    texts = (entry[-1] for entry in run)
+                    yield from self._embedder.stream_query(
+                        texts, task=task, truncate_to=self._width
+                    )
+                else:
+                    pairs = ((entry[1], entry[2]) for entry in run)
+                    yield from self._embedder.stream_document(pairs, truncate_to=self._width)
+        if notes:
+            self._say(f"{self._name}: {notes[0].message} ({len(notes)} such windows of {what})")
+
+    def _parts(self, index: PairIndex, queries: np.ndarray, documents: np.ndarray) -> None:
+        """Write the parts of the output that are not there yet."""
+        rows = stream_records([self._source.path], skip_bad=self._config.skip_bad_records)
+        block, total = self._config.block_rows, len(index.query)
+        self._data.mkdir(parents=True, exist_ok=True)
+        with Progress(f"{self._name}: searching", total=total, unit="records") as bar:
+            for first in range(0, total, block):
+                part = list(islice(rows, block))
+                path = self._data / f"part-{first // block:05d}.jsonl"
+                tally_path = self._state / f"tally-{first // block:05d}.json"
+                if not (path.exists() and tally_path.exists()):
+                    found, tally = self._mine(part, first, index, queries, documents)
+                    with new_file(path) as aside:
+                        aside.write_text(
+                            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found),
+                            encoding="utf-8",
+                        )
+                    with new_file(tally_path) as aside:
+                        tally.write(aside)
+                bar.advance(len(part))
+
+    def _mine(
+        self,
+        part: list[Any],
+        first: int,
+        index: PairIndex,
+        queries: np.ndarray,
+        documents: np.ndarray,
+    ) -> tuple[list[dict[str, Any]], Tally]:
+        """Return the rows of one block with their negatives, and what was counted."""
+        here = slice(first, first + len(part))
+        distinct, place = np.unique(index.query[here], return_inverse=True)
+        vectors = queries[distinct].astype(np.float32)
+        grouped = bool(self._source.within)
+        scores, numbers = nearest(
+            vectors,
+            documents,
+            depth=self._config.rules.depth,
+            banned=index.banned(distinct),
+            query_groups=index.query_groups[distinct] if grouped else None,
+            document_groups=index.document_groups if grouped else None,
+            candidates=None if index.candidates.all() else index.candidates,
+            block=self._config.block_documents,
+            device=self._device,
+        )
+        scores, numbers = scores[place], numbers[place]
+        right = documents[index.positive[here]].astype(np.float32)
+        positive = np.einsum("re,re->r", vectors[place], right)
+        keep = within_margins(scores, numbers, positive, self._config.rules)
+        tally, found = Tally(), []
+        for i, (record, row) in enumerate(part):
+            left = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
+            rng = np.random.default_rng([self._config.seed, first + i])
+            chosen = choose(left, self._config.rules, rng)
+            value = dict(zip(numbers[i].tolist(), scores[i].tolist(), strict=True))
+            tally.count(
+                positive=float(positive[i]),
+                nearest=float(scores[i][0]),
+                left=int(keep[i].sum()),
+                negatives=[value[n] for n in chosen.tolist()],
+            )
+            texts = [index.documents[n][2] for n in chosen.tolist()]
+            if written := self._row(row, record.negatives, texts):
+                found.append(written)
+        return found, tally
+
+    def _ranked(
+        self, record: Any, numbers: np.ndarray, index: PairIndex, scores: np.ndarray
+    ) -> np.ndarray:
+        """Return documents in the order of all judges, without those a judge holds for right."""
+        if not self._judges or not len(numbers):
+            return numbers
+        texts = [index.documents[n][2] for n in numbers.tolist()]
+        rankings = [scores.astype(np.float64)] if self._config.rescore.with_embedder else []
+        wrong = np.ones(len(numbers), dtype=bool)
+        for judge in self._judges:
+            opinions = judge(record.query, [*texts, record.positive])
+            for opinion in opinions:
+                if isinstance(judge, CrossEncoderJudge):
+                    wrong &= opinion[:-1] < opinion[-1]
+                elif self._config.rescore.max_grade is not None:
+                    wrong &= ~(opinion[:-1] > self._config.rescore.max_grade)
+                rankings.append(opinion[:-1])
+        order = fuse(rankings)
+        ranked: np.ndarray = numbers[order[wrong[order]]]
+        return ranked
+
+    def _row(
+        self, row: dict[str, Any], given: Sequence[str], mined: list[str]
+    ) -> dict[str, Any] | None:
+        """Return a record's line with its negatives, or None if it is to be left out."""
+        if self._config.keep_given:
+            mined = list(dict.fromkeys([*given, *mined]))
+        if not mined and self._config.drop_without:
+            return None
+        kept = {key: v for key, v in row.items() if key not in ("negatives", "teacher_negatives")}
+        return kept | {"negatives": mined} if mined else kept

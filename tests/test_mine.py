@@ -1,0 +1,182 @@
+"""Exact search in blocks, margins, fusion and picks, against plain readings of what they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from culet.data.mine import Banned, Rules, choose, fuse, nearest, within_margins
+from culet.data.minereport import Tally
+from culet.errors import RecipeError
+
+NONE = Banned(np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def unit(rows: int, width: int = 8, *, seed: int = 0) -> np.ndarray:
+    vectors = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def by_sorting(scores: np.ndarray, depth: int) -> list[list[int]]:
+    """Every query's documents by falling score, equal ones by number, without the impossible."""
+    best = []
+    for row in scores:
+        order = sorted(range(len(row)), key=lambda d: (-row[d], d))
+        best.append([d for d in order if np.isfinite(row[d])][:depth])
+    return best
+
+
+def listed(numbers: np.ndarray) -> list[list[int]]:
+    return [[n for n in row if n >= 0] for row in numbers.tolist()]
+
+
+@pytest.mark.parametrize("block", [1, 3, 7, 50, 1000])
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the second goes through PyTorch
+def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> None:
+    queries, documents = unit(9), unit(50, seed=1)
+    banned = Banned(np.array([0, 0, 4]), np.array([3, 7, 49]))
+    groups, theirs = np.arange(9) % 2, np.arange(50) % 2
+    candidates = np.arange(50) != 11
+    scores = queries @ documents.T
+    scores[banned.query, banned.document] = -np.inf
+    scores[groups[:, None] != theirs] = -np.inf
+    scores[:, 11] = -np.inf
+    found, numbers = nearest(
+        queries,
+        documents,
+        depth=6,
+        banned=banned,
+        query_groups=groups,
+        document_groups=theirs,
+        candidates=candidates,
+        block=block,
+        device=device,
+    )
+    assert listed(numbers) == by_sorting(scores, 6)
+    assert np.allclose(found, np.take_along_axis(scores, numbers, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [2, 5, 100])
+def test_equal_scores_keep_the_order_of_documents(block: int) -> None:
+    queries = np.array([[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]], dtype=np.float32)
+    others = np.array([[0.5, 0.5, -0.5, -0.5]] * 8, dtype=np.float32)  # products without rounding
+    documents = np.concatenate([queries[:1]] * 4 + [others] + [queries[:1]] * 3)
+    _, numbers = nearest(queries, documents, depth=5, banned=NONE, block=block)
+    assert numbers[0].tolist() == [0, 1, 2, 3, 12]
+
+
+def test_fewer_documents_than_wanted_leave_places_empty() -> None:
+    scores, numbers = nearest(unit(2), unit(3, seed=1), depth=5, banned=NONE)
+    assert (numbers[:, 3:] == -1).all()
+    assert np.isneginf(scores[:, 3:]).all()
+    assert (numbers[:, :3] >= 0).all()
+
+
+def test_half_precision_documents_are_scored_in_single() -> None:
+    documents = unit(200, 64, seed=2)
+    queries = unit(5, 64)
+    scores, _ = nearest(queries, documents.astype(np.float16), depth=3, banned=NONE)
+    assert np.abs(scores - np.sort(queries @ documents.T, axis=1)[:, :-4:-1]).max() < 5e-4
+
+
+# --- which may be negatives
+
+
+def kept(positive: float = 0.8, **rules: Any) -> list[int]:
+    settings: dict[str, Any] = {"depth": 6, "relative_margin": None} | rules
+    scores = np.array([[0.9, 0.8, 0.78, 0.7, 0.4, -np.inf]], dtype=np.float64)
+    numbers = np.array([[0, 1, 2, 3, 4, -1]])
+    keep = within_margins(scores, numbers, np.array([positive]), Rules(**settings))
+    return numbers[keep].tolist()
+
+
+def test_window_and_margins_are_what_they_say() -> None:
+    assert kept() == [0, 1, 2, 3, 4]
+    assert kept(skip=2) == [2, 3, 4]
+    assert kept(absolute_margin=0.0) == [1, 2, 3, 4]
+    assert kept(absolute_margin=0.05) == [3, 4]
+    assert kept(relative_margin=0.05) == [3, 4]  # 0.76
+    assert kept(relative_margin=0.05, absolute_margin=0.3) == [4]
+    assert kept(min_score=0.5) == [0, 1, 2, 3]
+
+
+def test_a_relative_margin_below_zero_goes_down_too() -> None:
+    scores, numbers = np.array([[-0.1, -0.2, -0.31]]), np.array([[0, 1, 2]])
+    keep = within_margins(scores, numbers, np.array([-0.2]), Rules(relative_margin=0.5))
+    assert keep.tolist() == [[False, False, True]]  # at most −0.3
+
+
+def test_picks_are_first_last_or_any_by_the_seed() -> None:
+    left = np.array([5, 6, 7, 8])
+
+    def picked(pick: str, seed: int = 0, number: int = 2) -> list[int]:
+        rules = Rules(number=number, pick=pick)  # type: ignore[arg-type]
+        return choose(left, rules, np.random.default_rng(seed)).tolist()
+
+    assert picked("hardest") == [5, 6]
+    assert picked("lowest") == [7, 8]
+    assert picked("lowest", number=9) == picked("random", number=9) == [5, 6, 7, 8]
+    drawn = [tuple(picked("random", seed)) for seed in range(60)]
+    assert len(set(drawn)) == 6  # every pair out of four
+    assert all(a < b for a, b in drawn)
+    assert picked("random", 7) == picked("random", 7)
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    """Worked out by hand: ranks 1, 2, 3 and 3, 1, 2; 1/61 + 1/63 < 1/62 + 1/61."""
+    assert fuse([np.array([3.0, 2.0, 1.0]), np.array([1.0, 3.0, 2.0])]).tolist() == [1, 0, 2]
+    assert fuse([np.array([1.0, 2.0, 3.0])]).tolist() == [2, 1, 0]
+    # two judges of four prefer 2 by a place each and two prefer 0 by far
+    ranks = [np.array([3.0, 2.0, 1.0])] * 2 + [np.array([1.0, 2.0, 3.0])] * 2
+    assert fuse(ranks).tolist() == [0, 2, 1]  # 1/61 + 1/63 > 2/62
+
+
+def test_a_judge_without_an_opinion_adds_nothing_and_equal_grades_are_equal() -> None:
+    nan = np.nan
+    assert fuse([np.array([nan, 1.0, nan]), np.array([1.0, 2.0, 3.0])]).tolist() == [1, 2, 0]
+    assert fuse([np.array([1.0, 1.0, 2.0])]).tolist() == [2, 0, 1]
+    assert fuse([np.array([2.0, 2.0]), np.array([1.0, 3.0])]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"number": 0}, "number must be at least 1.*got 0, 0, 50"),
+        ({"skip": 50}, "depth above skip; got 3, 50, 50"),
+        ({"skip": -1}, "skip not negative"),
+        ({"absolute_margin": -0.1}, r"margins must be from 0 to below 2, got \[-0.1, 0.05\]"),
+        ({"relative_margin": 2.0}, r"got \[2.0\]"),
+    ],
+)
+def test_rules_that_contradict_themselves_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Rules(**settings)
+
+
+def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
+    rows: list[dict[str, Any]] = [
+        {"positive": 0.5, "nearest": 0.6, "left": 9, "negatives": [0.4, 0.3]},
+        {"positive": 0.7, "nearest": 0.2, "left": 1, "negatives": [0.2]},
+        {"positive": 1.0001, "nearest": -np.inf, "left": 0, "negatives": []},
+    ]
+    whole, sum_of_parts = Tally(), Tally()
+    for number, row in enumerate(rows):
+        whole.count(**row)
+        part = Tally()
+        part.count(**row)
+        part.write(tmp_path / f"{number}.json")
+        sum_of_parts.add(Tally.read(tmp_path / f"{number}.json"))
+    report = whole.report()
+    assert sum_of_parts.report() == report
+    assert (report["records"], report["negatives"], report["left"]) == (3, 3, 10)
+    assert report["nearest_above_positive"] == 1
+    assert report["records_by_negatives"] == {"0": 1, "1": 1, "2": 1}
+    assert report["mean_score"]["negative"] == pytest.approx(0.3)
+    edges, positive = report["histogram"]["edges"], report["histogram"]["positive"]
+    assert positive[edges.index(0.5)] == positive[edges.index(0.7)] == positive[-1] == 1
+    assert sum(report["histogram"]["nearest"]) == 2
+    assert whole.summary().startswith("3 records, 1.00 negatives each, 1 with none")
