@@ -168,7 +168,7 @@ def _finished(
     if wrong:
         fields["negatives"] = wrong[:_MOST_NEGATIVES]
     fields |= {"lang": row.lang, "source": f"{source}/{row.part}"}
-    if licence:
+    if licence and corpus.only_free:  # each package another; else the manifest has them
         fields["licence"] = licence
     few = len(query.split()) < corpus.lowest_query
     return "pairs", fields, "few words" if few else fault_of_pair(query, positive, row.lang)

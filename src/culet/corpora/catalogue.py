@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 from culet.corpora.corpus import Corpus
+from culet.corpora.sources.debian_descriptions import DEBIAN_DESCRIPTIONS
+from culet.corpora.sources.desktop_help import DESKTOP_HELP
 from culet.corpora.sources.iso_codes import ISO_CODES
+from culet.corpora.sources.libreoffice_help import LIBREOFFICE_HELP
+from culet.corpora.sources.manpages import MANPAGES
 from culet.corpora.sources.wordnet import WORDNET
 from culet.errors import InputError
 
-CORPORA = {corpus.name: corpus for corpus in sorted((ISO_CODES, WORDNET), key=lambda c: c.name)}
+_ALL = (
+    DEBIAN_DESCRIPTIONS,
+    DESKTOP_HELP,
+    ISO_CODES,
+    LIBREOFFICE_HELP,
+    MANPAGES,
+    WORDNET,
+)
+CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in _ALL}
 
 
 def find(name: str) -> Corpus:

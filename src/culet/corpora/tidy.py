@@ -14,7 +14,8 @@ MOST_QUERY_CHARS = 2000
 MOST_CHARS = 4000  # longer texts are cut at the end of a line, a sentence or a word
 _LOOKED_AT = 400  # characters; the beginning tells script and language
 _SHARE_OF_SCRIPT = 0.4  # of the letters; names and commands stay Latin in every language
-_SHARE_OF_ENGLISH = 0.12  # of the words
+_SHARE_OF_ENGLISH = 0.12  # of the words of a line
+_SHARE_OF_ENGLISH_LINES = 0.2  # of the characters
 
 # Not the joiners U+200C and U+200D, which spell words of Persian and of Indic languages.
 _INVISIBLE = re.compile(
@@ -123,8 +124,14 @@ def in_script(text: str, lang: str) -> bool:
 
 
 def looks_english(text: str) -> bool:
-    """Whether a text of a Latin script is English by its little words."""
-    words = _WORD.findall(text[:_LOOKED_AT].lower())
+    """Whether more than a few lines of a text are English by their little words."""
+    lines = text[:MOST_CHARS].split("\n")
+    english = sum(len(line) for line in lines if _is_english(line))
+    return english > _SHARE_OF_ENGLISH_LINES * sum(map(len, lines))
+
+
+def _is_english(line: str) -> bool:
+    words = _WORD.findall(line[:_LOOKED_AT].lower())
     return len(words) >= 6 and (
         sum(word in _ENGLISH_WORDS for word in words) >= _SHARE_OF_ENGLISH * len(words)
     )

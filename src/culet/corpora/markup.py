@@ -1,0 +1,171 @@
+"""HTML, Mallard and DocBook as a list of blocks, by a scanner that expands and loads nothing.
+
+A parser of XML would resolve entities; this one knows tags, text and a few names of characters.
+What it cannot make out stays text, and rows with left-over markup are dropped later.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+_MOST_DEPTH = 500
+# Atomic groups: no input makes the scanner go back over what it has read.
+_TOKEN = re.compile(
+    r"<!--(?:(?!-->).)*+-->|<!\[CDATA\[(?P<raw>(?:(?!\]\]>).)*+)\]\]>|<[?!][^>]*+>|"
+    r"<(?P<close>/?)(?P<tag>[A-Za-z][\w:.-]*+)"
+    r"(?P<attributes>(?:[^<>\"']|\"[^\"]{0,4000}+\"|'[^']{0,4000}+')*+)>|"
+    r"[^<]++|<",
+    re.DOTALL,
+)
+_ATTRIBUTE = re.compile(r"([\w:.-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
+_ENTITY = re.compile(r"&(#?[\w.-]+);")
+_EMPTY = frozenset(
+    [
+        "area",
+        "base",
+        "br",
+        "col",
+        "embed",
+        "hr",
+        "img",
+        "input",
+        "link",
+        "meta",
+        "source",
+        "track",
+        "wbr",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a kind of markup is read.
+
+    Attributes:
+        blocks: Tags whose text is a block of its own.
+        skipped: Tags whose content is left out.
+        alone: Tags that are never closed.
+        kept: Tags whose attributes are handed over as blocks without text.
+        entities: Names of entities and what they stand for, beside those of HTML.
+    """
+
+    blocks: Collection[str]
+    skipped: Collection[str]
+    alone: Collection[str] = _EMPTY
+    kept: Collection[str] = ()
+    entities: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A heading, a paragraph, an item of a list.
+
+    Attributes:
+        tag: Its tag.
+        attributes: Its attributes.
+        text: Its text on one line.
+        within: The tags around it, from the outermost.
+    """
+
+    tag: str
+    attributes: Mapping[str, str]
+    text: str
+    within: tuple[str, ...]
+
+
+def blocks(source: str, form: Form) -> Iterator[Block]:
+    """Yield the blocks of a document in their order.
+
+    The text of a block that holds another (a list item with a paragraph) is yielded before the
+    inner one. Text outside of every block is left out.
+    """
+    open_tags: list[str] = []
+    current: list[tuple[str, Mapping[str, str], list[str], tuple[str, ...], int]] = []
+    skipping: str | None = None
+    closed, depth = "", 0
+    for token in _TOKEN.finditer(source):
+        tag = token["tag"]
+        if tag is None:
+            closed = ""
+            if skipping is None and current:
+                text = token["raw"] or token[0]
+                if not text.startswith("<") or token["raw"]:
+                    current[-1][2].append(text if token["raw"] else _unescaped(text, form.entities))
+            continue
+        tag = tag.lower()
+        if skipping is not None:
+            if tag == skipping and not token["attributes"].rstrip().endswith("/"):
+                depth += -1 if token["close"] else 1
+                skipping = skipping if depth else None
+            continue
+        alone = tag in form.alone or token["attributes"].rstrip().endswith("/")
+        if token["close"]:
+            closed = tag
+            if tag in open_tags:
+                while open_tags and open_tags[-1] != tag:
+                    open_tags.pop()
+                open_tags.pop()
+                while current and current[-1][4] > len(open_tags):
+                    yield from _closed(current.pop())
+            continue
+        if tag in form.skipped and not alone:
+            skipping, depth = tag, 1
+            continue
+        attributes = (
+            _attributes(token["attributes"]) if tag in form.blocks or tag in form.kept else {}
+        )
+        if tag in form.kept:
+            yield Block(tag, attributes, "", tuple(open_tags))
+        if tag == closed and current:
+            current[-1][2].append(" ")  # <gui>Edit</gui><gui>Copy</gui> are two words
+        closed = ""
+        if tag == "br" and current:
+            current[-1][2].append(" ")
+        if alone or len(open_tags) >= _MOST_DEPTH:
+            continue
+        if tag in form.blocks:
+            if current and "".join(current[-1][2]).strip():
+                yield from _closed(current[-1])
+                current[-1][2].clear()
+            if tag == "p" and open_tags and open_tags[-1] == "p":  # HTML lets it stay open
+                open_tags.pop()
+                current.pop()
+            current.append((tag, attributes, [], tuple(open_tags), len(open_tags) + 1))
+        open_tags.append(tag)
+    while current:
+        yield from _closed(current.pop(0))
+
+
+def _closed(
+    block: tuple[str, Mapping[str, str], list[str], tuple[str, ...], int],
+) -> Iterator[Block]:
+    tag, attributes, pieces, within, _ = block
+    text = " ".join("".join(pieces).split())
+    if text:
+        yield Block(tag, attributes, re.sub(r" ([.,;:!?)](?: |$))", r"\1", text), within)
+
+
+def _attributes(source: str) -> dict[str, str]:
+    return {
+        match[1].lower(): html.unescape(match[2] or match[3] or match[4] or "")
+        for match in _ATTRIBUTE.finditer(source)
+    }
+
+
+def _unescaped(text: str, entities: Mapping[str, str]) -> str:
+    if "&" not in text:
+        return text
+
+    def meaning(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in entities:
+            return entities[name]
+        plain = html.unescape(match[0])
+        # An entity nobody declared: in manuals that is the name of a program (&dolphin;).
+        return plain if plain != match[0] else name
+
+    return _ENTITY.sub(meaning, text)

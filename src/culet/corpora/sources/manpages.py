@@ -1,0 +1,110 @@
+"""Manual pages: the NAME line to the description, headings to sections, options to what they do.
+
+Translations are not paired: pages lag behind one another, and numbers of paragraphs that agree by
+accident pair what does not belong together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from culet.corpora.archives import ArchiveError, gunzip
+from culet.corpora.corpus import Corpus
+from culet.corpora.packages import Package
+from culet.corpora.rows import Pair, Row, Text
+from culet.corpora.tidy import language
+from culet.corpora.troff import Item, read_page
+
+_PATH = re.compile(r"usr/share/man/(?:([^/]+)/)?man[1-8]/([^/]+)\.[1-8]\w*(?:\.gz)?")
+_FEWEST_CHARS = 60
+_FEWEST_OPTION_CHARS = 30
+_LETTER = re.compile(r"[^\W\d_]{2}|-\w")
+_DASH = re.compile(r"\s+(?:-|–|—|--|-)\s+")
+# Of the section whose text begins with the purpose of the page; "NAME" is always the first.
+_LEFT_OUT = re.compile(
+    r"synopsis|übersicht|сводка|обзор|огляд|synopsis|sinossi|sinopsis|書式|概要|개요|摘要|総覧|"
+    r"copyright|author|autor|autore|автор|作者|著者|see also|siehe auch|voir aussi|vedere anche|"
+    r"v[ée]ase|colo[pf]|reporting|fehler melden|comunicar|bugs?$|history|geschichte|conforming|"
+    r"standards?|korpor|translation|übersetzung|traduction|traduzione|traducc|tłumacz|関連項目|另見",
+    re.IGNORECASE,
+)
+_LANGUAGES = "cs da de el es fi fr hu id it ja mk nb nl pl pt-br ro ru sr sv tr uk vi zh"
+
+
+def _read(package: Package) -> Iterator[Row]:
+    for name, data in package.members(lambda path: _PATH.fullmatch(path) is not None):
+        match = _PATH.fullmatch(name)
+        assert match is not None
+        lang = language(match[1] or "en")
+        if name.endswith(".gz"):
+            try:
+                data = gunzip(data, 4 << 20)
+            except ArchiveError:
+                continue
+        yield from _page(match[2], lang, list(read_page(_decoded(data))))
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        coding = re.search(rb"-\*-.*coding:\s*([\w-]+)", data[:200])
+        try:
+            return data.decode(coding[1].decode() if coding else "latin-1", "replace")
+        except LookupError:
+            return data.decode("latin-1")
+
+
+def _page(name: str, lang: str, items: list[Item]) -> Iterator[Row]:
+    sections: list[tuple[str, list[Item]]] = []
+    for item in items:
+        if item.kind == "heading":
+            sections.append((item.text, []))
+        elif sections:
+            sections[-1][1].append(item)
+    if not sections or not sections[0][1]:
+        return
+    title = sections[0][1][0].text
+    names, *purpose = _DASH.split(title, maxsplit=1)
+    told = purpose[0] if purpose else ""
+    bodies = [
+        (heading, _text(items))
+        for heading, items in sections[1:]
+        if not _LEFT_OUT.search(heading) and len(_text(items)) >= _FEWEST_CHARS
+    ]
+    if told and bodies:
+        yield Pair(f"{names}: {told}", bodies[0][1], lang, "name-description")
+    for number, (heading, body) in enumerate(bodies):
+        query = f"{name}: {heading}" + (f" ({told})" if told else "")
+        near = [body for at, (_, body) in enumerate(bodies) if 0 < abs(at - number) <= 2]
+        yield Pair(query, body, lang, "section", tuple(near))
+    for _, inner in sections[1:]:
+        for item in inner:
+            told_of = _LETTER.search(item.tag)  # a bullet or a number tells of nothing
+            if item.kind == "tagged" and told_of and len(item.text) >= _FEWEST_OPTION_CHARS:
+                yield Pair(f"{name} {item.tag}", item.text, lang, "option")
+    whole = "\n".join(f"{heading}\n{_text(inner)}" for heading, inner in sections if inner)
+    yield Text(whole, lang)
+
+
+def _text(items: list[Item]) -> str:
+    return "\n".join(f"{item.tag}: {item.text}" if item.tag else item.text for item in items)
+
+
+MANPAGES = Corpus(
+    name="manpages",
+    about="Manual pages of Linux in 25 languages: purpose, sections and options to their text.",
+    licence="GPL-2+, BSD, verbatim licences of single pages",
+    kind="deb",
+    packages=(
+        "manpages",
+        "manpages-dev",
+        *(f"manpages-{code}" for code in _LANGUAGES.split()),
+        "dpkg",
+        "apt",
+        "git-man",
+    ),
+    read=_read,
+    same_positive=2,
+)
