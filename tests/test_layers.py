@@ -37,6 +37,8 @@ ORDER = [
     "foreign",
     "foreigntexts",
     "checkpoint",
+    "lineage",
+    "merge",
     "model",
     "runtime",
     # 2: texts in, vectors out, training data

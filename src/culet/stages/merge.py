@@ -1,0 +1,212 @@
+"""Stage merge: a soup of checkpoints that come from one start.
+
+EmbeddingGemma (arXiv 2509.20354, section 2.3) averages one finetuning run for each of its mixtures,
+unweighted, for +0.8 on the mean task; averages within a run and greedy soups (arXiv 2203.05482)
+are the other known ways. What would average noise is refused; see `culet.merge`.
+
+checkpoint/   the soup
+merge.json    members, weights, cosines between them, and the scores of a greedy search
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from culet import fingerprint
+from culet.atomic import new_file
+from culet.checkpoint import Checkpoint, read_checkpoint
+from culet.errors import InputError, RecipeError
+from culet.merge import check_alike, check_related, write_mean
+from culet.recipe import to_tables
+from culet.stages.folder import StageFolder
+from culet.tensorfile import StoredDtype
+
+Score = Callable[[Path], float]
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    """How checkpoints are averaged.
+
+    Attributes:
+        method: "uniform" weighs all alike, "weighted" by `weights`, "greedy" takes the model of
+            the highest dev score and adds the others, by falling score, each only if the soup's
+            score rises.
+        weights: A share for each model, for "weighted".
+        last: Of an input that holds a run's snapshots (folders snapshots/step-*), take this many
+            of the last ones, instead of its checkpoint: an average within a run.
+        dtype: How the result is stored.
+    """
+
+    method: Literal["uniform", "weighted", "greedy"] = "uniform"
+    weights: tuple[float, ...] = ()
+    last: int = 0
+    dtype: StoredDtype = "float32"
+
+    def __post_init__(self) -> None:
+        if bool(self.weights) != (self.method == "weighted"):
+            raise RecipeError(
+                f"weights go with method 'weighted' and with no other, got method {self.method!r} "
+                f"and weights {list(self.weights)}"
+            )
+        if self.last < 0 or (self.last and self.method == "weighted"):
+            raise RecipeError(
+                "last must not be negative, and does not go with weights; got "
+                f"{self.last} and method {self.method!r}"
+            )
+
+
+def run(
+    config: MergeConfig,
+    *,
+    models: Sequence[Path],
+    out: Path,
+    name: str = "merge",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    score: Score | None = None,
+) -> Path:
+    """Average `models` and return the folder of the soup.
+
+    Args:
+        config: The method.
+        models: Checkpoint folders, or with `config.last` folders of runs that kept snapshots.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Not used; averaging is reading and writing.
+        say: Takes lines for the person watching.
+        score: Dev score of a checkpoint folder, higher is better; for "greedy".
+
+    Raises:
+        InputError: If the models differ in shape, tokenizer or prompts, or do not come from one
+            start.
+        RecipeError: If a greedy soup has no score to go by, or weights and models differ in number.
+    """
+    folders = [place for model in models for place in _members(model, config.last)]
+    _check(config, folders, score)
+    checkpoints = [read_checkpoint(folder) for folder in folders]
+    stage = StageFolder(
+        out,
+        fingerprint=fingerprint.of_settings(
+            [to_tables(config), [checkpoint.fingerprint for checkpoint in checkpoints]]
+        ),
+        settings={name: to_tables(config)},
+    )
+    if stage.moved_to:
+        say(f"{name}: settings or models have changed; the earlier soup is in {stage.moved_to}")
+    if stage.result():
+        say(f"{name}: finished before, nothing to do")
+        return stage.checkpoint
+    check_alike(checkpoints)
+    cosines = check_related(checkpoints)
+    stage.state.mkdir(exist_ok=True)
+    if config.method == "greedy":
+        assert score is not None  # _check
+        weights, found = _greedy(checkpoints, stage.state, score, say=say, name=name)
+    else:
+        weights, found = list(config.weights) or [1.0] * len(checkpoints), {}
+    write_mean(
+        stage.checkpoint, checkpoints, weights, scratch=stage.state / "mean", dtype=config.dtype
+    )
+    report = {
+        "models": [str(folder) for folder in folders],
+        "weights": [weight / sum(weights) for weight in weights],
+        "cosines": cosines,
+        **found,
+    }
+    with new_file(out / "merge.json") as aside:
+        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    stage.finish({"members": sum(weight != 0 for weight in weights)})
+    shutil.rmtree(stage.state)
+    say(f"{name}: averaged {sum(weight != 0 for weight in weights)} of {len(weights)} models")
+    return stage.checkpoint
+
+
+def _check(config: MergeConfig, folders: Sequence[Path], score: Score | None) -> None:
+    if len(folders) < 2:
+        raise RecipeError(f"a soup needs at least two models, got {[str(f) for f in folders]}")
+    if config.method == "weighted" and len(config.weights) != len(folders):
+        raise RecipeError(
+            f"expected a weight for each of {len(folders)} models, got {list(config.weights)}"
+        )
+    if config.method == "greedy" and score is None:
+        raise RecipeError("a greedy soup goes by dev scores: add a section [evaluate] with tasks")
+
+
+def _members(model: Path, last: int) -> list[Path]:
+    """Return a checkpoint, or the last snapshots of a run in the order of their steps."""
+    if not last:
+        return [model]
+    run = model if (model / "snapshots").is_dir() else model.parent
+    found = sorted((run / "snapshots").glob("step-*"))
+    if not found:
+        raise InputError(
+            f"{model} holds no snapshots/step-*; let the run keep some (snapshot_every), or "
+            "leave `last` out"
+        )
+    return found[-last:]
+
+
+def _greedy(
+    checkpoints: Sequence[Checkpoint],
+    state: Path,
+    score: Score,
+    *,
+    say: Callable[[str], None],
+    name: str,
+) -> tuple[list[float], dict[str, Any]]:
+    """Return a weight for each model, 1 or 0, and what was scored.
+
+    Each score is kept as soon as it is known, so that a run that is taken up again asks for none
+    twice.
+    """
+    known = _Scores(state / "scores.json")
+    alone = [known.get([i], partial(score, c.folder)) for i, c in enumerate(checkpoints)]
+    order = sorted(range(len(alone)), key=lambda i: -alone[i])
+    members, best = [order[0]], alone[order[0]]
+    steps = [{"tried": order[0], "score": best, "kept": True}]
+    for candidate in order[1:]:
+        tried = sorted([*members, candidate])
+
+        def soup(tried: list[int] = tried) -> float:
+            folder = state / "candidate"
+            chosen = [checkpoints[i] for i in tried]
+            write_mean(folder, chosen, [1.0] * len(chosen), scratch=state / "mean")
+            return score(folder)
+
+        value = known.get(tried, soup)
+        kept = value > best
+        if kept:
+            members, best = tried, value
+        steps.append({"tried": candidate, "score": value, "kept": kept})
+        say(
+            f"{name}: with {checkpoints[candidate].folder} the score is {value:.4f}: "
+            f"{'kept' if kept else 'left out'} (best {best:.4f})"
+        )
+    weights = [float(i in members) for i in range(len(checkpoints))]
+    return weights, {"scores": alone, "greedy": steps, "score": best}
+
+
+class _Scores:
+    """Scores by members, in a file that is written after each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, float] = {}
+        if path.exists():
+            self._known = json.loads(path.read_text(encoding="utf-8"))
+
+    def get(self, members: Sequence[int], ask: Callable[[], float]) -> float:
+        """Return the score of some members, asked for if it is not known."""
+        key = "-".join(map(str, members))
+        if key not in self._known:
+            self._known[key] = float(ask())
+            with new_file(self._path) as aside:
+                aside.write_text(json.dumps(self._known), encoding="utf-8")
+        return self._known[key]
