@@ -96,7 +96,7 @@ def encoder_config(raw: Mapping[str, Any], *, where: Path) -> tuple[EncoderConfi
     }.items():
         if key in raw and raw[key] not in allowed:
             raise CheckpointError(f"{where}: {key} must be {allowed[0]!r}, got {raw[key]!r}")
-    layers = _integer(raw, "num_hidden_layers", where)
+    layers = integer(raw, "num_hidden_layers", where)
     if not 1 <= layers <= _MAX_LAYERS:
         raise CheckpointError(
             f"{where}: num_hidden_layers must be 1 to {_MAX_LAYERS}, got {layers}"
@@ -105,21 +105,21 @@ def encoder_config(raw: Mapping[str, Any], *, where: Path) -> tuple[EncoderConfi
     window, notes = _window(raw, where)
     try:
         config = EncoderConfig(
-            vocab_size=_integer(raw, "vocab_size", where),
+            vocab_size=integer(raw, "vocab_size", where),
             num_layers=layers,
-            model_dim=_integer(raw, "hidden_size", where),
-            ffn_dim=_integer(raw, "intermediate_size", where),
-            num_heads=_integer(raw, "num_attention_heads", where),
-            num_kv_heads=_integer(raw, "num_key_value_heads", where),
-            head_dim=_integer(raw, "head_dim", where),
+            model_dim=integer(raw, "hidden_size", where),
+            ffn_dim=integer(raw, "intermediate_size", where),
+            num_heads=integer(raw, "num_attention_heads", where),
+            num_kv_heads=integer(raw, "num_key_value_heads", where),
+            head_dim=integer(raw, "head_dim", where),
             window=window,
             global_layers=_global_layers(raw, layers, where),
-            max_length=_integer(raw, "max_position_embeddings", where),
+            max_length=integer(raw, "max_position_embeddings", where),
             local_rope_base=local_base,
             global_rope_base=global_base,
             # 256 is what transformers assumes where the file is silent, whatever the head's width
-            attention_scale=_number(raw, "query_pre_attn_scalar", 256.0, where) ** -0.5,
-            norm_eps=_number(raw, "rms_norm_eps", 1e-6, where),
+            attention_scale=number(raw, "query_pre_attn_scalar", 256.0, where) ** -0.5,
+            norm_eps=number(raw, "rms_norm_eps", 1e-6, where),
         )
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
@@ -187,7 +187,7 @@ def _own_pooling(stated: Any, where: Path) -> PoolingSettings:
             f"got {stated!r}"
         )
     return PoolingSettings(
-        stated["kind"], _integer(stated, "tokens", where), _integer(stated, "heads", where)
+        stated["kind"], integer(stated, "tokens", where), integer(stated, "heads", where)
     )
 
 
@@ -251,12 +251,12 @@ def trained_widths(
 
 def _window(raw: Mapping[str, Any], where: Path) -> tuple[int, list[str]]:
     """Return the tokens visible each way, undoing the halving of a bad save."""
-    stored = _integer(raw, "sliding_window", where)
+    stored = integer(raw, "sliding_window", where)
     if stored < 2:
         raise CheckpointError(f"{where}: sliding_window must be at least 2, got {stored}")
     # culet writes the true window beside the foreign one, so that even an unusual size survives
     own = raw.get("culet")
-    true = _integer(own, "window", where) if isinstance(own, dict) and "window" in own else None
+    true = integer(own, "window", where) if isinstance(own, dict) and "window" in own else None
     window = stored // 2
     if stored == 2 * window and (true == window or (true is None and stored > 2)):
         return window, []
@@ -297,40 +297,48 @@ def _global_layers(raw: Mapping[str, Any], num_layers: int, where: Path) -> tupl
 
 def _rope_bases(raw: Mapping[str, Any], where: Path) -> tuple[float, float]:
     """Return the local and the global rotary base, from either generation of config."""
-    parameters = _table(raw, "rope_parameters", where)
+    parameters = table(raw, "rope_parameters", where)
     bases = []
     for kind, old, default in (
         ("sliding_attention", "rope_local_base_freq", 10_000.0),
         ("full_attention", "rope_theta", 1_000_000.0),
     ):
-        entry = _table(parameters, kind, where)
+        entry = table(parameters, kind, where)
         scaling = raw.get("rope_scaling") or set(entry) - {"rope_type", "rope_theta"}
         if entry.get("rope_type", "default") != "default" or scaling:
             raise CheckpointError(
                 f"{where}: rotary scaling {raw.get('rope_scaling') or entry} is not part of this "
                 "family; expected rope_type 'default'"
             )
-        stated = _number(raw, old, default, where)
-        bases.append(_number(entry, "rope_theta", stated, where))
+        stated = number(raw, old, default, where)
+        bases.append(number(entry, "rope_theta", stated, where))
     return bases[0], bases[1]
 
 
-def _table(raw: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:
+def table(raw: Mapping[str, Any], key: str, where: Path) -> Mapping[str, Any]:
+    """Return the object under a key of a config, or an empty one."""
     value = raw.get(key) or {}
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: {key} must be a JSON object, got {value!r}")
     return value
 
 
-def _number(raw: Mapping[str, Any], key: str, default: float, where: Path) -> float:
+def number(raw: Mapping[str, Any], key: str, default: float, where: Path) -> float:
+    """Return the positive number under a key of a config, or the default."""
     value = raw.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise CheckpointError(f"{where}: {key} must be a positive number, got {value!r}")
     return float(value)
 
 
-def _integer(raw: Mapping[str, Any], key: str, where: Path) -> int:
+def integer(raw: Mapping[str, Any], key: str, where: Path) -> int:
+    """Return the whole number under a key of a config."""
     value = raw.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
         raise CheckpointError(f"{where}: {key} must be a whole number, got {value!r}")
     return value
+
+
+def optional_number(raw: Mapping[str, Any], key: str, where: Path) -> float | None:
+    """Return the positive number under a key of a config, or None where there is none."""
+    return None if raw.get(key) is None else number(raw, key, 0.0, where)

@@ -191,3 +191,45 @@ def listed(names: Sequence[str]) -> str:
     """Return the first names of a list as words, for a message."""
     shown = ", ".join(names[:5]) or "nothing"
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def architecture(raw: Mapping[str, Any], known: Sequence[str], where: Path) -> str:
+    """Return the architecture that a config.json names, which must be one of the known."""
+    named = raw.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else named
+    if name not in known:
+        raise CheckpointError(
+            f"{where}: the architecture is {name!r} (model_type {raw.get('model_type')!r}), which "
+            f"is not known here; expected one of {', '.join(known)}"
+        )
+    return str(name)
+
+
+def drop_tied_copy(tensors: dict[str, Tensor], copy: str, original: str) -> None:
+    """Remove a tensor that the config says is the same as another, after checking that it is."""
+    dropped, kept = tensors.pop(copy), tensors[original]
+    if dropped.shape != kept.shape or not np.array_equal(dropped.float32(), kept.float32()):
+        raise CheckpointError(
+            f"{dropped.path}: the config ties {dropped.name} to {kept.name}, but both are there "
+            "and differ; set tie_word_embeddings to false, or leave one of them out"
+        )
+
+
+def small_files(config: Mapping[str, Any], max_length: int) -> dict[str, str]:
+    """Return the small files beside the weights of a model that generates, name to content."""
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    texts: dict[str, Any] = {
+        "config.json": {**config, **special},
+        "generation_config.json": special,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": max_length,
+            "padding_side": "left",
+            "pad_token": "<pad>",
+            "eos_token": "<eos>",
+            "bos_token": "<bos>",
+            "unk_token": "<unk>",
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    return {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()}
