@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from culet.corpora.corpus import Corpus
+from culet.corpora.sources.brace_code import CODE_DEBIAN, CODE_NPM
 from culet.corpora.sources.debian_descriptions import DEBIAN_DESCRIPTIONS
 from culet.corpora.sources.desktop_help import DESKTOP_HELP
 from culet.corpora.sources.iso_codes import ISO_CODES
 from culet.corpora.sources.libreoffice_help import LIBREOFFICE_HELP
 from culet.corpora.sources.manpages import MANPAGES
+from culet.corpora.sources.python_code import CODE_PYPI
 from culet.corpora.sources.wordnet import WORDNET
 from culet.errors import InputError
 
 _ALL = (
+    CODE_DEBIAN,
+    CODE_NPM,
+    CODE_PYPI,
     DEBIAN_DESCRIPTIONS,
     DESKTOP_HELP,
     ISO_CODES,

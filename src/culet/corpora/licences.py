@@ -40,7 +40,7 @@ def is_licence_file(name: str) -> bool:
     parts = name.split("/")
     return (
         (name.startswith("usr/share/doc/") and parts[-1] == "copyright")
-        or name.endswith("debian/copyright")
+        or (len(parts) in (2, 3) and parts[-2:] == ["debian", "copyright"])
         or (len(parts) == 2 and parts[1] in ("PKG-INFO", "package.json"))
         or (len(parts) == 2 and parts[0].endswith(".dist-info") and parts[1] == "METADATA")
     )

@@ -22,6 +22,8 @@ _INVISIBLE = re.compile(
     r"[\u00ad\u200b\u200e\u200f\u2028-\u202e\u2060-\u2064\ufeff\ud800-\udfff"
     r"\x00-\x08\x0b-\x1f\x7f]"
 )
+# A space between two ideographs or kana is where a line was broken.
+_WRAPPED = re.compile(r"(?<=[\u3001-\u9fff\uff00-\uffef]) (?=[\u3001-\u9fff\uff00-\uffef])")
 _MARKUP = re.compile(
     r"</?(?:p|b|i|u|a|em|br|li|ul|ol|td|tr|div|span|table|para|link|item|emph|literal|strong|tt|"
     r"code|pre|guilabel|keycap|gui|app|key|variable|switchinline|object|img)\b[^<>]{0,80}>|"
@@ -83,7 +85,7 @@ def tidy(text: str) -> str:
         return " ".join(text.split())
     text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text.replace("\r", "\n")))
     lines = (" ".join(line.split()) for line in text.split("\n"))
-    return "\n".join(line for line in lines if line)
+    return _WRAPPED.sub("", "\n".join(line for line in lines if line))
 
 
 def language(code: str) -> str:

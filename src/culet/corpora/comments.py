@@ -1,0 +1,81 @@
+"""From documentation comments to what a person would ask for: the first paragraph, as prose."""
+
+from __future__ import annotations
+
+import re
+
+FEWEST_WORDS = 4
+MOST_QUERY_CHARS = 400
+MOST_CODE_CHARS = 2600
+FEWEST_CODE_CHARS = 40
+_LONGEST_LINE = 300  # longer lines are of generated or minified code
+_NOT_PROSE = re.compile(
+    r"copyright|licen[cs]e|generated (?:by|from|file)|do not edit|todo\b|fixme|xxx\b|eslint|tslint|"
+    r"@ts-|pylint|noqa|https?://\S+$|deprecated|see also|inherit(?:ed|doc)|^\W*[-=*#~_]{3}|"
+    r"^(?:args?|arguments|param(?:eter)?s?|returns?|raises|note|example|usage)s?:?$|^>>>",
+    re.IGNORECASE,
+)
+_ROLE = re.compile(r":[a-z:+-]+:`~?([^`<]+?)(?:\s*<[^>]*>)?`")
+_LINK = re.compile(r"\{@(?:link|linkplain|code|literal)\s+#?([^}|\s]+)(?:[\s|]+([^}]*))?\}")
+_MARKDOWN_LINK = re.compile(r"\[([^\]\[]+)\](?:\([^)\s]*\)|\[[^\]]*\])?")
+_EMPHASIS = re.compile(r"(?<!\w)[LCIBFEX]?(?:\{([^{}]*)\}|<([^<>]*)>)")
+_TAG = re.compile(r"</?[a-zA-Z][^<>]{0,80}>")
+_PATHS_LEFT_OUT = re.compile(
+    r"(?:^|/)(?:tests?|testing|testdata|test_data|specs?|__tests__|fixtures?|vendor|vendored[\w-]*|"
+    r"_vendor|node_modules|third[_-]?party|examples?|benchmarks?|umd|locales?|i18n)/|"
+    r"(?:^|/)(?:test_[^/]*|[^/]*_test|conftest|setup|[^/]*[._-](?:min|bundle|generated|pb|spec|test)"
+    r"|[^/]*_pb2(?:_grpc)?)\.\w+$",
+    re.IGNORECASE,
+)
+
+
+def is_of_interest(path: str) -> bool:
+    """Whether a source file is neither a test, nor generated, nor another project's."""
+    return _PATHS_LEFT_OUT.search(path) is None
+
+
+def summary(comment: str) -> str | None:
+    """Return the first paragraph of a comment as prose, or None where there is none to use.
+
+    Args:
+        comment: Its text without the marks of the comment itself.
+    """
+    lines: list[str] = []
+    for line in comment.strip().split("\n"):
+        text = line.strip()
+        if lines and (
+            not text or re.match(r"(?:[@\\][a-zA-Z]|:(?!\w+:`)\w|#|```|~~~|>>>|\.\. |- |\* )", text)
+        ):
+            break
+        if re.fullmatch(r"[-=*~^#_]{3,}", text):
+            break
+        lines.append(re.sub(r"^[@\\](?:brief|short|summary|desc(?:ription)?)\b:?\s*", "", text))
+    text = " ".join(lines)
+    text = _LINK.sub(lambda match: match[2] or match[1], text)
+    text = _ROLE.sub(r"\1", text)
+    text = _EMPHASIS.sub(lambda match: match[1] or match[2] or "", text) if "{" in text else text
+    text = _TAG.sub(" ", text)
+    text = _MARKDOWN_LINK.sub(r"\1", text)
+    text = re.sub(r"`+|\*\*", "", text)
+    text = " ".join(text.split()).rstrip(":")
+    if not text or text[0] in "@\\:" or _NOT_PROSE.search(text[:200]):
+        return None
+    words = [word for word in text.split() if re.search(r"[A-Za-z]{2}", word)]
+    letters = [char for char in text if char.isalpha()]
+    if len(words) < FEWEST_WORDS or sum(map(str.isascii, letters)) < 0.9 * len(letters):
+        return None
+    if len(text) > MOST_QUERY_CHARS:
+        end = text.rfind(". ", 0, MOST_QUERY_CHARS)
+        text = text[: end + 1] if end > 0 else text[:MOST_QUERY_CHARS].rpartition(" ")[0]
+    return text
+
+
+def trimmed(code: str) -> str | None:
+    """Return code cut at the end of a line; None for what is generated or too short."""
+    lines = [line.rstrip() for line in code.rstrip().split("\n")]
+    if any(len(line) > _LONGEST_LINE for line in lines):
+        return None
+    text = "\n".join(lines)
+    if len(text) > MOST_CODE_CHARS:
+        text = text[:MOST_CODE_CHARS].rpartition("\n")[0]
+    return text if len(text) >= FEWEST_CODE_CHARS else None

@@ -1,0 +1,90 @@
+"""Documentation comment to function: npm packages, and Debian sources in many languages."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from culet.corpora.braces import functions, language_of
+from culet.corpora.comments import is_of_interest
+from culet.corpora.corpus import Corpus
+from culet.corpora.packages import Package
+from culet.corpora.rows import Pair, Row, Text
+from culet.corpora.sources.python_code import LANG as PYTHON
+from culet.corpora.sources.python_code import functions as python_functions
+
+_MOST_BYTES = 400_000
+_TEXT_CHARS = range(500, 20_000)
+_MOST_TEXTS = 60  # of a package and language
+_MOST_PAIRS = 4000  # of a package
+_MINIFIED = 200  # characters a line, on average
+
+_NPM = (
+    "ajv antd async axios bignumber.js bluebird bootstrap chart.js cheerio commander compromise "
+    "crypto-js cytoscape d3-array d3-scale date-fns ejs eslint ethers express fastify fp-ts "
+    "gl-matrix handlebars hls.js immutable joi jose jsdom knex koa konva lodash luxon maplibre-gl "
+    "marked mathjs ml-matrix mobx moment natural node-forge ol openpgp paper pdf-lib phaser pino "
+    "postcss preact puppeteer-core ramda redux rxjs sequelize simple-statistics socket.io "
+    "solid-js svelte three tone typeorm underscore validator video.js vuetify winston yargs yup "
+    "zod zustand @babel/parser @nestjs/common @nestjs/core @tensorflow/tfjs-core @types/node "
+    "@types/jquery @types/lodash"
+)
+_SOURCES = (
+    "golang-github-spf13-cobra golang-github-gorilla-mux golang-github-stretchr-testify "
+    "golang-golang-x-text golang-golang-x-net golang-google-grpc golang-github-gin-gonic-gin "
+    "golang-github-miekg-dns rust-regex rust-serde rust-rand rust-itertools rust-chrono rust-rayon "
+    "rust-clap rust-hashbrown commons-lang3 libcommons-collections4-java guava-libraries joda-time "
+    "jsoup libgoogle-gson-java junit4 commons-math3 symfony composer php-monolog twig doctrine "
+    "glib2.0 libgit2 jansson libevent zlib libarchive curl cairo pango1.0 eigen3 fmtlib "
+    "nlohmann-json3 opencv"
+)
+
+
+def _read(package: Package) -> Iterator[Row]:
+    texts: Counter[str] = Counter()
+    pairs = 0
+    for name, data in package.members(_is_source):
+        source = data.decode("utf-8", "replace").replace("\r\n", "\n")
+        if len(data) > _MOST_BYTES or len(source) > _MINIFIED * (source.count("\n") + 1):
+            continue
+        language = language_of(name)
+        lang = f"code-{language.name}" if language else PYTHON
+        if len(source) in _TEXT_CHARS and texts[lang] < _MOST_TEXTS and not name.endswith(".d.ts"):
+            texts[lang] += 1
+            yield Text(source, lang)
+        for pair in functions(source, language) if language else python_functions(source):
+            pairs += 1
+            if pairs <= _MOST_PAIRS:
+                yield Pair(pair.query, pair.positive, pair.lang, pair.part)
+
+
+def _is_source(name: str) -> bool:
+    # Bundles repeat what stands beside them file by file.
+    inner = name.partition("/")[2]
+    known = language_of(name) is not None or name.endswith(".py")
+    return known and is_of_interest(inner) and not inner.startswith(("debian/", "dist/umd"))
+
+
+CODE_NPM = Corpus(
+    name="code-npm",
+    about="JSDoc comment to JavaScript or TypeScript function or declaration, from npm packages.",
+    licence="MIT, Apache-2.0, BSD, ISC and others, per package",
+    kind="npm",
+    packages=tuple(_NPM.split()),
+    read=_read,
+    lowest_query=4,
+    same_query=2,
+    same_positive=1,
+    only_free=True,
+)
+CODE_DEBIAN = Corpus(
+    name="code-debian",
+    about="Documentation comment to Go, Rust, Java, PHP, C, C++ function, from Debian's sources.",
+    licence="the licence of each package, all free by Debian's guidelines",
+    kind="src",
+    packages=tuple(_SOURCES.split()),
+    read=_read,
+    lowest_query=4,
+    same_query=2,
+    same_positive=1,
+)
