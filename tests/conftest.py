@@ -12,11 +12,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 MODEL = (
     "attention",
     "batch",
+    "cache",
     "cross_attention",
     "decoder",
     "embedding",
     "encoder",
     "encoder_decoder",
+    "generate",
     "layers",
     "lora",
     "pooling",

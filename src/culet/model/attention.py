@@ -92,7 +92,7 @@ def attend(
             key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
     cut_before = window is not None and length > window + 1
     if not cut_before and (after is None or length <= after + 1):
-        return _softmax(query, key, value, None, scale=scale, softcap=softcap)
+        return attend_masked(query, key, value, None, scale=scale, softcap=softcap)
     if not cut_before and after == 0 and not prefix and softcap is None:
         return F.scaled_dot_product_attention(query, key, value, scale=scale, is_causal=True)
     before = length if window is None else window
@@ -108,7 +108,7 @@ def attend(
         if prefix:
             seen = F.pad(seen, (prefix, 0), value=True)
         part = query[:, :, start:stop]
-        bands.append(_softmax(part, keys, values, seen, scale=scale, softcap=softcap))
+        bands.append(attend_masked(part, keys, values, seen, scale=scale, softcap=softcap))
     return torch.cat(bands, dim=2)
 
 
@@ -118,16 +118,16 @@ def _band(x: Tensor, low: int, high: int, prefix: int) -> Tensor:
     return torch.cat([x[:, :, :prefix], band], dim=2) if prefix else band
 
 
-def _softmax(
+def attend_masked(
     query: Float[Tensor, "b H l A"],
     key: Float[Tensor, "b G m A"],
     value: Float[Tensor, "b G m A"],
-    mask: Bool[Tensor, "l m"] | None,
+    mask: Bool[Tensor, "*#b #l m"] | None,
     *,
     scale: float,
     softcap: float | None,
 ) -> Float[Tensor, "b H l A"]:
-    """Return softmax(cap(scale · q kᵀ) + mask) v."""
+    """Return softmax(cap(scale · q kᵀ) + mask) v; the mask says which keys are kept."""
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     batch, heads, length, width = query.shape
@@ -169,7 +169,16 @@ class Attention(nn.Module):
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
         """Return what each token gathers from its own text."""
-        query, key, value = self.project(x, cos, sin)
+        return self.within(*self.project(x, cos, sin), batch)
+
+    def within(
+        self,
+        query: Float[Tensor, "N H A"],
+        key: Float[Tensor, "N G A"],
+        value: Float[Tensor, "N G A"],
+        batch: TokenBatch,
+    ) -> Float[Tensor, "N D"]:
+        """Return what each token gathers from its own text, given queries, keys and values."""
         tokens = [length * count for length, count in batch.runs]
         runs = (torch.split(x, tokens) for x in (query, key, value))
         attended = [

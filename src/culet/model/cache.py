@@ -1,0 +1,248 @@
+"""Keys and values kept while a decoder writes, so that each new token costs one token.
+
+Rows are texts being written, `beams` of them for each source or prompt. Their lengths differ, so
+each row has its own next place. What the decoder reads of an encoder is computed once for each
+source and shared by its beams.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from culet.model.attention import Attention, attend_masked
+from culet.model.batch import TokenBatch
+from culet.model.cross_attention import CrossAttention, MergedAttention
+from culet.model.decoder import Decoder
+from culet.model.encoder import Block
+from culet.model.encoder_decoder import CrossBlock, EncoderDecoder, MergedBlock
+
+_GROWTH = 64  # places that are added when a cache is full
+
+
+@dataclass
+class Memory:
+    """One layer's keys and values of the encoder's states, for every source."""
+
+    key: Float[Tensor, "B G S A"]
+    value: Float[Tensor, "B G S A"]
+
+
+@dataclass
+class Cache:
+    """What the layers of a decoder have seen of every row.
+
+    Attributes:
+        lengths: Tokens of each row so far.
+        near: Keys and values of each layer, [R, G, room, A] each.
+        far: What each layer reads of the encoder; empty without one.
+        present: Which places of the sources are tokens.
+        dtype: What the model computes in.
+    """
+
+    lengths: Int[Tensor, " R"]
+    near: list[tuple[Tensor, Tensor]]
+    dtype: torch.dtype
+    far: list[Memory] = field(default_factory=list)
+    present: Bool[Tensor, "B S"] | None = None
+
+    def repeat(self, beams: int) -> None:
+        """Make `beams` rows of each row; they share what is read of the source."""
+        self.select(torch.arange(len(self.lengths)).repeat_interleave(beams))
+
+    def select(self, rows: Int[Tensor, " r"], sources: Int[Tensor, " s"] | None = None) -> None:
+        """Keep some rows, in the given order and as often as they are named, and some sources."""
+        rows = rows.to(self.lengths.device)
+        self.lengths = self.lengths[rows]
+        self.near = [(key[rows], value[rows]) for key, value in self.near]
+        if sources is not None and self.present is not None:
+            sources = sources.to(self.lengths.device)
+            self.present = self.present[sources]
+            self.far = [Memory(far.key[sources], far.value[sources]) for far in self.far]
+
+    def store(
+        self, layer: int, key: Float[Tensor, "R G A"], value: Float[Tensor, "R G A"]
+    ) -> tuple[Float[Tensor, "R G n A"], Float[Tensor, "R G n A"]]:
+        """Put the next token's keys and values in their places and return all that are in use."""
+        needed = int(self.lengths.max()) + 1
+        room = self.near[layer][0].shape[2]
+        if room < needed:
+            more = (0, 0, 0, max(_GROWTH, needed - room))
+            keys, values = self.near[layer]
+            self.near[layer] = (F.pad(keys, more), F.pad(values, more))
+        row = torch.arange(len(self.lengths), device=self.lengths.device)
+        for kept, new in zip(self.near[layer], (key, value), strict=True):
+            kept[row, :, self.lengths] = new
+        keys, values = self.near[layer]
+        return keys[:, :, :needed], values[:, :, :needed]
+
+
+def prefill(
+    model: Decoder, prompts: TokenBatch, *, compute_dtype: torch.dtype
+) -> tuple[Float[Tensor, "B D"], Cache]:
+    """Return the last state of each prompt, in the order of the caller, and the cache after it."""
+    stack = model.stack
+    packed = torch.argsort(prompts.order)  # the text of the caller at each packed place
+    row = packed.repeat_interleave(prompts.lengths)
+    near: list[tuple[Tensor, Tensor]] = []
+    x = stack.embedded(prompts.ids, compute_dtype)
+
+    for block, turn in zip(stack.blocks, stack.turns(prompts.positions, x.dtype), strict=True):
+        x, kept = _prefill_block(cast(Block, block), x, turn, prompts, row)
+        near.append(kept)
+    last = torch.cumsum(prompts.lengths, dim=0)[prompts.order] - 1
+    return stack.finished(x[last]), Cache(prompts.lengths[prompts.order], near, compute_dtype)
+
+
+def _prefill_block(
+    block: Block, x: Tensor, turn: tuple[Tensor, Tensor], prompts: TokenBatch, row: Tensor
+) -> tuple[Float[Tensor, "N D"], tuple[Tensor, Tensor]]:
+    """Return the states after a layer, and its keys and values by row."""
+    kept: list[Tensor] = []
+
+    def attend(normed: Tensor) -> Tensor:
+        query, key, value = block.attention.project(normed, *turn)
+        for each in (key, value):
+            shape = (prompts.num_texts, each.shape[1], prompts.runs[-1][0], each.shape[2])
+            by_row = each.new_zeros(shape)
+            by_row[row, :, prompts.positions] = each
+            kept.append(by_row)
+        return block.attention.within(query, key, value, prompts)
+
+    return block.feed(block.attend(x, attend)), (kept[0], kept[1])
+
+
+def read_sources(
+    model: EncoderDecoder, sources: TokenBatch, *, compute_dtype: torch.dtype
+) -> Cache:
+    """Return the cache of decoders that have read their sources and written nothing."""
+    memory = model.encode(sources, compute_dtype=compute_dtype)
+    count, longest = sources.num_texts, sources.runs[-1][0]
+    row = torch.argsort(sources.order).repeat_interleave(sources.lengths)
+
+    def padded(states: Float[Tensor, "N G A"]) -> Float[Tensor, "B G S A"]:
+        out = states.new_zeros(count, states.shape[1], longest, states.shape[2])
+        out[row, :, sources.positions] = states
+        return out
+
+    stack, far = model.decoder.stack, []
+    for block in stack.blocks:
+        source = block.cross if isinstance(block, CrossBlock) else block.attention
+        far.append(
+            Memory(*map(padded, cast(CrossAttention | MergedAttention, source).keys(memory)))
+        )
+    lengths = sources.lengths[sources.order]
+    config = stack.config
+    empty = memory.new_zeros(count, config.num_kv_heads, 0, config.head_dim)
+    return Cache(
+        torch.zeros_like(lengths),
+        [(empty, empty)] * config.num_layers,
+        compute_dtype,
+        far,
+        torch.arange(longest, device=lengths.device) < lengths[:, None],
+    )
+
+
+def step(
+    model: Decoder | EncoderDecoder, ids: Int[Tensor, " R"], cache: Cache
+) -> Float[Tensor, "R D"]:
+    """Return the last state of each row after one more token, which the cache then knows."""
+    stack = model.decoder.stack if isinstance(model, EncoderDecoder) else model.stack
+    x = stack.embedded(ids, cache.dtype)
+    turns = stack.turns(cache.lengths, x.dtype)
+    for i, (block, turn) in enumerate(zip(stack.blocks, turns, strict=True)):
+        x = _step_block(cast(Block, block), i, x, turn, cache)
+    cache.lengths = cache.lengths + 1
+    return stack.finished(x)
+
+
+def _step_block(
+    block: Block, layer: int, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache
+) -> Float[Tensor, "R D"]:
+    merged = isinstance(block, MergedBlock)
+
+    def attend(normed: Tensor) -> Tensor:
+        query, key, value = block.attention.project(normed, *turn)
+        keys, values = cache.store(layer, key, value)
+        low, seen = _seen(cache.lengths, block.attention.window)
+        near = (keys[:, :, low:], values[:, :, low:], seen)
+        far = _far(cache, layer) if merged else None
+        return block.attention.gathered(_attend_row(query, near, far, block.attention))
+
+    def cross(normed: Tensor) -> Tensor:
+        attention = cast(CrossBlock, block).cross
+        query = attention.queries(normed)
+        return attention.gathered(_attend_row(query, None, _far(cache, layer), attention))
+
+    x = block.attend(x, attend)
+    if isinstance(block, CrossBlock):
+        x = block.attend_memory(x, cross)
+    return block.feed(x)
+
+
+def _seen(lengths: Int[Tensor, " R"], window: int | None) -> tuple[int, Bool[Tensor, "R n"]]:
+    """Return the first place that any row sees, and which places from there on each row sees."""
+    first = lengths - window if window is not None else torch.zeros_like(lengths)
+    low = max(0, int(first.min()))
+    place = torch.arange(low, int(lengths.max()) + 1, device=lengths.device)
+    return low, (place >= first[:, None]) & (place <= lengths[:, None])
+
+
+Kept = tuple[Tensor, Tensor, Tensor]  # keys, values and which of them are seen
+
+
+def _far(cache: Cache, layer: int) -> Kept:
+    assert cache.present is not None
+    return cache.far[layer].key, cache.far[layer].value, cache.present
+
+
+def _attend_row(
+    query: Float[Tensor, "R H A"],
+    near: Kept | None,
+    far: Kept | None,
+    attention: Attention | CrossAttention,
+) -> Float[Tensor, "R H A"]:
+    """Return what one query a row gathers from its own keys, its source's, or both at once."""
+    rows, heads, width = query.shape
+    groups = attention.num_kv_heads
+    by_group = query.view(rows, groups, heads // groups, width)
+    scale, softcap = attention.scale, attention.softcap
+    if far is None or near is None:
+        key, value, seen = cast(Kept, near if far is None else far)
+        asked = _shared(by_group, len(key))
+        seen = seen[:, None, None, :]
+        out = attend_masked(asked, key, value, seen, scale=scale, softcap=softcap)
+        return _parted(out, rows).reshape(rows, heads, width)
+    scores = []
+    for key, _, seen in (far, near):
+        score = (_shared(by_group, len(key)) * scale) @ key.transpose(-1, -2)
+        if softcap is not None:
+            score = (score / softcap).tanh() * softcap
+        score = score.masked_fill(~seen[:, None, None, :], -torch.inf)
+        scores.append(_parted(score, rows))
+    shares = torch.cat(scores, dim=-1).softmax(dim=-1, dtype=torch.float32).to(query.dtype)
+    parts = torch.split(shares, [score.shape[-1] for score in scores], dim=-1)
+    read = [
+        _parted(_shared(part, len(value)) @ value, rows)
+        for part, (_, value, _) in zip(parts, (far, near), strict=True)
+    ]
+    return (read[0] + read[1]).reshape(rows, heads, width)
+
+
+def _shared(x: Float[Tensor, "R G r A"], count: int) -> Float[Tensor, "B G k A"]:
+    """Return the queries of the rows of each source side by side: k = r · beams."""
+    rows, groups, repeat, width = x.shape
+    by_source = x.view(count, rows // count, groups, repeat, width).transpose(1, 2)
+    return by_source.reshape(count, groups, -1, width)
+
+
+def _parted(x: Float[Tensor, "B G k A"], rows: int) -> Float[Tensor, "R G r A"]:
+    """Undo `_shared`."""
+    count, groups, _, width = x.shape
+    by_row = x.view(count, groups, rows // count, -1, width).transpose(1, 2)
+    return by_row.reshape(rows, groups, -1, width)
