@@ -20,6 +20,13 @@ _LINK = re.compile(r"\{@(?:link|linkplain|code|literal)\s+#?([^}|\s]+)(?:[\s|]+(
 _MARKDOWN_LINK = re.compile(r"\[([^\]\[]+)\](?:\([^)\s]*\)|\[[^\]]*\])?")
 _EMPHASIS = re.compile(r"(?<!\w)[LCIBFEX]?(?:\{([^{}]*)\}|<([^<>]*)>)")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]{0,80}>")
+# gtk-doc begins with the name and the parameters; what the function does stands below.
+_GTK = re.compile(
+    r"[\w-]+:[ \t]*(?:\([^\n]*)?\n(?:[ \t]*@[^\n]*\n(?:[ \t]*[^\s@][^\n]*\n)*)*[ \t]*\n"
+)
+_HEADER = re.compile(
+    r"\s*(?:<\?php[^\n]*\n\s*)?(?:/\*(?:[^*]|\*(?!/)){0,20000}+\*/|(?:[ \t]*(?://|#)[^\n]*\n)+)"
+)
 _PATHS_LEFT_OUT = re.compile(
     r"(?:^|/)(?:tests?|testing|testdata|test_data|specs?|__tests__|fixtures?|vendor|vendored[\w-]*|"
     r"_vendor|node_modules|third[_-]?party|examples?|benchmarks?|umd|locales?|i18n)/|"
@@ -41,6 +48,7 @@ def summary(comment: str) -> str | None:
         comment: Its text without the marks of the comment itself.
     """
     lines: list[str] = []
+    comment = _GTK.sub("", comment.strip())
     for line in comment.strip().split("\n"):
         text = line.strip()
         if lines and (
@@ -68,6 +76,13 @@ def summary(comment: str) -> str | None:
         end = text.rfind(". ", 0, MOST_QUERY_CHARS)
         text = text[: end + 1] if end > 0 else text[:MOST_QUERY_CHARS].rpartition(" ")[0]
     return text
+
+
+def without_header(source: str) -> str:
+    """Return a file without the comment at its top, if that is about rights and not about code."""
+    header = _HEADER.match(source)
+    rights = header is not None and re.search(r"copyright|licen[cs]e", header[0], re.IGNORECASE)
+    return source[header.end() :].lstrip("\n") if header and rights else source
 
 
 def trimmed(code: str) -> str | None:

@@ -93,7 +93,10 @@ def download(remote: Remote, to: Path, *, limit: int = PACKAGE_BYTES) -> str:
                     ours.update(block)
                     file.write(block)
 
-        _try(remote.url, save)
+        try:
+            _try(remote.url, save)
+        except MissingPackage as error:
+            raise MissingPackage(f"{remote.name} is in the index and not on the host") from error
         if check.hexdigest() != remote.digest.lower():
             raise ChecksumError(
                 f"{remote.name}: expected {remote.algorithm} {remote.digest}, got "
@@ -116,7 +119,7 @@ def get(url: str, *, accept: str = "*/*", limit: int = INDEX_BYTES) -> bytes:
         nonlocal answer
         answer = response.read(limit + 1)
         if len(answer) > limit:
-            raise FetchError(f"{shown(url)} is longer than {limit:,} bytes")
+            raise FetchError(f"{_place(url)} is longer than {limit:,} bytes")
 
     _try(url, keep, accept=accept)
     return answer
@@ -126,6 +129,11 @@ def shown(url: str) -> str:
     """Return a URL without user and password, for messages."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _place(url: str) -> str:
+    """Return the path of a URL: the same on every mirror, for messages that are kept."""
+    return urlsplit(url).path or "/"
 
 
 def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: str = "*/*") -> None:
@@ -141,9 +149,9 @@ def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: s
         except urllib.error.HTTPError as error:
             error.close()
             if error.code in (404, 410):
-                raise MissingPackage(f"{shown(url)} does not exist (HTTP {error.code})") from error
+                raise MissingPackage(f"{_place(url)} does not exist (HTTP {error.code})") from error
             if error.code < 500 and error.code != 429:
-                raise FetchError(f"{shown(url)}: the host answers HTTP {error.code}") from error
+                raise FetchError(f"{_place(url)}: the host answers HTTP {error.code}") from error
             reason, gone = f"HTTP {error.code}", False
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and (error.filename or error.errno in _OUR_DISK):
@@ -157,7 +165,7 @@ def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: s
             "the network, name another host with --pypi, --debian or --npm, or read packages on "
             "disk with --from FOLDER, and run again"
         )
-    raise FetchError(f"{shown(url)}: the host answers {reason} after {_TRIES} tries")
+    raise FetchError(f"{_place(url)}: the host answers {reason} after {_TRIES} tries")
 
 
 def _pause_seconds(attempt: int) -> float:

@@ -54,7 +54,11 @@ class PyPI:
         """
         page = f"{self._address}/{canonicalize_name(item.name)}/"
         files: dict[Version, list[tuple[int, _File]]] = {}
-        for file in _listed(page):
+        try:
+            listed = _listed(page)
+        except MissingPackage as error:
+            raise MissingPackage(f"the index has no project {item.name}") from error
+        for file in listed:
             if (known := _version_and_rank(file.name)) is not None:
                 version, rank = known
                 if not file.yanked or item.version:

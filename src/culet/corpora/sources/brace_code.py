@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from culet.corpora.braces import functions, language_of
-from culet.corpora.comments import is_of_interest
+from culet.corpora.comments import is_of_interest, without_header
 from culet.corpora.corpus import Corpus
 from culet.corpora.packages import Package
 from culet.corpora.rows import Pair, Row, Text
@@ -30,13 +30,14 @@ _NPM = (
     "@types/jquery @types/lodash"
 )
 _SOURCES = (
-    "golang-github-spf13-cobra golang-github-gorilla-mux golang-github-stretchr-testify "
-    "golang-golang-x-text golang-golang-x-net golang-google-grpc golang-github-gin-gonic-gin "
-    "golang-github-miekg-dns rust-regex rust-serde rust-rand rust-itertools rust-chrono rust-rayon "
-    "rust-clap rust-hashbrown commons-lang3 libcommons-collections4-java guava-libraries joda-time "
-    "jsoup libgoogle-gson-java junit4 commons-math3 symfony composer php-monolog twig doctrine "
-    "glib2.0 libgit2 jansson libevent zlib libarchive curl cairo pango1.0 eigen3 fmtlib "
-    "nlohmann-json3 opencv"
+    "golang-github-spf13-cobra golang-github-gorilla-mux golang-testify golang-golang-x-text "
+    "golang-golang-x-net golang-google-grpc golang-github-gin-gonic-gin golang-github-miekg-dns "
+    "deb:librust-regex-dev deb:librust-serde-dev deb:librust-rand-dev deb:librust-itertools-dev "
+    "deb:librust-chrono-dev deb:librust-rayon-dev deb:librust-clap-dev deb:librust-hashbrown-dev "
+    "deb:librust-nom-dev deb:librust-bytes-dev deb:librust-image-dev deb:librust-tokio-dev "
+    "libcommons-lang3-java libcommons-collections4-java guava-libraries joda-time jsoup "
+    "libgoogle-gson-java junit4 commons-math3 symfony composer php-twig phpunit "
+    "glib2.0 libgit2 jansson libevent zlib libarchive curl cairo pango1.0 eigen3 fmtlib"
 )
 
 
@@ -51,7 +52,7 @@ def _read(package: Package) -> Iterator[Row]:
         lang = f"code-{language.name}" if language else PYTHON
         if len(source) in _TEXT_CHARS and texts[lang] < _MOST_TEXTS and not name.endswith(".d.ts"):
             texts[lang] += 1
-            yield Text(source, lang)
+            yield Text(without_header(source), lang)
         for pair in functions(source, language) if language else python_functions(source):
             pairs += 1
             if pairs <= _MOST_PAIRS:

@@ -21,8 +21,9 @@ _LANGUAGES = (
     "sl sr sv tr uk vi zh_CN zh_TW"
 )
 _NOTHING_TOLD = re.compile(
-    r"transiti?on|dummy| - feature \"|debug(?:ging)? symbols|übergangspaket|platzhalter|overgangspak|"
-    r"transizione|fittizio|överg[aå]ngs|přechod|przejściow|переход|перехідн|移行|ダミー|过渡|過渡|전환",
+    r"transiti?on|dummy| - feature \"|debug(?:ging)? symbols|übergangspaket|platzhalter|"
+    r"overgangspak|transizione|fittizio|överg[aå]ngs|přechod|przejściow|переход|перехідн|移行|"
+    r"ダミー|过渡|過渡|전환",
     re.IGNORECASE,
 )
 _FEWEST_CHARS = 40

@@ -7,7 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 
-from culet.corpora.comments import is_of_interest, summary, trimmed
+from culet.corpora.comments import is_of_interest, summary, trimmed, without_header
 from culet.corpora.corpus import Corpus
 from culet.corpora.packages import Package
 from culet.corpora.rows import Pair, Row, Text
@@ -37,7 +37,7 @@ def _read(package: Package) -> Iterator[Row]:
         source = data.decode("utf-8", "replace")
         if len(source) in _TEXT_CHARS and texts < _MOST_TEXTS:
             texts += 1
-            yield Text(source, LANG)
+            yield Text(without_header(source), LANG)
         for pair in functions(source):
             pairs += 1
             if pairs <= _MOST_PAIRS:
