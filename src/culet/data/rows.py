@@ -1,0 +1,135 @@
+"""Rows of any number of files in one order, a chunk of bounded size at a time.
+
+A row is a training record ({"query", "positive", …}) or one text ({"text", …}). Its number is its
+place among all rows of all files, bad ones included, so that what is found out about rows in one
+pass can be looked up in the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from culet.data.records import parsed_row, raw_rows, record_of, text_field
+from culet.errors import InputError
+
+MOST_ROWS, MOST_BYTES = 16_384, 16 << 20  # of a chunk
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a pass over files stands.
+
+    Attributes:
+        file: Number of the file.
+        row: Rows of that file that are done.
+        number: Rows of all files that are done.
+    """
+
+    file: int = 0
+    row: int = 0
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of one file, in order.
+
+    Attributes:
+        file: Number of the file.
+        path: The file.
+        first: Number of the first row among all.
+        lines: Line (or row of a table) of each, from 1.
+        raw: JSON of each.
+        after: Where the pass stands behind the chunk.
+    """
+
+    file: int
+    path: Path
+    first: int
+    lines: Sequence[int]
+    raw: Sequence[bytes]
+    after: Position
+
+    def origin(self, place: int) -> str:
+        """Return "file:line" of the row at a place of the chunk."""
+        return f"{self.path}:{self.lines[place]}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as the filters see it.
+
+    Attributes:
+        query: What is searched with; None where the row is one text.
+        positive: The right document, or the one text.
+        negatives: Wrong documents.
+        lang: What it declares, or None.
+        value: All of it.
+        origin: "file:line".
+    """
+
+    query: str | None
+    positive: str
+    negatives: tuple[str, ...]
+    lang: str | None
+    value: dict[str, Any]
+    origin: str
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """The query and the positive, or the one text."""
+        return (self.positive,) if self.query is None else (self.query, self.positive)
+
+
+def chunks(
+    files: Sequence[Path],
+    start: Position,
+    *,
+    most_rows: int = MOST_ROWS,
+    most_bytes: int = MOST_BYTES,
+) -> Iterator[Chunk]:
+    """Yield the rows of files from a position on, in chunks of one file each.
+
+    Raises:
+        InputError: If a file cannot be read to its end.
+    """
+    number = start.number
+    for file in range(start.file, len(files)):
+        done = start.row if file == start.file else 0
+        lines: list[int] = []
+        raw: list[bytes] = []
+        size = 0
+        for line, row in islice(raw_rows(files[file], also=None), done, None):
+            lines.append(line)
+            raw.append(row)
+            size += len(row)
+            if len(raw) == most_rows or size >= most_bytes:
+                done += len(raw)
+                after = Position(file, done, number + len(raw))
+                yield Chunk(file, files[file], number, lines, raw, after)
+                number, lines, raw, size = after.number, [], [], 0
+        # also when nothing is left: the position moves to the next file
+        after = Position(file + 1, 0, number + len(raw))
+        yield Chunk(file, files[file], number, lines, raw, after)
+        number = after.number
+
+
+def parse_row(raw: bytes, origin: str) -> Row:
+    """Return a row, checked.
+
+    Raises:
+        InputError: Naming the origin, if it is neither a record nor a text.
+    """
+    value = parsed_row(raw, origin, fields="query and positive, or text")
+    lang = value.get("lang")
+    if lang is not None and not isinstance(lang, str):
+        raise InputError(f"{origin}: lang must be a text, got {lang!r:.80}")
+    if "query" not in value and "positive" not in value and "text" in value:
+        text = text_field(value, "text", origin)
+        return Row(None, text, (), lang, value, origin)
+    record = record_of(value, origin)
+    return Row(record.query, record.positive, record.negatives, lang, value, origin)

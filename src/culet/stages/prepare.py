@@ -1,0 +1,321 @@
+"""Data preparation: raw training rows to clean shards, a report and a licence ledger.
+
+Passes over the rows, in this order; each but the first and the last only if it is asked for:
+
+1. examine      lengths, languages, overlap with evaluation tasks; keys and signatures to disk
+2. exact, near  duplicates of an earlier row, in the order of the sources
+3. consistency  pairs whose document is not near their query, under an embedder
+4. write        what is left, as it was read, in shards, a folder a source
+
+Memory does not grow with the rows, but for one byte each. Rows are never held between passes: they
+are read again, and what is known of them is looked up by their number.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from culet import fingerprint
+from culet.atomic import new_file
+from culet.data.consistency import ConsistencyConfig
+from culet.data.contamination import ContaminationConfig, OverlapIndex
+from culet.data.examine import Examiner
+from culet.data.filters import LanguageConfig, LanguageIdentifier, LengthConfig
+from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, source_facts, write_ledger
+from culet.data.minhash import NearConfig
+from culet.data.passes import Passes
+from culet.data.records import data_files
+from culet.data.report import counts_by_source, report
+from culet.data.survey import Survey
+from culet.errors import Interrupted, RecipeError
+from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
+from culet.evaluate.texts import task_texts
+from culet.loading import load
+from culet.recipe import to_tables
+from culet.stages.folder import StageFolder
+
+_GENERIC = ("pairs", "text", "triples", "data", "train")  # names of files that say nothing
+
+
+@dataclass(frozen=True)
+class DataSourceConfig:
+    """Raw rows of one source.
+
+    Attributes:
+        path: A file or folder that `culet.data.records.data_files` accepts.
+        name: What it is called in the report, the ledger and the output; from the path if left out.
+        licence: Its licence, for the ledger; from a `source.json` beside it if left out.
+        origin: Where it comes from, likewise.
+        attribution: Whom to name, likewise.
+    """
+
+    path: Path
+    name: str | None = None
+    licence: str | None = None
+    origin: str | None = None
+    attribution: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.called or {"/", "\t", "\0"} & set(self.called) or self.called[0] == ".":
+            raise RecipeError(f"a source needs a name that can be a folder's, got {self.called!r}")
+
+    @property
+    def called(self) -> str:
+        """The name of the source."""
+        if self.name is not None:
+            return self.name
+        plain = self.path.name.split(".jsonl")[0].removesuffix(".parquet")
+        return f"{self.path.parent.name}-{plain}" if plain in _GENERIC else plain
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """A preparation. A filter whose table is left out does nothing.
+
+    Attributes:
+        sources: Raw rows; of duplicates the row of the earlier source stays.
+        length: Bounds of length.
+        language: Wanted languages.
+        contamination: Search for evaluation texts.
+        exact: Remove rows whose texts an earlier row has, but for case, blanks and Unicode forms.
+        near: Remove rows that are nearly an earlier one.
+        consistency: Remove pairs whose document is not near their query.
+        bad_lines: "refuse" stops at the first, naming file and line; "isolate" writes them to
+            `rejects/` and goes on.
+        unlicensed: "note" writes "not stated" into the ledger; "refuse" stops at the beginning if
+            a source states no licence.
+        shard_rows: Rows in an output file, at least; a file ends with the chunk that fills it.
+        compress: gzip the output.
+        examples: Examples in the report, of each filter and source.
+    """
+
+    sources: tuple[DataSourceConfig, ...]
+    length: LengthConfig | None = None
+    language: LanguageConfig | None = None
+    contamination: ContaminationConfig | None = None
+    exact: bool = True
+    near: NearConfig | None = None
+    consistency: ConsistencyConfig | None = None
+    bad_lines: Literal["refuse", "isolate"] = "refuse"
+    unlicensed: Literal["note", "refuse"] = "note"
+    shard_rows: int = 200_000
+    compress: bool = True
+    examples: int = 3
+
+    def __post_init__(self) -> None:
+        names = [source.called for source in self.sources]
+        if not names:
+            raise RecipeError("at least one source is needed: add a [[prepare.sources]] table")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise RecipeError(f"sources need names of their own; twice: {', '.join(twice)}")
+        if self.shard_rows < 1 or self.examples < 0:
+            raise RecipeError(
+                f"shard_rows must be at least 1 and examples 0, got {self.shard_rows} and "
+                f"{self.examples}"
+            )
+        if self.consistency is not None and (
+            unknown := sorted(set(self.consistency.sources) - set(names))
+        ):
+            raise RecipeError(
+                f"consistency.sources names {', '.join(unknown)}; the sources are "
+                f"{', '.join(names)}"
+            )
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What a preparation left behind.
+
+    Attributes:
+        data: The folder of prepared rows: a folder a source, shards in it.
+        read: Rows that were read.
+        kept: Rows that stayed.
+        fresh: False if it was finished before and nothing was done.
+    """
+
+    data: Path
+    read: int
+    kept: int
+    fresh: bool
+
+
+def run(
+    config: PrepareConfig,
+    *,
+    out: Path,
+    name: str = "prepare",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> PrepareResult:
+    """Prepare the sources and leave `data/`, `report.json` and `ledger.json` in `out`.
+
+    An interrupted run resumes at its last save: each chunk of the first pass, each shard of the
+    last, every ten seconds in between.
+
+    Args:
+        config: What is done.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Where the embedder of `config.consistency` runs.
+        say: Takes lines for the person watching.
+
+    Raises:
+        InputError: A file that cannot be read, or a bad line, by file and line.
+        MissingExtra: If languages are to be identified and py3langid is not installed.
+    """
+    entries = [_entry(source, refuse=config.unlicensed == "refuse") for source in config.sources]
+    tasks = _tasks(config.contamination)
+    folder = StageFolder(
+        out,
+        fingerprint=_fingerprint(config, entries, tasks),
+        settings={name: to_tables(config)},
+    )
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    data = folder.path / "data"
+    if done := folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return PrepareResult(data, done["read"], done["kept"], fresh=False)
+    if unstated := [entry.source for entry in entries if entry.licence == UNSTATED]:
+        say(f"{name}: no licence is stated for {', '.join(unstated)}")
+    passes = Passes(
+        *_files(config), state=folder.state, name=name, say=say, examples=config.examples
+    )
+    try:
+        passes.examine(lambda: _examiner(config, tasks, passes.survey, name=name, say=say))
+        passes.remove_duplicates(exact=config.exact, near=config.near)
+        if config.consistency is not None:
+            model = config.consistency.model
+            passes.check_consistency(config.consistency, lambda: load(model, device=device))
+        passes.write(
+            data,
+            folder.path / "rejects",
+            shard_rows=config.shard_rows,
+            compress=config.compress,
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"{name}: stopped; run the same again to go on") from None
+    return _finish(passes, folder, entries, name=name, say=say)
+
+
+def _files(config: PrepareConfig) -> tuple[list[Path], list[str]]:
+    """Return all files in order, and the source of each."""
+    owned = [(f, source.called) for source in config.sources for f in data_files(source.path)]
+    return [file for file, _ in owned], [source for _, source in owned]
+
+
+def _examiner(
+    config: PrepareConfig,
+    tasks: list[TaskInfo],
+    survey: Survey,
+    *,
+    name: str,
+    say: Callable[[str], None],
+) -> Examiner:
+    """Return what judges rows one by one, with the texts of the tasks in memory."""
+    overlap = identify = None
+    if config.language is not None and config.language.identify:
+        identify = LanguageIdentifier()
+    if config.contamination is not None:
+        overlap = OverlapIndex(
+            (
+                (f"{info.name}\t{role}", text)
+                for info in tasks
+                for role, text in task_texts(read_task(info.folder))
+            ),
+            words=config.contamination.words,
+            shortest=config.contamination.shortest,
+        )
+        survey.notes["evaluation"] = {"tasks": len(tasks), "texts": overlap.texts}
+        say(f"{name}: looking for {overlap.texts:,} texts of {len(tasks)} evaluation tasks")
+    return Examiner(
+        length=config.length,
+        language=config.language,
+        identify=identify,
+        contamination=config.contamination,
+        overlap=overlap,
+        exact=config.exact,
+        near=config.near,
+        isolate=config.bad_lines == "isolate",
+    )
+
+
+def _finish(
+    passes: Passes,
+    folder: StageFolder,
+    entries: list[LedgerEntry],
+    *,
+    name: str,
+    say: Callable[[str], None],
+) -> PrepareResult:
+    """Write the report and the ledger, and say what became of the rows."""
+    survey = passes.survey
+    survey.load_verdicts()
+    counts = counts_by_source(survey, passes.owners)
+    write_ledger(
+        folder.path / LEDGER,
+        (
+            replace(entry, rows_read=own["read"], rows_kept=own["kept"])
+            for entry in entries
+            for own in [counts[entry.source]]
+        ),
+    )
+    told = report(survey, passes.owners, megabytes=_peak_megabytes())
+    with new_file(folder.path / "report.json") as aside:
+        text = json.dumps(told, indent=1, ensure_ascii=False)
+        aside.write_text(text + "\n", encoding="utf-8")
+    read, kept = told["rows"]["read"], told["rows"]["kept"]
+    removed = ", ".join(f"{count:,} {reason}" for reason, count in told["removed"].items())
+    say(f"{name}: {kept:,} of {read:,} rows stay" + (f"; {removed}" * bool(removed)))
+    folder.finish({"read": read, "kept": kept, "removed": told["removed"]})
+    shutil.rmtree(folder.state, ignore_errors=True)
+    return PrepareResult(folder.path / "data", read, kept, fresh=True)
+
+
+def _entry(source: DataSourceConfig, *, refuse: bool) -> LedgerEntry:
+    """Return what the ledger says of a source: the recipe's words before its own file's."""
+    entry = source_facts(source.path) or LedgerEntry(source.called)
+    given = {
+        key: value
+        for key in ("licence", "origin", "attribution")
+        if (value := getattr(source, key)) is not None
+    }
+    entry = replace(entry, source=source.called, **given)
+    if refuse and entry.licence == UNSTATED:
+        raise RecipeError(
+            f"no licence is stated for {source.path}; write `licence` into its table, or a "
+            "source.json beside it"
+        )
+    return replace(entry, fingerprint=fingerprint.of_files(data_files(source.path)))
+
+
+def _tasks(config: ContaminationConfig | None) -> list[TaskInfo]:
+    if config is None:
+        return []
+    tasks = [task for folder in config.tasks for task in list_tasks(folder)]
+    if unknown := sorted(set(config.only) - {task.name for task in tasks}):
+        raise RecipeError(
+            f"contamination.only names {', '.join(unknown)}; the tasks are "
+            f"{', '.join(task.name for task in tasks)}"
+        )
+    return [task for task in tasks if not config.only or task.name in config.only]
+
+
+def _fingerprint(config: PrepareConfig, entries: list[LedgerEntry], tasks: list[TaskInfo]) -> str:
+    data = [entry.fingerprint for entry in entries]
+    files = [
+        fingerprint.of_files(f for f in task.folder.rglob("*") if f.is_file()) for task in tasks
+    ]
+    return fingerprint.of_settings([to_tables(config), data, files])
+
+
+def _peak_megabytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))

@@ -1,0 +1,84 @@
+"""Rows of many files in one order: chunks, positions, and what a bad line says."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from culet.data.rows import Chunk, Position, chunks, parse_row
+from culet.errors import InputError
+
+
+def files_of(folder: Path, *sizes: int) -> list[Path]:
+    paths, number = [], 0
+    for i, size in enumerate(sizes):
+        path = folder / f"{i}.jsonl.gz"
+        with gzip.open(path, "wt") as file:
+            for _ in range(size):
+                file.write(json.dumps({"text": f"row {number}"}) + "\n\n")
+                number += 1
+        paths.append(path)
+    return paths
+
+
+def numbers(parts: list[Chunk]) -> list[int]:
+    found = []
+    for part in parts:
+        for place, raw in enumerate(part.raw):
+            assert parse_row(raw, "").positive == f"row {part.first + place}"
+            found.append(part.first + place)
+    return found
+
+
+def test_chunks_hold_rows_of_one_file_each_and_number_all(tmp_path: Path) -> None:
+    files = files_of(tmp_path, 5, 0, 3)
+    parts = list(chunks(files, Position(), most_rows=2))
+    assert [(part.file, len(part.raw)) for part in parts] == [
+        (0, 2),
+        (0, 2),
+        (0, 1),
+        (1, 0),
+        (2, 2),
+        (2, 1),
+    ]
+    assert numbers(parts) == list(range(8))
+    assert parts[1].origin(0) == f"{files[0]}:5"  # blank lines count as lines, not as rows
+    assert parts[-1].after == Position(3, 0, 8)
+
+
+def test_a_pass_goes_on_from_behind_any_chunk(tmp_path: Path) -> None:
+    files = files_of(tmp_path, 5, 0, 4)
+    parts = list(chunks(files, Position(), most_rows=2))
+    for done, part in enumerate(parts, start=1):
+        assert numbers(list(chunks(files, part.after, most_rows=2))) == numbers(parts[done:])
+
+
+def test_large_rows_make_small_chunks(tmp_path: Path) -> None:
+    files = files_of(tmp_path, 4)
+    assert [len(part.raw) for part in chunks(files, Position(), most_bytes=1)] == [1, 1, 1, 1, 0]
+
+
+def test_rows_are_records_or_texts() -> None:
+    pair = parse_row(b'{"query": "q", "positive": "p", "negatives": ["n"], "lang": "de"}', "f:1")
+    assert (pair.sides, pair.negatives, pair.lang) == (("q", "p"), ("n",), "de")
+    text = parse_row(b'{"text": "ein Text", "more": 1}', "f:2")
+    assert (text.query, text.sides, text.lang) == (None, ("ein Text",), None)
+    assert text.value["more"] == 1
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"{", "f:7: not valid JSON"),
+        (b'{"s": "a", "r": "b"}', "f:7: query must be a text that is not empty, got None"),
+        (b'{"text": " "}', "f:7: text must be a text that is not empty"),
+        (b'{"query": "q"}', "f:7: positive must be a text that is not empty, got None"),
+        (b'{"text": "t", "lang": 3}', "f:7: lang must be a text, got 3"),
+    ],
+)
+def test_a_bad_line_is_named(raw: bytes, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        parse_row(raw, "f:7")
