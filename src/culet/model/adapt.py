@@ -168,13 +168,13 @@ def adapt(
         if origin is None:
             arrays[name] = _new(name, shape, decoder, cross_norms, config, generator)
             continue
-        source = sources[origin.source]
-        if source[origin.name].shape != shape:
+        value = sources[origin.source][origin.name]
+        if value.shape != shape:
             raise CheckpointError(
                 f"weight {name} comes from {origin.name} of the {origin.source}'s source and must "
-                f"have shape {shape}, got {source[origin.name].shape}"
+                f"have shape {shape}, got {value.shape}"
             )
-        arrays[name] = source[origin.name]
+        arrays[name] = value
     return arrays
 
 

@@ -1,0 +1,144 @@
+"""The stage between a decoder and UL2: one or two decoders become an encoder-decoder.
+
+Nothing is trained here. What is copied, what is new and how that begins is in
+`culet.model.adapt`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from culet import fingerprint
+from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
+from culet.encoder_decoder_checkpoint import write_encoder_decoder
+from culet.errors import InputError
+from culet.model.adapt import (
+    CrossNorms,
+    EncoderWindow,
+    adapt,
+    adapted_config,
+    is_balanced,
+    origins,
+)
+from culet.model.decoder_config import CrossAttention
+from culet.recipe import identity, to_tables
+from culet.stages.folder import StageFolder
+from culet.tensorfile import StoredDtype
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """An encoder-decoder from decoders.
+
+    Attributes:
+        cross: "separate" cross-attention sub-layers (T5Gemma) or "merged" attention (T5Gemma 2).
+        tied_embeddings: Encoder, decoder and head share one table; for one source only.
+        encoder_window: What the encoder's local layers see; see `culet.model.adapt`.
+        cross_norms: How the norms of cross-attention begin; see there.
+        seed: Decides the random cross-attention of an unbalanced pair.
+        dtype: How weights are stored.
+        decoder: What becomes the decoder and, alone, the encoder too: a folder or a GGUF file;
+            the decoder of the stage before, if left out.
+        encoder: What becomes the encoder, if that is another one.
+    """
+
+    cross: CrossAttention = "separate"
+    tied_embeddings: bool = False
+    encoder_window: EncoderWindow = "half"
+    cross_norms: CrossNorms = "quiet"
+    seed: int = 0
+    dtype: StoredDtype = "float32"
+    decoder: Path | None = None
+    encoder: Path | None = None
+
+
+def run(
+    config: AdaptConfig,
+    *,
+    decoder: Path,
+    encoder: Path | None = None,
+    out: Path,
+    name: str = "adapt",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Leave an encoder-decoder checkpoint in `out`; return its folder.
+
+    Args:
+        config: The stage's settings.
+        decoder: Decoder that becomes the decoder and, alone, the encoder too.
+        encoder: Decoder that becomes the encoder, if that is another one.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Not needed here.
+        say: Takes lines for the person watching.
+
+    Raises:
+        CheckpointError: If a source cannot be read or does not fit.
+        InputError: If the two cannot go together.
+    """
+    source = read_decoder(decoder)
+    other = None if encoder is None else read_decoder(encoder)
+    if other is not None and other.tokenizer_json != source.tokenizer_json:
+        raise InputError(
+            f"encoder and decoder must share a tokenizer, but tokenizer.json of {encoder} and "
+            f"{decoder} differ"
+        )
+    shape = adapted_config(
+        source.config,
+        None if other is None else other.config,
+        cross=config.cross,
+        tied_embeddings=config.tied_embeddings,
+        encoder_window=config.encoder_window,
+    )
+    folder = _folder(config, source, other, out, name)
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    if folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return folder.checkpoint
+    for note in (*source.notes, *(() if other is None else other.notes)):
+        say(f"{name}: {note}")
+    arrays = adapt(
+        shape,
+        source.arrays(),
+        None if other is None else other.arrays(),
+        cross_norms=config.cross_norms,
+        seed=config.seed,
+    )
+    write_encoder_decoder(
+        folder.checkpoint,
+        shape,
+        arrays,
+        tokenizer_json=source.tokenizer_json,
+        dtype=config.dtype,
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+    )
+    new = sum(arrays[key].size for key, origin in origins(shape).items() if origin is None)
+    balanced = is_balanced(shape)
+    folder.finish({"parameters": shape.num_parameters(), "new": new, "balanced": balanced})
+    say(
+        f"{name}: {'balanced' if balanced else 'unbalanced'}, {shape.num_parameters():,} "
+        f"parameters, {new:,} of them new"
+    )
+    return folder.checkpoint
+
+
+def _folder(
+    config: AdaptConfig,
+    source: DecoderCheckpoint,
+    other: DecoderCheckpoint | None,
+    out: Path,
+    name: str,
+) -> StageFolder:
+    settings = identity(config, run=out.parent)
+    for key in ("decoder", "encoder"):  # told by what is in them
+        settings.pop(key, None)
+    sources = [source.fingerprint, None if other is None else other.fingerprint]
+    return StageFolder(
+        out,
+        fingerprint=fingerprint.of_settings([settings, *sources]),
+        settings={name: to_tables(config)},
+    )
