@@ -15,6 +15,7 @@ from culet.corpora.archives import open_unpacked
 from culet.corpora.fetch import FetchError, MissingPackage, Remote, download, get
 from culet.corpora.packages import Found, Wanted
 
+_Order = list[tuple[list[int], int]]
 _ENDINGS = (".xz", ".gz", ".bz2", "")
 _INDEX_BYTES = 2 << 30  # unpacked
 _LONGEST_LINE = 1 << 20
@@ -170,17 +171,23 @@ def stanzas(file: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, 
         yield stanza
 
 
-def sort_key(version: str) -> list[tuple[int, int, str]]:
-    """Return a key that orders Debian versions; "~" sorts before the end (deb-version(7))."""
+def sort_key(version: str) -> tuple[int, _Order, _Order]:
+    """Return a key that puts Debian versions into their order (deb-version(7))."""
     epoch, colon, rest = version.partition(":")
     if not colon:
         epoch, rest = "0", version
-    parts = re.findall(r"\d+|~|[^\d~]+", rest)
-    return [
-        (0, int(epoch) if epoch.isdigit() else 0, ""),
-        *((1, int(p), "") if p.isdigit() else (-1 if p == "~" else 2, 0, p) for p in parts),
-        (0, 0, ""),
-    ]
+    upstream, _, revision = rest.rpartition("-") if "-" in rest else (rest, "", "")
+    return int(epoch) if epoch.isdigit() else 0, _order(upstream), _order(revision)
+
+
+def _order(text: str) -> _Order:
+    """Return what is no digit and what is one, in turn; "~" comes even before the end."""
+
+    def place(char: str) -> int:
+        return -1 if char == "~" else ord(char) + (0 if char.isalpha() else 1 << 21)
+
+    pairs = re.findall(r"(\D*)(\d*)", text)
+    return [([*map(place, words), 0], int(digits or 0)) for words, digits in pairs]
 
 
 def _last(path: str) -> str:

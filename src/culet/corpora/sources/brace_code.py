@@ -35,7 +35,7 @@ _SOURCES = (
     "deb:librust-regex-dev deb:librust-serde-dev deb:librust-rand-dev deb:librust-itertools-dev "
     "deb:librust-chrono-dev deb:librust-rayon-dev deb:librust-clap-dev deb:librust-hashbrown-dev "
     "deb:librust-nom-dev deb:librust-bytes-dev deb:librust-image-dev deb:librust-tokio-dev "
-    "libcommons-lang3-java libcommons-collections4-java guava-libraries joda-time jsoup "
+    "libcommons-lang3-java libcommons-collections4-java guava-libraries libjoda-time-java jsoup "
     "libgoogle-gson-java junit4 commons-math3 symfony composer php-twig phpunit "
     "glib2.0 libgit2 jansson libevent zlib libarchive curl cairo pango1.0 eigen3 fmtlib"
 )

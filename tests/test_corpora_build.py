@@ -1,0 +1,404 @@
+"""A corpus is built package by package: resumable, isolated, the same from the same packages."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import package_doubles as doubles
+import pytest
+
+from culet import cli
+from culet.corpora import catalogue, fetch
+from culet.corpora.archives import Limits
+from culet.corpora.build import Built, build
+from culet.corpora.corpus import Corpus
+from culet.corpora.hosts import Hosts
+from culet.corpora.packages import Package
+from culet.corpora.rows import Aligned, Pair, Row, Text, Triple
+from culet.data.records import read_records
+from culet.errors import InputError
+
+COPYRIGHT = "Format: x\nLicense: MIT\n"
+
+
+def read_lines(package: Package) -> Iterator[Row]:
+    """Each line of a text: "kind|field|field"."""
+    for name, data in package.members(lambda name: name.endswith(".txt")):
+        lang = name.rpartition("/")[2].removesuffix(".txt")
+        for line in data.decode().splitlines():
+            kind, *fields = line.split("|")
+            if kind == "pair":
+                yield Pair(fields[0], fields[1], lang, "line", tuple(fields[2:]))
+            elif kind == "text":
+                yield Text(fields[0] * 30, lang)
+            elif kind == "fact":
+                yield Triple(*fields)
+            elif kind == "key":
+                yield Aligned(fields[0], fields[1], lang, "parallel")
+            else:
+                raise ValueError(f"no kind {kind}")
+
+
+def corpus(*packages: str, **settings: Any) -> Corpus:
+    return Corpus("demo", "A demo.", "MIT", "deb", packages, read_lines, **settings)
+
+
+def deb(lines: dict[str, str], copyright_: str = COPYRIGHT) -> bytes:
+    files = {f"usr/share/{lang}.txt": text for lang, text in lines.items()}
+    return doubles.deb({"usr/share/doc/x/copyright": copyright_, **files})
+
+
+@pytest.fixture
+def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[doubles.Host]:
+    monkeypatch.setattr(fetch, "_pause_seconds", lambda attempt: 0.0)
+    with doubles.serving() as served:
+        yield served
+
+
+def serve(host: doubles.Host, **debs: bytes) -> None:
+    host.files = dict(doubles.debian_archive({name: ("1-1", data) for name, data in debs.items()}))
+
+
+def run(host: doubles.Host, one: Corpus, out: Path, **settings: Any) -> tuple[Built, list[str]]:
+    said: list[str] = []
+    hosts = Hosts(debian=host.address, pypi=f"{host.address}/simple", npm=host.address)
+    return build(one, out, hosts=hosts, say=said.append, progress=False, **settings), said
+
+
+def rows(out: Path, kind: str = "pairs") -> list[dict[str, Any]]:
+    with gzip.open(out / "demo" / f"{kind}.jsonl.gz", "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def manifest(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "demo" / "manifest.json").read_text())
+    return found
+
+
+def test_packages_become_pairs_texts_and_facts_with_a_manifest(
+    host: doubles.Host, tmp_path: Path
+) -> None:
+    one = deb(
+        {"en": "pair|what is it|it is this|it is that\nkey|k|The house is big\nfact|a|is|b\n"}
+    )
+    two = deb({"de": "key|k|Das Haus ist groß\nkey|other|Ohne Gegenstück\ntext|Ein Satz. \n"})
+    serve(host, one=one, two=two)
+    built, _ = run(host, corpus("two", "one"), tmp_path)
+    assert built.counts == {"pairs": 2, "text": 1, "triples": 1}
+    assert built.failed == {}
+    assert rows(tmp_path) == [
+        {
+            "query": "The house is big",
+            "positive": "Das Haus ist groß",
+            "lang": "en-de",
+            "source": "demo/parallel",
+        },
+        {
+            "query": "what is it",
+            "positive": "it is this",
+            "negatives": ["it is that"],
+            "lang": "en",
+            "source": "demo/line",
+        },
+    ]
+    assert rows(tmp_path, "triples") == [{"s": "a", "r": "is", "o": "b"}]
+    assert rows(tmp_path, "text")[0]["lang"] == "de"
+    told = manifest(tmp_path)
+    assert told["counts"] == {"pairs": 2, "text": 1, "triples": 1}
+    assert told["languages"] == {"en-de": 1, "en": 1}
+    entry = {package["id"]: package for package in told["packages"]}["deb:one"]
+    assert entry["purl"] == "pkg:deb/debian/one@1-1?distro=bookworm"
+    assert (entry["version"], entry["licence"], entry["method"]) == ("1-1", "MIT", 1)
+    assert entry["files"] == [
+        {"name": "one_1-1_all.deb", "bytes": len(one), "sha256": doubles.sha256(one)}
+    ]
+    assert entry["read"] == {"pairs": 1, "aligned": 1, "triples": 1}
+    assert entry["kept"] == {"pairs": 1, "triples": 1}
+    assert entry["checked_against_index"] is True
+    assert "127.0.0.1" not in json.dumps(told)
+    assert len(read_records([tmp_path / "demo" / "pairs.jsonl.gz"])) == 2
+
+
+def test_what_is_done_is_not_asked_for_again(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a question|an answer\n"}), two=deb({"en": "pair|b|bb\n"}))
+    run(host, corpus("one"), tmp_path)
+    first = (tmp_path / "demo" / "pairs.jsonl.gz").read_bytes()
+    host.asked.clear()
+    built, said = run(host, corpus("one"), tmp_path)
+    assert (host.asked, built.counts["pairs"]) == ([], 1)
+    assert any("built already" in line for line in said)
+    built, _ = run(host, corpus("one", "two"), tmp_path)
+    assert built.counts["pairs"] == 2
+    assert [path for path in host.asked if path.startswith("pool")] == ["pool/main/two_1-1_all.deb"]
+    # another method reads everything again
+    run(host, corpus("one", method=2), tmp_path)
+    assert host.asked[-1] == "pool/main/one_1-1_all.deb"
+    assert (tmp_path / "demo" / "pairs.jsonl.gz").read_bytes() == first
+
+
+def test_the_same_packages_give_the_same_bytes(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a|b\nfact|a|b|c\n", "de": "text|Haus \n"}))
+    for name in ("first", "second"):
+        run(host, corpus("one"), tmp_path / name)
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "demo").glob("*.*")}
+        for name in ("first", "second")
+    )
+    assert first == second
+    assert len(first) >= 4
+
+
+def test_what_is_wrong_with_a_package_does_not_stop_the_others(
+    host: doubles.Host, tmp_path: Path
+) -> None:
+    good = deb({"en": "pair|a question|an answer\n"})
+    serve(host, good=good, damaged=good[:200], odd=deb({"en": "nonsense\n"}), changed=good)
+    host.files["pool/main/changed_1-1_all.deb"] = deb({"en": "pair|evil|evil twin\n"})
+    names = ("damaged", "changed", "missing", "odd", "good")
+    built, said = run(host, corpus(*names), tmp_path)
+    assert built.counts["pairs"] == 1
+    assert built.failed.keys() == {"deb:damaged", "deb:changed", "deb:missing", "deb:odd"}
+    assert "damaged_1-1_all.deb" in built.failed["deb:damaged"]
+    assert "expected sha256" in built.failed["deb:changed"]
+    assert "has not the package missing" in built.failed["deb:missing"]
+    assert "odd is not built as expected: ValueError('no kind nonsense')" in built.failed["deb:odd"]
+    assert manifest(tmp_path)["left_out"] == built.failed
+    assert len([line for line in said if "is left out" in line]) == 4
+    serve(host, **dict.fromkeys(("damaged", "changed", "missing", "odd", "good"), good))
+    built, _ = run(host, corpus(*names), tmp_path)  # mended, they are read
+    assert built.failed == {}
+    assert built.counts["pairs"] == 1  # four times the same row
+    assert manifest(tmp_path)["dropped"] == {"repeated": 4}
+
+
+def test_packages_without_a_free_licence_are_left_out_where_anyone_publishes(
+    host: doubles.Host, tmp_path: Path
+) -> None:
+    lines = {"en": "pair|a question|an answer\n"}
+    serve(host, free=deb(lines), closed=deb(lines, "All rights reserved."))
+    built, _ = run(host, corpus("closed", "free", only_free=True), tmp_path)
+    assert built.failed.keys() == {"deb:closed"}
+    assert "name no free licence (none at all)" in built.failed["deb:closed"]
+    assert rows(tmp_path)[0]["licence"] == "MIT"
+
+
+def test_rows_that_cannot_be_used_are_dropped_and_counted(
+    host: doubles.Host, tmp_path: Path
+) -> None:
+    english = "pair|a question|an answer\npair|a question|an answer\npair|same|Same\npair|a|…\n"
+    english += "pair|tags|some <b>bold</b> text\npair|a question|another answer\n"
+    german = "pair|wie|This is the text that you will not want to see in German\n"
+    japanese = "pair|日本語の質問です|only Latin letters\n"
+    serve(host, one=deb({"en": english, "de": german, "ja": japanese}))
+    built, _ = run(host, corpus("one", same_query=1), tmp_path)
+    assert built.counts["pairs"] == 1
+    assert manifest(tmp_path)["dropped"] == {
+        "same query": 2,
+        "same": 1,
+        "empty": 1,
+        "markup": 1,
+        "english": 1,
+        "script": 1,
+    }
+
+
+def test_a_bomb_among_the_packages_is_refused_alone(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, bomb=deb({"en": "x" * 100_000}), good=deb({"en": "pair|a|b\n"}))
+    limits = Limits(archive_bytes=50_000)
+    built, _ = run(host, corpus("bomb", "good"), tmp_path, limits=limits)
+    assert "unpacks to more than 50,000 bytes" in built.failed["deb:bomb"]
+    assert built.counts["pairs"] == 1
+
+
+def test_packages_on_disk_need_no_network(host: doubles.Host, tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    (shelf / "one_1%3a1-1_all.deb").write_bytes(deb({"en": "pair|a question|an answer\n"}))
+    built, _ = run(host, corpus("one", "two"), tmp_path, folder=shelf)
+    assert host.asked == []
+    assert built.counts["pairs"] == 1
+    assert "holds no file that is the package deb:two" in built.failed["deb:two"]
+    entry = manifest(tmp_path)["packages"][0]
+    assert (entry["version"], entry["checked_against_index"]) == ("1:1-1", False)
+    assert (shelf / "one_1%3a1-1_all.deb").is_file()
+
+
+def test_no_network_stops_and_keeps_what_is_done(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a question|an answer\n"}))
+    run(host, corpus("one"), tmp_path)
+    with doubles.serving() as other:
+        gone = other.address
+    with pytest.raises(InputError, match=r"cannot reach 127.0.0.1"):
+        build(
+            corpus("one", "two"),
+            tmp_path,
+            hosts=Hosts(debian=gone),
+            say=lambda _: None,
+            progress=False,
+        )
+    assert len(rows(tmp_path)) == 1
+    assert list((tmp_path / "demo").glob(".work")) == []
+
+
+def test_a_damaged_part_says_which_file_to_delete(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a|b\n"}), two=deb({"en": "pair|c|d\n"}))
+    run(host, corpus("one"), tmp_path)
+    part = tmp_path / "demo" / "parts" / "deb_one.jsonl.gz"
+    part.write_bytes(part.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"deb_one.jsonl.gz is damaged .*delete it"):
+        run(host, corpus("one", "two"), tmp_path)
+    assert not (tmp_path / "demo" / "manifest.json").exists()
+    part.unlink()
+    assert run(host, corpus("one", "two"), tmp_path)[0].counts["pairs"] == 2
+
+
+def test_two_builds_of_one_corpus_do_not_meet(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a|b\n"}))
+    met: list[str] = []
+
+    def read(package: Package) -> Iterator[Row]:
+        with pytest.raises(InputError, match=r"is being built by another process"):
+            run(host, corpus("one"), tmp_path)
+        met.append(package.name)
+        yield from read_lines(package)
+
+    run(host, Corpus("demo", "", "MIT", "deb", ("one",), read), tmp_path)
+    assert met == ["one"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InputError, match=r"cannot write .*file"):
+        build(corpus("one"), tmp_path / "file", say=lambda _: None)
+
+
+def test_nothing_of_a_package_is_run(host: doubles.Host, tmp_path: Path) -> None:
+    """An sdist whose setup.py, __init__ and conftest would each leave a file if they ran."""
+    mark = tmp_path / "ran"
+    harm = f"import pathlib\npathlib.Path({str(mark)!r}).write_text('ran')\n"
+    function = 'def add(first, second):\n    """Add two numbers to each other."""\n'
+    function += "    total = first + second\n    return total\n"
+    sdist = doubles.tgz(
+        {
+            "evil-1.0/PKG-INFO": "Metadata-Version: 2.1\nName: evil\nLicense: MIT\n",
+            "evil-1.0/setup.py": harm,
+            "evil-1.0/evil/__init__.py": harm + function,
+            "evil-1.0/evil/sitecustomize.py": harm,
+        }
+    )
+    host.files = {"simple/evil/": doubles.simple_page({"evil-1.0.tar.gz": sdist})}
+    host.files["files/evil-1.0.tar.gz"] = sdist
+    built, _ = run(host, catalogue.find("code-pypi"), tmp_path, packages=["evil"])
+    assert built.counts["pairs"] == 1
+    assert not mark.exists()
+    manifest_ = json.loads((tmp_path / "code-pypi" / "manifest.json").read_text())
+    assert manifest_["packages"][0]["purl"] == "pkg:pypi/evil@1.0"
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import test_corpora_build as tests
+from culet.corpora.build import build
+from culet.corpora.corpus import Corpus
+
+def read(package):
+    for row in tests.read_lines(package):
+        yield row
+        if package.name == "slow" and {slow}:
+            print("reading", flush=True)
+            time.sleep(60)
+
+one = Corpus("demo", "", "MIT", "deb", ("quick", "slow", "last"), read)
+build(one, Path({out!r}), folder=Path({shelf!r}), say=lambda text: None, progress=False)
+"""
+
+
+def test_kill_9_loses_the_package_at_hand_and_no_other(tmp_path: Path) -> None:
+    shelf = tmp_path / "shelf"
+    shelf.mkdir()
+    for name in ("quick", "slow", "last"):
+        (shelf / f"{name}_1_all.deb").write_bytes(deb({"en": f"pair|ask {name}|say {name} so\n"}))
+    names = {"tests": str(Path(__file__).parent), "out": str(tmp_path), "shelf": str(shelf)}
+
+    def start(slow: bool) -> subprocess.Popen[str]:
+        code = KILLED.format(**names, slow=slow)
+        return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+
+    with start(slow=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "reading\n"
+        os.kill(process.pid, signal.SIGKILL)
+    parts = tmp_path / "demo" / "parts"
+    assert sorted(path.name for path in parts.glob("*.json")) == ["deb_quick.json"]
+    assert not (tmp_path / "demo" / "pairs.jsonl.gz").exists()
+    before = (parts / "deb_quick.jsonl.gz").stat().st_mtime_ns
+    time.sleep(0.01)
+    with start(slow=False) as process:
+        assert process.wait() == 0
+    assert (parts / "deb_quick.jsonl.gz").stat().st_mtime_ns == before
+    assert sorted(row["query"] for row in rows(tmp_path)) == ["ask last", "ask quick", "ask slow"]
+    assert not list((tmp_path / "demo").rglob("*.partial"))
+
+
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    def run_cli(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["culet", "corpus", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        shown = capsys.readouterr()
+        return int(exit_.value.code or 0), shown.out, shown.err
+
+    return run_cli
+
+
+def test_the_list_shows_every_corpus_with_its_licence(call: Call) -> None:
+    code, out, _ = call("--list")
+    assert code == 0
+    for one in catalogue.CORPORA.values():
+        assert f"{one.name}\n    {one.about}\n    licence: {one.licence}" in out
+    assert len(json.loads(call("--list", "--json")[1])) == len(catalogue.CORPORA) >= 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("nonsense", "--out", "x"), "there is no corpus 'nonsense'; the known are code-debian,"),
+        ((), "give the NAME of a corpus; the known are code-debian,"),
+        (("wordnet",), "give the folder the corpora are written to: --out FOLDER"),
+        (("wordnet", "iso-codes", "--out", "x", "--package", "y"), "names the packages of one"),
+    ],
+)
+def test_what_is_missing_on_the_command_line_is_named(
+    call: Call, arguments: tuple[str, ...], why: str
+) -> None:
+    code, _, err = call(*arguments)
+    assert code == 2
+    assert why in err
+
+
+def test_the_verb_builds_and_exits_with_1_where_a_package_is_left_out(
+    call: Call, host: doubles.Host, tmp_path: Path
+) -> None:
+    data = b'  1 licence\n00001740 03 n 01 entity 0 000 | that which is perceived; "an entity"\n'
+    serve(host, **{"wordnet-base": doubles.deb({"usr/share/wordnet/data.noun": data})})
+    common = ("wordnet", "--out", tmp_path, "--debian", host.address, "--quiet")
+    code, out, err = call(*common, "--json", "--package", "wordnet-base")
+    assert (code, json.loads(out)[0]["counts"]["pairs"]) == (0, 3)
+    code, _, err = call(*common, "--package", "nothing")
+    assert code == 1
+    assert "1 packages are left out; the manifest says why" in err
