@@ -28,11 +28,13 @@ class RunConfig:
         folder: Receives a folder for each stage.
         device: "auto" takes the best there is.
         threads: CPU threads of PyTorch; 0 leaves its choice. Part of bit-identical resume.
+        parallel: How several processes hold the weights: "ddp" all in each, "fsdp" a part each.
     """
 
     folder: Path
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int = 0
+    parallel: Literal["ddp", "fsdp"] = "ddp"
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,16 @@ KINDS: dict[str, Kind] = {
             run=_start,
             records=lambda config: config.corpus,
         ),
+        Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}),
         _tune_kind("prefinetune"),
+        Kind(
+            "mine",
+            "culet.stages.mine",
+            "MineConfig",
+            gives={"data": "data"},
+            inputs=(_MODEL,),
+            records=lambda config: tuple(source.path for source in config.sources),
+        ),
         _tune_kind("finetune"),
     )
 }

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from culet.data.records import data_files
-from culet.errors import InputError, RecipeError, TrainingError
+from culet.errors import InputError, MissingExtra, RecipeError, TrainingError
 from culet.pipeline import measure
 from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.planning import plan
 from culet.pipeline.stage import Job, Stage
 from culet.pipeline.stamp import Standing, note, stamp_of, standing
 from culet.stages.folder import look
+
+if TYPE_CHECKING:
+    from culet.train.distributed import World
 
 EVALUATE = "evaluate"
 
@@ -51,15 +57,15 @@ def run_recipe(
             say(line)
         return 0
     began = time.monotonic()
-    _prepare(recipe)
-    run_stages(recipe, selected, say=say)
-    if recipe.evaluate is not None and EVALUATE in selected:
-        measure.measure(recipe, recipe.evaluate)
-    name = [name for name in recipe.stages if name in selected or only is None][-1]
-    stage = recipe.stages[name]
+    with _joined(recipe) as world:
+        said = say if world.first else _silent
+        run_stages(recipe, selected, world=world, say=said)
+        if world.first and recipe.evaluate is not None and EVALUATE in selected:
+            measure.measure(recipe, recipe.evaluate)
+    stage = [stage for name, stage in recipe.stages.items() if name in selected or not only][-1]
     what = "model" if "model" in stage.kind.gives else "output"
-    say(
-        f"done in {time.monotonic() - began:.0f} s; the {what} of stage {name} is in "
+    said(
+        f"done in {time.monotonic() - began:.0f} s; the {what} of stage {stage.name} is in "
         f"{stage.output()}"
     )
     return 0
@@ -111,50 +117,63 @@ def _finished(stage: Stage, *, needed_by: str) -> None:
 
 
 def run_stages(
-    recipe: Recipe, selected: Sequence[str], *, say: Callable[[str], None] = print
+    recipe: Recipe, selected: Sequence[str], *, world: World, say: Callable[[str], None] = print
 ) -> None:
-    """Run the selected stages in order."""
+    """Run the selected stages in order; those that one process does are the first one's."""
+    from culet.train.distributed import alone
+
     known: dict[str, Standing] = {}
-    device = _device(recipe.run.device)
-    watch = measure.watcher(recipe, recipe.evaluate, device, say) if recipe.evaluate else None
+    watch = None
+    if recipe.evaluate is not None:
+        watch = measure.watcher(recipe, recipe.evaluate, world.device, say)
     for name, stage in recipe.stages.items():
         if name not in selected:
             known[name] = Standing("finished", look(stage.folder), None)
             continue
         known[name] = standing(stage, recipe, known)
+        world.wait()  # all have looked before one of them writes
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
             continue
-        stage.kind.run(Job(stage, device, say, watch))
+        job = Job(stage, world.device, say, watch)
+        if stage.kind.everywhere:
+            stage.kind.run(job)
+        elif world.first:
+            with alone():
+                stage.kind.run(job)
+        world.wait()
         known[name] = _after(stage, recipe, known)
+        if world.first:
+            note(stage, known[name].stamp or "")
 
 
 def _after(stage: Stage, recipe: Recipe, known: dict[str, Standing]) -> Standing:
-    """Return the standing of a stage that has just run, and note what it was run with."""
+    """Return the standing of a stage that has just run."""
     found = look(stage.folder)
     if found.result is None or not stage.output().exists():
         raise TrainingError(
             f"stage {stage.name} returned, but {found.damage or 'has not finished'}: expected "
             f"{stage.output()}; run the same command again"
         )
-    stamp = stamp_of(stage, recipe, known)
-    note(stage, stamp)
-    return Standing("finished", found, stamp)
+    return Standing("finished", found, stamp_of(stage, recipe, known))
 
 
-def _prepare(recipe: Recipe) -> None:
-    """Set what holds for the whole run."""
-    if recipe.run.threads:
+@contextmanager
+def _joined(recipe: Recipe) -> Iterator[World]:
+    """Join the processes of the run, and set what holds for this one."""
+    try:
         import torch
 
+        from culet.train.distributed import joined
+    except ModuleNotFoundError as error:
+        raise MissingExtra(error.name or "torch", extra="train", purpose="culet train") from error
+    if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
+    with joined(recipe.run.device, recipe.run.parallel) as world, warnings.catch_warnings():
+        if not world.first:  # the first process says the same
+            warnings.simplefilter("ignore")
+        yield world
 
 
-def _device(name: str) -> str:
-    import torch
-
-    if name != "auto":
-        return name
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _silent(line: str) -> None:
+    pass

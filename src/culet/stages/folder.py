@@ -88,11 +88,18 @@ class StageFolder:
         path: The folder.
         fingerprint: What this run is a run of; a folder of another fingerprint is moved aside.
         settings: The resolved settings, as tables.
+        writes: False only looks: another process keeps the folder, and has opened it before.
     """
 
-    def __init__(self, path: Path, *, fingerprint: str, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, *, fingerprint: str, settings: dict[str, Any], writes: bool = True
+    ) -> None:
         self.path = path
         self.fingerprint = fingerprint
+        self.moved_to: Path | None = None
+        if not writes:
+            self._result = look(path).result
+            return
         self.moved_to = self._move_other_run()
         try:
             path.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from culet import fingerprint
 from culet.ahead import Ahead
@@ -31,10 +32,11 @@ from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
 from culet.train.contrastive import Chunking, LossConfig, Temperature, contrastive_step
+from culet.train.distributed import current, whole
 from culet.train.loop import Action, Loop
 from culet.train.loop import run as run_loop
 from culet.train.optim import OptimConfig, Optimizer
-from culet.train.report import Report, read_log
+from culet.train.report import Report, Unreported, read_log
 from culet.train.resume import drop_state, load_state, save_state
 
 
@@ -137,11 +139,14 @@ def run(
     """
     start = read_checkpoint(init)
     widths = trained_widths(config, start)
-    folder = StageFolder(
-        out,
-        fingerprint=run_fingerprint(config, start, run=out.parent),
-        settings={name: to_tables(config)},
-    )
+    world = current()
+    with world.first_then_others():
+        folder = StageFolder(
+            out,
+            fingerprint=run_fingerprint(config, start, run=out.parent),
+            settings={name: to_tables(config)},
+            writes=world.first,
+        )
     if folder.moved_to:
         say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
     if done := folder.result():
@@ -150,7 +155,33 @@ def run(
 
     prompts = Prompts.from_names(start.prompts)
     sources = _read_sources(config, prompts, say=say, name=name)
+    batcher = _batcher(config, sources, prompts, start)
+    trained = _train(config, start, folder, batcher, device, name=name, say=say, evaluate=evaluate)
+    skipped = sum(len(source.records.skipped) for source in sources)
+    if trained is not None:  # the first process writes
+        _write_result(trained, config, replace(start.config, widths=widths), start, folder)
+        result = _summary(config, folder, skipped)
+        folder.finish(result)
+        drop_state(folder.state)
+        if result["texts_cut"]:
+            say(f"{name}: {result['texts_cut']} texts were cut at {config.max_tokens} tokens")
+    return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+
+
+def _train(
+    config: TuneConfig,
+    start: Checkpoint,
+    folder: StageFolder,
+    batcher: Batcher,
+    device: str,
+    *,
+    name: str,
+    say: Callable[[str], None],
+    evaluate: Callable[[EmbeddingModel, int], None] | None,
+) -> EmbeddingModel | None:
+    """Return the trained model, in the first process only."""
     model = _model(start, config, device)
+    current().shard(model, model.encoder.blocks)
     temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
     named = list(model.named_parameters())
     if temperature is not None:
@@ -162,10 +193,11 @@ def run(
     if first:
         say(f"{name}: resuming after step {first} of {config.steps}")
 
-    batcher = _batcher(config, sources, prompts, start)
     actions: Sequence[Action] = ()
     if evaluate is not None and config.eval_every:
-        actions = [(config.eval_every, lambda step: _evaluate(model, step, evaluate))]
+        actions = [
+            (config.eval_every, lambda step: _evaluate(model, step, evaluate, config, start))
+        ]
 
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(
@@ -184,19 +216,12 @@ def run(
     model.train()
     with (
         Ahead(map(batcher, range(first, config.steps))) as batches,
-        Report(name, folder.log, start=first, steps=config.steps) as report,
+        _report(name, folder, start=first, steps=config.steps) as report,
     ):
-        loop = Loop(step, optimizer, save, report, config.save_every, actions)
+        loop = Loop(step, optimizer, save, report, config.save_every, actions, seed=config.seed)
         run_loop(loop, batches, start=first, steps=config.steps)
-
-    _write_result(model, optimizer, config, replace(start.config, widths=widths), start, folder)
-    skipped = sum(len(source.records.skipped) for source in sources)
-    result = _summary(config, folder, skipped)
-    folder.finish(result)
-    drop_state(folder.state)
-    if result["texts_cut"]:
-        say(f"{name}: {result['texts_cut']} texts were cut at {config.max_tokens} tokens")
-    return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+    values = dict(model.named_parameters()) | optimizer.average
+    return _put_together(model, values, config, start)
 
 
 def _summary(config: TuneConfig, folder: StageFolder, skipped: int) -> dict[str, Any]:
@@ -268,6 +293,8 @@ def _batcher(
         prompts=prompts,
         steps=config.steps,
         seed=config.seed,
+        rank=current().rank,
+        world_size=current().size,
         mixing=config.mixing,
     )
 
@@ -281,30 +308,58 @@ def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel
     return model
 
 
+def _report(name: str, folder: StageFolder, *, start: int, steps: int) -> Report:
+    if not current().first:
+        return Unreported()
+    return Report(name, folder.log, start=start, steps=steps)
+
+
 def _evaluate(
-    model: EmbeddingModel, step: int, evaluate: Callable[[EmbeddingModel, int], None]
+    model: EmbeddingModel,
+    step: int,
+    evaluate: Callable[[EmbeddingModel, int], None],
+    config: TuneConfig,
+    start: Checkpoint,
 ) -> None:
     """Evaluate without a trace: dropout off, and the random numbers of training left alone."""
-    model.eval()
-    try:
-        with torch.random.fork_rng():
-            evaluate(model, step)
-    finally:
-        model.train()
+    world = current()
+    with torch.random.fork_rng():
+        watched = _put_together(model, dict(model.named_parameters()), config, start)
+        if watched is not None:
+            watched.eval()
+            evaluate(watched, step)
+    world.wait()
+    model.train()
+
+
+@torch.no_grad()
+def _put_together(
+    model: EmbeddingModel, values: dict[str, Tensor], config: TuneConfig, start: Checkpoint
+) -> EmbeddingModel | None:
+    """Return a model of some weights in one piece, or None in a process beside the first.
+
+    It is the model itself, its weights replaced, unless it is split over processes.
+    """
+    world = current()
+    names = [name for name, _ in model.named_parameters()]
+    if world.sharded and world.first:
+        model = _model(start, config, world.device)
+    parameters = dict(model.named_parameters())
+    for name in names:
+        value = whole(values[name])
+        if value is not parameters[name] and (world.first or not world.sharded):
+            parameters[name].copy_(value)
+    return model if world.first else None
 
 
 def _write_result(
     model: EmbeddingModel,
-    optimizer: Optimizer,
     config: TuneConfig,
     shape: EmbeddingConfig,
     start: Checkpoint,
     folder: StageFolder,
 ) -> None:
-    """Write the tuned checkpoint: averaged if asked for, merged, with the widths it trained."""
-    with torch.no_grad():
-        for name, average in optimizer.average.items():
-            optimizer.named[name].copy_(average)
+    """Write the tuned checkpoint: merged, with the widths it trained."""
     if config.lora is not None:
         merge_lora(model)
     write_checkpoint(

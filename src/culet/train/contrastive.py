@@ -34,6 +34,8 @@ from culet.losses import (
 )
 from culet.model.batch import pack
 from culet.model.embedding import EmbeddingModel
+from culet.train.distributed import World, current
+from culet.train.gather import gather_batch
 
 MIN_TEMPERATURE = 0.01  # a learnt τ stays above it, so that the softmax cannot collapse
 
@@ -212,6 +214,9 @@ def contrastive_step(
 ) -> dict[str, float]:
     """Add the gradients of one batch to the model's parameters and return the loss parts.
 
+    Among several processes the batch is this one's part of a whole, the loss and its parts are
+    those of the whole, and the gradients added here sum to its gradient over the processes.
+
     Args:
         model: The model, in train mode if dropout is to act.
         batch: The batch.
@@ -220,11 +225,13 @@ def contrastive_step(
         chunking: How to cut the batch for memory.
         compute_dtype: Dtype of activations and matrix products.
     """
+    world = current()
     device = model.up.weight.device
     chunks = _chunks(batch.texts, chunking or Chunking())
+    texts, chunks = _same_passes(batch.texts, chunks, world)
     kept, replay, pieces = [], [], []
     for index, keep in chunks:
-        packed = pack([batch.texts[i] for i in index]).to(device)
+        packed = pack([texts[i] for i in index]).to(device)
         if keep:
             piece = model(packed, compute_dtype=compute_dtype)
             kept.append((index, piece))
@@ -233,22 +240,29 @@ def contrastive_step(
             with torch.no_grad():
                 piece = model(packed, compute_dtype=compute_dtype)
         pieces.append(piece.detach())
-    order = torch.from_numpy(np.concatenate([index for index, _ in chunks])).to(device)
-    embedding = torch.empty_like(cat := torch.cat(pieces))
-    embedding[order] = cat
+    own = torch.zeros(len(texts), model.config.embedding_dim, device=device)
+    if chunks:
+        order = torch.from_numpy(np.concatenate([index for index, _ in chunks])).to(device)
+        own[order] = torch.cat(pieces)
+    embedding, pairs, mine = gather_batch(own[: len(batch.texts)], batch, world)
     embedding.requires_grad_()
 
     total, parts = contrastive_loss(
         embedding,
-        batch,
+        pairs,
         config,
         temperature=config.temperature if temperature is None else temperature(),
         widths=config.widths or model.config.widths,
     )
+    # Every process has the whole loss, so that a gradient it takes itself counts once in the sum;
+    # where weights are split, summing divides by the number of processes.
     total.backward()  # type: ignore[no-untyped-call]
+    if temperature is not None and temperature.log.grad is not None:
+        temperature.log.grad /= world.size
     values = {"loss": total.item()} | {name: part.item() for name, part in parts.items()}
-    gradient = embedding.grad
-    assert gradient is not None
+    assert embedding.grad is not None
+    gradient = torch.zeros_like(own)
+    gradient[: len(batch.texts)] = embedding.grad[mine] * (world.size if world.sharded else 1)
     if not np.isfinite(values["loss"]):
         return values  # the loop refuses the step; there is nothing worth sending back
 
@@ -261,6 +275,26 @@ def contrastive_step(
             piece = model(packed, compute_dtype=compute_dtype)
         piece.backward(gradient[torch.from_numpy(index).to(device)])
     return values
+
+
+def _same_passes(
+    texts: Sequence[np.ndarray], chunks: list[tuple[np.ndarray, bool]], world: World
+) -> tuple[list[np.ndarray], list[tuple[np.ndarray, bool]]]:
+    """Return texts and chunks such that all processes make the same passes in the same order.
+
+    Processes with a part of the weights each put them together in every pass, so none may make a
+    pass alone. One with fewer chunks gets chunks of one more text, which no pair asks for.
+    """
+    texts = list(texts)
+    if not world.sharded:
+        return texts, chunks
+    most = world.most(len(chunks))
+    missing = most - len(chunks)
+    filled = [(np.array([len(texts) + i]), True) for i in range(missing)]
+    texts += [np.array([1, 2])] * missing
+    replayed = world.most(most - sum(keep for _, keep in [*chunks, *filled]))
+    chunks = [*chunks, *filled]
+    return texts, [(index, i >= replayed) for i, (index, _) in enumerate(chunks)]
 
 
 def _chunks(texts: Sequence[np.ndarray], chunking: Chunking) -> list[tuple[np.ndarray, bool]]:

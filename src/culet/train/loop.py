@@ -14,6 +14,7 @@ import numpy as np
 
 from culet.ahead import Ahead
 from culet.errors import Interrupted, TrainingError
+from culet.train.distributed import current
 from culet.train.optim import Optimizer
 from culet.train.report import Report
 
@@ -54,6 +55,10 @@ class Loop(Generic[AnyBatch]):
         report: Where each step is recorded.
         save_every: Steps between saves.
         actions: (every, what) to do after every so many steps, such as an evaluation.
+        seed: Gives each of several processes random numbers of its own at each step.
+
+    Among several processes every one runs the loop, each with its part of the batches. `step` then
+    returns the same parts everywhere, and the gradients it adds sum to those of the whole batch.
     """
 
     step: Callable[[AnyBatch], dict[str, float]]
@@ -62,6 +67,7 @@ class Loop(Generic[AnyBatch]):
     report: Report
     save_every: int
     actions: Sequence[Action] = ()
+    seed: int = 0
 
 
 def run(
@@ -72,32 +78,36 @@ def run(
     Raises:
         TrainingError: At the first loss or gradient that is not finite; the weights are still
             those of the last good step, and the message names the batch.
-        Interrupted: After SIGINT, once the step is finished and the state is saved.
+        Interrupted: After SIGINT or SIGTERM to any of the processes, once the step is finished
+            and the state is saved.
     """
     parts: dict[str, float] = {}
+    world = current()
     with StopOnSignal() as stop:
         waited = batches.waited_seconds
         for number, batch in enumerate(batches, start=start):
             began = time.perf_counter()
+            world.seed(loop.seed, number)
             parts = _one_step(loop, number, batch)
+            tokens, cut, stopping = world.sums([batch.num_tokens, batch.truncated, stop.requested])
             seconds = time.perf_counter() - began
             waited, waited_before = batches.waited_seconds, waited
             loop.report.write(
                 number + 1,
                 parts,
-                tokens=batch.num_tokens,
+                tokens=tokens,
                 seconds=seconds,
                 waited=waited - waited_before,
                 source=batch.source,
-                texts_cut=batch.truncated,
+                texts_cut=cut,
             )
             done = number + 1
-            if done % loop.save_every == 0 or stop.requested:
+            if done % loop.save_every == 0 or stopping:
                 loop.save(done)
             for every, act in loop.actions:
                 if done % every == 0:
                     act(done)
-            if stop.requested and done < steps:
+            if stopping and done < steps:
                 raise Interrupted(
                     f"stopped after step {done} of {steps}; the state is saved: "
                     "run the same command again to go on"
@@ -111,6 +121,7 @@ def _one_step(loop: Loop[AnyBatch], number: int, batch: AnyBatch) -> dict[str, f
     if bad:
         raise TrainingError(_blame(number, batch, f"the loss is not finite: {bad}"))
     try:
+        current().sum_gradients(loop.optimizer.named.values())
         return parts | loop.optimizer.update(number)
     except TrainingError as error:
         raise TrainingError(_blame(number, batch, str(error))) from error
@@ -126,15 +137,19 @@ def _blame(number: int, batch: Batch, what: str) -> str:
 
 
 class StopOnSignal:
-    """Turns the first SIGINT into a request to stop after the step; a second one stops at once."""
+    """Turns the first SIGINT or SIGTERM into a request to stop after the step.
+
+    A second one stops at once.
+    """
 
     def __init__(self) -> None:
         self.requested = False
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -143,8 +158,8 @@ class StopOnSignal:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from culet.errors import InputError, TrainingError
+from culet.train.distributed import is_sharded, spread, whole
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,26 @@ class OptimConfig:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
+def _total_norm(parts: list[list[nn.Parameter]]) -> Tensor:
+    """Return the norm of all gradients as one vector."""
+    norms = []
+    for part in parts:
+        gradients = [p.grad for p in part if p.grad is not None]
+        norms.append(whole(torch.nn.utils.get_total_norm(gradients)))
+    return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+
+
+def _clip(part: list[nn.Parameter], most: float, norm: Tensor) -> None:
+    """Scale gradients down as the norm of the whole gradient asks."""
+    if not is_sharded(part[0]):
+        torch.nn.utils.clip_grads_with_norm_(part, most, norm)
+        return
+    scale = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch does
+    for p in part:
+        if p.grad is not None:
+            p.grad.to_local().mul_(scale)  # type: ignore[attr-defined]
+
+
 def rate(step: int, *, steps: int, config: OptimConfig) -> float:
     """Return the share of the peak learning rate at a step (from 0) of a run."""
     if step < config.warmup_steps:
@@ -75,14 +96,15 @@ class Optimizer:
         self.named = {name: p for name, p in named if p.requires_grad}
         self._steps = steps
         self._peaks = []
-        groups: dict[tuple[float, float], list[Tensor]] = {}
+        groups: dict[tuple[float, float, bool], list[Tensor]] = {}
         for name, parameter in self.named.items():
             decay = config.weight_decay if parameter.ndim > 1 and "embed" not in name else 0.0
-            groups.setdefault((self._peak(name), decay), []).append(parameter)
-        for peak, _ in groups:
+            group = (self._peak(name), decay, is_sharded(parameter))
+            groups.setdefault(group, []).append(parameter)
+        for peak, _, _ in groups:
             self._peaks.append(peak)
         self.adam = torch.optim.AdamW(
-            [{"params": p, "weight_decay": decay} for (_, decay), p in groups.items()],
+            [{"params": p, "weight_decay": decay} for (_, decay, _), p in groups.items()],
             betas=config.betas,
             eps=config.eps,
             fused=True,
@@ -97,12 +119,13 @@ class Optimizer:
         Raises:
             TrainingError: If the gradient is not finite; nothing has moved then.
         """
-        parameters = list(self.named.values())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        parts = self._parts()
+        norm = _total_norm(parts)
         if not torch.isfinite(norm):
             raise TrainingError(f"the gradient norm is {norm.item()}")
         if self.config.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.clip_norm, norm)
+            for part in parts:
+                _clip(part, self.config.clip_norm, norm)
         share = rate(step, steps=self._steps, config=self.config)
         for group, peak in zip(self.adam.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
@@ -132,17 +155,22 @@ class Optimizer:
         for name, parameter in self.named.items():
             if f"weight.{name}" not in saved or f"adam.step.{name}" not in saved:
                 raise TrainingError(f"the saved state has nothing for parameter {name}")
-            parameter.copy_(saved[f"weight.{name}"].view_as(parameter))
+            shape = parameter.shape
+            parameter.copy_(spread(saved[f"weight.{name}"].reshape(shape), parameter))
             self.adam.state[parameter] = {
-                key: saved[f"adam.{key}.{name}"].reshape(shape).to(parameter.device, copy=True)
-                for key, shape in (
-                    ("step", ()),
-                    ("exp_avg", parameter.shape),
-                    ("exp_avg_sq", parameter.shape),
-                )
+                "step": saved[f"adam.step.{name}"].reshape(()).to(parameter.device, copy=True)
             }
+            for key in ("exp_avg", "exp_avg_sq"):
+                moment = saved[f"adam.{key}.{name}"].reshape(shape).to(parameter.device, copy=True)
+                self.adam.state[parameter][key] = spread(moment, parameter)
         for name, average in self.average.items():
-            average.copy_(saved[f"average.{name}"].view_as(average))
+            average.copy_(spread(saved[f"average.{name}"].reshape(average.shape), average))
+
+    def _parts(self) -> list[list[nn.Parameter]]:
+        """Return the parameters in one list, or in two where some are split over processes."""
+        split = [p for p in self.named.values() if is_sharded(p)]
+        plain = [p for p in self.named.values() if not is_sharded(p)]
+        return [part for part in (plain, split) if part]
 
     def _peak(self, name: str) -> float:
         config = self.config

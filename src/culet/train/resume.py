@@ -17,15 +17,25 @@ import torch
 from culet.atomic import new_folder
 from culet.errors import TrainingError
 from culet.tensorfile import read_tensors, write_tensors
+from culet.train.distributed import current, is_sharded, whole
 from culet.train.optim import Optimizer
 
 
 def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: str) -> None:
-    """Write the state after `step` steps, replacing an older one only when it is whole."""
-    arrays = {
-        name: np.atleast_1d(tensor.detach().float().cpu().numpy())
-        for name, tensor in optimizer.tensors().items()
-    }
+    """Write the state after `step` steps, replacing an older one only when it is whole.
+
+    The first process writes; where weights are split, the others must call it too. The state says
+    nothing of how many processes there were: any number can go on from it.
+    """
+    first = current().first
+    arrays = {}
+    for name, tensor in optimizer.tensors().items():
+        if first or is_sharded(tensor):
+            value = whole(tensor.detach())
+            if first:
+                arrays[name] = np.atleast_1d(value.float().cpu().numpy())
+    if not first:
+        return
     random = {"cpu": _encoded(torch.get_rng_state())}
     if torch.cuda.is_available():
         random["cuda"] = _encoded(torch.cuda.get_rng_state())
