@@ -38,6 +38,9 @@ ORDER = [
     "foreigntexts",
     "checkpoint",
     "foreignstack",
+    "gguf_file",
+    "gguf_tokenizer",
+    "gguf_decoder",
     "encoder_decoder_checkpoint",
     "decoder_checkpoint",
     "lineage",
@@ -53,6 +56,7 @@ ORDER = [
     "corpus",
     "search",
     "data",
+    "mixturereport",
     "corpora",
     # 3: engines
     "recipe",

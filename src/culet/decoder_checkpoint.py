@@ -7,6 +7,7 @@ Encoder-decoders are in `encoder_decoder_checkpoint.py` and can be imported from
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,9 @@ from culet.foreignstack import (
     writable,
     write_stack,
 )
+from culet.gguf_decoder import decoder_config, decoder_tensors
+from culet.gguf_file import read_gguf
+from culet.gguf_tokenizer import tokenizer_json
 from culet.model.decoder_config import DecoderConfig
 from culet.modelfolder import (
     LazyArrays,
@@ -45,6 +49,7 @@ from culet.modelfolder import (
     architecture,
     check_tensors,
     check_tokenizer,
+    check_tokenizer_json,
     drop_tied_copy,
     listed,
     read_json,
@@ -99,11 +104,10 @@ def read_decoder(path: Path | str) -> DecoderCheckpoint:
     Raises:
         CheckpointError: If the architecture is not known, a file is missing or damaged, weights
             are missing or too many, or config, weights and tokenizer do not fit together.
-        MissingExtra: For a GGUF file, if the package `gguf` is not installed.
     """
     path = Path(path)
     if path.is_file():
-        raise CheckpointError(f"{path} is a file; expected a folder with a config.json")
+        return _read_gguf(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; expected a folder or a GGUF file")
     refuse_pickle(path)
@@ -162,6 +166,26 @@ def write_decoder(
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
         check_tokenizer(aside / "tokenizer.json", config.stack.vocab_size)
+
+
+def _read_gguf(path: Path) -> DecoderCheckpoint:
+    """Return the decoder in a GGUF file."""
+    file = read_gguf(path)
+    config = decoder_config(file)
+    tensors = decoder_tensors(file, config)
+    check_tensors(config.weight_shapes(), tensors, path, said_by="its metadata")
+    tokenizer = tokenizer_json(file.metadata, path)
+    check_tokenizer_json(tokenizer, config.stack.vocab_size, path)
+    kinds = Counter(tensor.kind.name for tensor in file.tensors.values())
+    stored = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return DecoderCheckpoint(
+        path=path,
+        config=config,
+        tensors={name: tensors[name] for name in config.weight_shapes()},
+        tokenizer_json=tokenizer,
+        fingerprint=fingerprint.of_files([path]),
+        notes=(f"tensors are stored as {stored}",),
+    )
 
 
 def _config(raw: Mapping[str, Any], architecture: str, where: Path) -> DecoderConfig:

@@ -108,22 +108,33 @@ def check_tensors(
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:
     """Raise CheckpointError unless a tokenizer.json is of this family and fits the embedding."""
+    check_tokenizer_json(required(path).read_text(encoding="utf-8"), vocab_size, path)
+
+
+def check_tokenizer_json(content: str, vocab_size: int, where: Path) -> None:
+    """Raise CheckpointError unless a tokenizer is of this family and fits the embedding.
+
+    Args:
+        content: The text of a tokenizer.json.
+        vocab_size: Rows of the embedding.
+        where: Where it comes from, for messages.
+    """
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_file(str(required(path)))
+        tokenizer = Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+        raise CheckpointError(f"{where} is not a readable tokenizer: {error}") from error
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= vocab_size:
         raise CheckpointError(
-            f"{path} has token ids up to {largest}, but the model embeds only {vocab_size}; "
+            f"{where} has token ids up to {largest}, but the model embeds only {vocab_size}; "
             "tokenizer and weights are not of the same model"
         )
     for token, expected in SPECIAL_IDS.items():
         if (found := tokenizer.token_to_id(token)) != expected:
             raise CheckpointError(
-                f"{path} gives {token} the id {found}, expected {expected}; this tokenizer is of "
+                f"{where} gives {token} the id {found}, expected {expected}; this tokenizer is of "
                 "another family, and other tools would put a wrong token around each text"
             )
 
