@@ -1,0 +1,240 @@
+"""A decoder from nothing: a tokenizer trained on the texts, random weights, next-token training.
+
+For those who have no decoder to start from, and for the demo, where a tiny one is made in a minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from culet.atomic import new_file
+from culet.data.pretraining import (
+    TextSourceConfig,
+    TokenWindows,
+    WindowBatcher,
+    WindowPlan,
+    next_token,
+    read_text_sources,
+)
+from culet.data.text import read_texts
+from culet.decoder_checkpoint import read_decoder, write_decoder
+from culet.errors import RecipeError
+from culet.model.config import EncoderConfig, every_sixth
+from culet.model.decoder_config import DecoderConfig, Shapes
+from culet.model.weights import from_arrays, to_arrays
+from culet.prompts import Prompts
+from culet.stages.running import (
+    TokenTraining,
+    finish,
+    open_folder,
+    text_tokenizer,
+    train,
+)
+from culet.tokenizer_training import train_tokenizer
+from culet.train.language import head_table, windows_step
+
+_QUIET = -0.98  # a norm after a sub-layer multiplies by 1 + w; see `culet.model.embedding`
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """The sizes of a new decoder; see `EncoderConfig`.
+
+    Attributes:
+        window: Tokens a local layer sees before a token.
+        global_layers: Layers that see the whole text; every sixth and the last, if left out.
+    """
+
+    num_layers: int = 4
+    model_dim: int = 256
+    ffn_dim: int = 512
+    num_heads: int = 4
+    num_kv_heads: int = 1
+    head_dim: int = 64
+    window: int = 511
+    max_length: int = 2048
+    global_layers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderStageConfig(TokenTraining):
+    """A decoder from nothing, or further training of one.
+
+    Attributes:
+        sources: Texts; shares are shares of windows.
+        window: Tokens of a training example.
+        vocab_size: Size of a new tokenizer.
+        num_unused: Tokens it keeps for sentinels and modes of later stages.
+        max_texts: Texts the tokenizer is trained on, from the first source on.
+        shape: Sizes of a new decoder.
+        init: A decoder to train on, with its own tokenizer and shape.
+    """
+
+    sources: tuple[TextSourceConfig, ...]
+    window: int = 128
+    vocab_size: int = 16_384
+    num_unused: int = 128
+    max_texts: int = 200_000
+    shape: DecoderShape = field(default_factory=DecoderShape)
+    init: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if self.window < 2 or self.max_texts < 1 or self.num_unused < 0:
+            raise RecipeError(
+                "window must be at least 2, max_texts at least 1 and num_unused not negative; got "
+                f"{self.window}, {self.max_texts}, {self.num_unused}"
+            )
+
+
+def run(
+    config: DecoderStageConfig,
+    *,
+    out: Path,
+    name: str,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    init: Path | None = None,
+) -> Path:
+    """Train a decoder, new or `init`, and return its checkpoint folder; resume if interrupted.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        InputError: If a row is bad.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    init = init or config.init
+    start = None if init is None else read_decoder(init)
+    folder = open_folder(
+        config,
+        out,
+        name=name,
+        data=[source.path for source in config.sources],
+        inputs=[start.fingerprint] if start else [],
+        say=say,
+    )
+    if folder.result():
+        return folder.checkpoint
+    if start is not None:
+        tokenizer_json = start.tokenizer_json
+        model = from_arrays(start.config, start.arrays(), device=device)
+    else:
+        tokenizer_json = _tokenizer_json(config, folder.path / ".tokens", say, name)
+        vocab_size = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
+        shape = decoder_config(config.shape, vocab_size)
+        arrays = random_weights(shape.weight_shapes(), seed=config.seed)
+        model = from_arrays(shape, arrays, device=device)
+        say(f"{name}: {shape.num_parameters():,} parameters, random weights")
+    model.train()
+    tokenizer = text_tokenizer(tokenizer_json)
+    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
+    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    settings = config.step_config()
+
+    def step(batch: TokenWindows) -> dict[str, float]:
+        softcap = model.head.softcap
+        return windows_step(model.stack, head_table(model), batch, settings, softcap=softcap)
+
+    result = train(
+        config,
+        dict(model.named_parameters()),
+        step,
+        WindowBatcher(plan, next_token(tokenizer)),
+        folder,
+        name=name,
+        say=say,
+    )
+    write_decoder(
+        folder.checkpoint,
+        model.config,
+        to_arrays(model),
+        tokenizer_json=tokenizer_json,
+        dtype=config.save_dtype,
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+    )
+    finish(folder, result)
+    return folder.checkpoint
+
+
+def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:
+    """Return the architecture of a shape."""
+    layers = shape.global_layers
+    if layers is None:
+        layers = tuple(sorted({*every_sixth(shape.num_layers), shape.num_layers - 1}))
+    return DecoderConfig(
+        EncoderConfig(
+            vocab_size=vocab_size,
+            num_layers=shape.num_layers,
+            model_dim=shape.model_dim,
+            ffn_dim=shape.ffn_dim,
+            num_heads=shape.num_heads,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            window=shape.window,
+            global_layers=layers,
+            max_length=shape.max_length,
+            causal=True,
+        )
+    )
+
+
+def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
+    """Return weights to train a language model from: matrices normal, std in_dim^-0.5.
+
+    Norms begin at 0, which multiplies by 1; those after a sub-layer multiply by 0.02, so that
+    every layer begins nearly silent.
+    """
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for name, shape in shapes.items():
+        if len(shape) == 1:
+            value = _QUIET if name.endswith("post_norm") else 0.0
+            arrays[name] = np.full(shape, value, dtype=np.float32)
+        else:
+            drawn = generator.standard_normal(shape, dtype=np.float32)
+            arrays[name] = drawn * np.float32(shape[-1] ** -0.5)
+    return arrays
+
+
+def _tokenizer_json(
+    config: DecoderStageConfig, folder: Path, say: Callable[[str], None], name: str
+) -> str:
+    """Return a new tokenizer; one that an interrupted run has made is taken again.
+
+    Each prompt of an embedding model becomes one token of its own: a small model's texts are
+    short, and a prompt of ten tokens would outweigh them.
+    """
+    kept = folder / "tokenizer.json"
+    if kept.exists():
+        return kept.read_text(encoding="utf-8")
+    say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
+    whole = sorted({prompt.rstrip() for prompt in Prompts.default().to_names().values()})
+    tokenizer = train_tokenizer(
+        _texts(config), config.vocab_size - len(whole), num_unused=config.num_unused
+    )
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    text = str(tokenizer.to_str())
+    with new_file(kept) as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
+
+
+def _texts(config: DecoderStageConfig) -> Iterator[str]:
+    """Yield texts of all sources in turn, so that each is heard even if reading stops early."""
+    readers = [read_texts([source.path]) for source in config.sources]
+    given = 0
+    while readers and given < config.max_texts:
+        for reader in list(readers):
+            row = next(reader, None)
+            if row is None:
+                readers.remove(reader)
+            else:
+                given += 1
+                yield row.text

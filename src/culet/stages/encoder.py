@@ -1,0 +1,164 @@
+"""The cheap ways from a decoder to an encoder: none, masked tokens, masked next tokens.
+
+The decoder's mask is taken off and, if asked for, the encoder learns to tell hidden tokens: from
+their own states (masked language modelling, BERT, arXiv 1810.04805) or from the states before
+them, as the decoder was used to (masked next-token prediction, LLM2Vec, 2404.05961, section 2.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from culet.data.pretraining import (
+    TextSourceConfig,
+    TokenWindows,
+    WindowBatcher,
+    WindowPlan,
+    masked_token,
+    read_text_sources,
+)
+from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
+from culet.errors import InputError, RecipeError
+from culet.model.adapt import EncoderWindow, adapted_config
+from culet.model.batch import IGNORED
+from culet.model.config import EncoderConfig
+from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.model.weights import from_arrays, to_arrays
+from culet.stages.folder import StageFolder
+from culet.stages.running import (
+    TokenTraining,
+    finish,
+    open_folder,
+    text_tokenizer,
+    train,
+    write_encoder,
+)
+from culet.train.language import windows_step
+
+MASK = "<mask>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderStageConfig(TokenTraining):
+    """From a decoder to an encoder without an encoder-decoder.
+
+    Attributes:
+        steps: Optimiser steps; 1 is the least, and none are made with objective "none".
+        sources: Texts; shares are shares of windows.
+        objective: "none" takes the mask off and trains nothing; "mlm" or "mntp".
+        window: Tokens of a training example.
+        rate: Share of the tokens that are hidden (LLM2Vec: 0.2 for most models).
+        encoder_window: What local layers see; see `culet.model.adapt`.
+        head: What is put on the encoder.
+        init: Decoder to start from; that of the stage before, if left out.
+    """
+
+    steps: int = 1
+    sources: tuple[TextSourceConfig, ...] = ()
+    objective: Literal["none", "mlm", "mntp"] = "mntp"
+    window: int = 128
+    rate: float = 0.2
+    encoder_window: EncoderWindow = "half"
+    head: HeadConfig = field(default_factory=HeadConfig)
+    init: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective != "none" and not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if self.window < 2 or not 0 < self.rate < 1:
+            raise RecipeError(
+                "window must be at least 2 and rate between 0 and 1; got "
+                f"{self.window} and {self.rate}"
+            )
+
+
+def run(
+    config: EncoderStageConfig,
+    *,
+    init: Path,
+    out: Path,
+    name: str,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Leave an embedding checkpoint made of the decoder `init` in `out`; resume if interrupted.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        InputError: If a row is bad, or no embedding model can have such an encoder.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    start = read_decoder(init)
+    encoder = adapted_config(start.config, encoder_window=config.encoder_window).encoder
+    embedding_config(encoder, config.head)  # refuses what cannot be written, before training
+    folder = open_folder(
+        config,
+        out,
+        name=name,
+        data=[source.path for source in config.sources],
+        inputs=[start.fingerprint],
+        say=say,
+    )
+    if folder.result():
+        return folder.checkpoint
+    arrays: Any = start.arrays()
+    result: dict[str, Any] = {"steps": 0}
+    if config.objective != "none":
+        arrays, result = _train(config, start, encoder, folder, device=device, say=say, name=name)
+    write_encoder(
+        folder,
+        encoder,
+        arrays,
+        config.head,
+        place=folder.checkpoint,
+        tokenizer_json=start.tokenizer_json,
+        dtype=config.save_dtype,
+    )
+    finish(folder, result)
+    return folder.checkpoint
+
+
+def _train(
+    config: EncoderStageConfig,
+    start: DecoderCheckpoint,
+    encoder: EncoderConfig,
+    folder: StageFolder,
+    *,
+    device: str,
+    say: Callable[[str], None],
+    name: str,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the trained weights and what is worth recording."""
+    mask_id = Tokenizer.from_str(start.tokenizer_json).token_to_id(MASK)
+    if mask_id is None:
+        raise InputError(f"the tokenizer has no {MASK} token to hide others behind")
+    shape = embedding_config(encoder, config.head)
+    dropped = replace(shape, encoder=replace(shape.encoder, dropout=config.dropout))
+    given = start.arrays()
+    model = from_arrays(dropped, with_head(shape, given, config.head), device=device).train()
+    named = {f"encoder.{key}": p for key, p in model.encoder.named_parameters()}
+    table = model.encoder.embed
+    if not start.config.tied_head:
+        table = named["head"] = nn.Parameter(torch.tensor(given["head"], device=device))
+    tokenizer = text_tokenizer(start.tokenizer_json)
+    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
+    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    objective = masked_token(
+        tokenizer, mask_id, rate=config.rate, shifted=config.objective == "mntp", ignored=IGNORED
+    )
+    settings, softcap = config.step_config(), start.config.logit_softcap
+
+    def step(batch: TokenWindows) -> dict[str, float]:
+        return windows_step(model.encoder, table, batch, settings, softcap=softcap)
+
+    batcher = WindowBatcher(plan, objective)
+    result = train(config, named, step, batcher, folder, name=name, say=say)
+    return to_arrays(model), result

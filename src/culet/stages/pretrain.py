@@ -1,0 +1,290 @@
+"""Pretraining of an encoder-decoder: UL2, PrefixLM, facts (SKILL), a teacher.
+
+An adapted encoder-decoder learns to write what was taken out of texts (T5Gemma, arXiv 2504.06225,
+section 3.3; T5Gemma 2, 2512.14856, section 3.1), and the whole ends of facts (SKILL, 2205.08184).
+What the stage is for lies beside the encoder-decoder: its encoder alone, with a new head, as an
+embedding checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from culet.data.denoise import (
+    Denoiser,
+    Markers,
+    most_spans,
+    prefix_lm,
+    t5gemma2,
+    ul2,
+    used_modes,
+)
+from culet.data.pretraining import (
+    DenoisingBatcher,
+    TextSourceConfig,
+    TokenPairs,
+    WindowPlan,
+    read_text_sources,
+)
+from culet.decoder_checkpoint import (
+    EncoderDecoderCheckpoint,
+    read_decoder,
+    read_encoder_decoder,
+    write_encoder_decoder,
+)
+from culet.errors import InputError, RecipeError
+from culet.model.adapt import encoder_of
+from culet.model.decoder import Decoder
+from culet.model.decoder_config import EncoderDecoderConfig
+from culet.model.encoder_decoder import EncoderDecoder
+from culet.model.from_encoder import HeadConfig, embedding_config
+from culet.model.weights import from_arrays, to_arrays
+from culet.stages.folder import StageFolder
+from culet.stages.running import (
+    Freeze,
+    TokenTraining,
+    finish,
+    open_folder,
+    text_tokenizer,
+    train,
+    write_encoder,
+)
+from culet.tokenizer import TextTokenizer, unused_ids
+from culet.train.language import pairs_step
+
+OBJECTIVES = {"t5gemma2": t5gemma2, "ul2": ul2, "prefix_lm": prefix_lm}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(TokenTraining):
+    """Pretraining of an encoder-decoder.
+
+    Attributes:
+        sources: Texts and facts; shares are shares of examples.
+        window: Tokens of text an example is made of.
+        objective: "t5gemma2" (five denoisers), "ul2" (the original seven) or "prefix_lm".
+        denoisers: Any list, in place of the objective's.
+        freeze_steps: For so many steps only cross-attention learns; for unbalanced pairs, whose
+            cross-attention is random (the paper takes 1,000).
+        distill: Share of the teacher's distribution in the target of a real token, if there is a
+            teacher. The papers do not give theirs; one half is ours.
+        head: What is put on the encoder that is written alone.
+        init: Encoder-decoder to start from; that of the stage before, if left out.
+        teacher: Decoder to distil from, with the same vocabulary.
+    """
+
+    sources: tuple[TextSourceConfig, ...]
+    window: int = 512
+    objective: Literal["t5gemma2", "ul2", "prefix_lm"] = "t5gemma2"
+    denoisers: tuple[Denoiser, ...] = ()
+    freeze_steps: int = 0
+    distill: float = 0.5
+    head: HeadConfig = field(default_factory=HeadConfig)
+    init: Path | None = None
+    teacher: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if self.window < 2 or self.freeze_steps < 0 or not 0 <= self.distill <= 1:
+            raise RecipeError(
+                "window must be at least 2, freeze_steps not negative and distill from 0 to 1; "
+                f"got {self.window}, {self.freeze_steps}, {self.distill}"
+            )
+
+    @property
+    def chosen(self) -> tuple[Denoiser, ...]:
+        """Return the denoisers of the run."""
+        return self.denoisers or OBJECTIVES[self.objective]()
+
+
+@dataclass(frozen=True)
+class PretrainResult:
+    """What a stage left behind.
+
+    Attributes:
+        checkpoint: The encoder-decoder.
+        encoder: The encoder alone as an embedding checkpoint; None if no embedding model can
+            have such an encoder.
+    """
+
+    checkpoint: Path
+    encoder: Path | None
+
+
+def run(
+    config: PretrainConfig,
+    *,
+    init: Path,
+    out: Path,
+    name: str,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    teacher: Path | None = None,
+) -> PretrainResult:
+    """Pretrain the encoder-decoder `init` and leave the result in `out`; resume if interrupted.
+
+    Args:
+        config: The stage's settings.
+        init: Encoder-decoder to start from.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Where to train.
+        say: Takes lines for the person watching.
+        teacher: Decoder to distil from; `config.teacher` if left out.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        InputError: If a row is bad, or the tokenizer has too few unused tokens.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    start = read_encoder_decoder(init)
+    teacher = teacher or config.teacher
+    teaching = None if teacher is None else read_decoder(teacher)
+    tokenizer = text_tokenizer(start.tokenizer_json)
+    markers = markers_for(config, tokenizer)
+    folder = open_folder(
+        config,
+        out,
+        name=name,
+        data=[source.path for source in config.sources],
+        inputs=[start.fingerprint, *([teaching.fingerprint] if teaching else [])],
+        say=say,
+    )
+    place = folder.path / "encoder"
+    if folder.result():
+        return PretrainResult(folder.checkpoint, place if place.exists() else None)
+
+    model = from_arrays(_with_dropout(start.config, config.dropout), start.arrays(), device=device)
+    model.train()
+    says = None
+    if teaching is not None:
+        _check_vocabulary(teaching.config.stack.vocab_size, start)
+        says = from_arrays(teaching.config, teaching.arrays(), device=device)
+        says.requires_grad_(False)
+    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
+    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    batcher = DenoisingBatcher(plan, config.chosen, markers, tokenizer, windows=says is not None)
+    result = train(
+        config,
+        dict(model.named_parameters()),
+        _step(config, model, tokenizer, says),
+        batcher,
+        folder,
+        name=name,
+        say=say,
+        freeze=_freeze(config, model),
+    )
+    result["epochs"] = {
+        source.name: round(plan.slots.epochs(i, config.steps), 3)
+        for i, source in enumerate(sources)
+    }
+    _write(model, start, config, markers, folder, say=say, name=name)
+    finish(folder, result)
+    return PretrainResult(folder.checkpoint, place if place.exists() else None)
+
+
+def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:
+    """Return the ids of the sentinels and modes a run needs, from the tokenizer's unused ones.
+
+    Sentinels come first, so that the first of them is the same whatever the denoisers.
+
+    Raises:
+        InputError: If there are too few.
+    """
+    facts = any(source.kind == "triples" for source in config.sources)
+    spans = max(most_spans(config.chosen, config.window), int(facts))
+    modes = used_modes(config.chosen)
+    ids = unused_ids(tokenizer, spans + len(modes))
+    return Markers(tuple(ids[:spans]), dict(zip(modes, ids[spans:], strict=True)))
+
+
+def _step(
+    config: PretrainConfig,
+    model: EncoderDecoder,
+    tokenizer: TextTokenizer,
+    teacher: Decoder | None,
+) -> Callable[[TokenPairs], dict[str, float]]:
+    settings = config.step_config(distill=config.distill)
+
+    def step(batch: TokenPairs) -> dict[str, float]:
+        return pairs_step(model, batch, settings, bos=tokenizer.bos_id, teacher=teacher)
+
+    return step
+
+
+def _freeze(config: PretrainConfig, model: EncoderDecoder) -> Freeze | None:
+    """Return what waits at first: everything but cross-attention and its norms."""
+    if not config.freeze_steps:
+        return None
+    names = {key for key, _ in model.named_parameters()}
+    crossing = {key for key in names if any(part.startswith("cross") for part in key.split("."))}
+    if not crossing:
+        raise RecipeError(
+            "freeze_steps trains cross-attention alone, and this encoder-decoder has merged "
+            "attention, none of which is new; leave freeze_steps out"
+        )
+    return Freeze(frozenset(names - crossing), config.freeze_steps)
+
+
+def _check_vocabulary(size: int, start: EncoderDecoderCheckpoint) -> None:
+    own = start.config.decoder.stack.vocab_size
+    if size != own:
+        raise InputError(
+            f"the teacher has {size} tokens and the model {own}: it cannot say what the model "
+            "should write; take the decoder that the model was adapted from"
+        )
+
+
+def _with_dropout(config: EncoderDecoderConfig, rate: float) -> EncoderDecoderConfig:
+    decoder = replace(config.decoder, stack=replace(config.decoder.stack, dropout=rate))
+    return replace(config, encoder=replace(config.encoder, dropout=rate), decoder=decoder)
+
+
+def _write(
+    model: EncoderDecoder,
+    start: EncoderDecoderCheckpoint,
+    config: PretrainConfig,
+    markers: Markers,
+    folder: StageFolder,
+    *,
+    say: Callable[[str], None],
+    name: str,
+) -> None:
+    """Write the encoder-decoder, and beside it the encoder alone."""
+    arrays = to_arrays(model)
+    tokens: dict[str, Sequence[int] | dict[str, int]] = {
+        "sentinels": markers.sentinels,
+        "modes": markers.modes,
+    }
+    write_encoder_decoder(
+        folder.checkpoint,
+        start.config,
+        arrays,
+        tokenizer_json=start.tokenizer_json,
+        dtype=config.save_dtype,
+        extra_files={
+            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
+            "culet_markers.json": json.dumps(tokens),
+        },
+    )
+    encoder, weights = encoder_of(start.config, arrays)
+    try:
+        embedding_config(encoder, config.head)
+    except InputError as error:
+        say(f"{name}: no embedding checkpoint is written beside the encoder-decoder: {error}")
+        return
+    write_encoder(
+        folder,
+        encoder,
+        weights,
+        config.head,
+        place=folder.path / "encoder",
+        tokenizer_json=start.tokenizer_json,
+        dtype=config.save_dtype,
+    )

@@ -1,0 +1,274 @@
+"""What the language-model stages share: settings, resuming, freezing, averaging, one loop."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch import nn
+
+from culet import fingerprint
+from culet.ahead import Ahead
+from culet.checkpoint import write_checkpoint
+from culet.data.records import data_files
+from culet.errors import RecipeError
+from culet.model.config import EncoderConfig
+from culet.model.embedding import check_dtype
+from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.modelfolder import SPECIAL_IDS
+from culet.prompts import Prompts
+from culet.recipe import identity, to_tables
+from culet.stages.folder import StageFolder
+from culet.tensorfile import StoredDtype
+from culet.tokenizer import TextTokenizer
+from culet.train.averaging import average_files, save_weights, saved
+from culet.train.language import StepConfig
+from culet.train.loop import Action, AnyBatch, Loop
+from culet.train.loop import run as run_loop
+from culet.train.optim import OptimConfig, Optimizer
+from culet.train.report import Report, read_log
+from culet.train.resume import drop_state, load_state, save_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenTraining:
+    """What every language-model stage can be told.
+
+    Attributes:
+        steps: Optimiser steps.
+        batch_size: Examples in a batch.
+        optim: How weights move.
+        seed: Decides batches, masks and dropout.
+        dropout: See `EncoderConfig`; none is released.
+        chunk_tokens: Tokens in the model at the same time.
+        compute_dtype: Dtype of activations; weights stay float32.
+        save_dtype: Dtype of the checkpoints the stage writes.
+        save_every: Steps between resumable states.
+        average_last: How many of the last saved weights are averaged; 1 takes the last ones.
+        average_every: Steps between the weights that are averaged; the last step always counts.
+    """
+
+    steps: int
+    batch_size: int = 64
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    dropout: float = 0.0
+    chunk_tokens: int = 16_384
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    save_dtype: StoredDtype = "float32"
+    save_every: int = 200
+    average_last: int = 1
+    average_every: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "chunk_tokens": 1, "save_every": 1, "average_last": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise RecipeError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.average_last > 1 and self.average_every < 1:
+            raise RecipeError(
+                f"average_last = {self.average_last} needs average_every, the steps between the "
+                "weights that are averaged"
+            )
+
+    def step_config(self, *, distill: float = 0.5) -> StepConfig:
+        """Return how a step goes about a batch."""
+        dtype = check_dtype(getattr(torch, self.compute_dtype))
+        return StepConfig(self.chunk_tokens, dtype, distill)
+
+
+# Settings that change nothing of what is learnt, and inputs that are told by what is in them.
+UNIMPORTANT = ("save_every", "init", "teacher")
+
+
+def open_folder(
+    config: TokenTraining,
+    out: Path,
+    *,
+    name: str,
+    data: Sequence[Path],
+    inputs: Sequence[str],
+    say: Callable[[str], None],
+) -> StageFolder:
+    """Return the stage's folder, for a run of these settings, data files and inputs."""
+    settings = identity(config, run=out.parent)
+    for key in UNIMPORTANT:
+        settings.pop(key, None)
+    files = [file for path in data for file in data_files(path)]
+    folder = StageFolder(
+        out,
+        fingerprint=fingerprint.of_settings([settings, fingerprint.of_files(files), *inputs]),
+        settings={name: to_tables(config)},
+    )
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    if folder.result():
+        say(f"{name}: finished before, nothing to do")
+    return folder
+
+
+def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> TextTokenizer:
+    """Return the tokenizer of a checkpoint of this family; by default no text is too long."""
+    return TextTokenizer(
+        Tokenizer.from_str(tokenizer_json),
+        max_length,
+        bos_id=SPECIAL_IDS["<bos>"],
+        eos_id=SPECIAL_IDS["<eos>"],
+    )
+
+
+def write_encoder(
+    folder: StageFolder,
+    encoder: EncoderConfig,
+    arrays: Mapping[str, np.ndarray],
+    head: HeadConfig,
+    *,
+    place: Path,
+    tokenizer_json: str,
+    dtype: StoredDtype,
+) -> None:
+    """Write an encoder with a new head as an embedding checkpoint for the contrastive stages.
+
+    Raises:
+        InputError: If no embedding model can have such an encoder.
+    """
+    config = embedding_config(encoder, head)
+    write_checkpoint(
+        place,
+        config,
+        with_head(config, arrays, head),
+        tokenizer_json=tokenizer_json,
+        prompts=Prompts.default().to_names(),
+        dtype=dtype,
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+    )
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """Parameters that wait while the others learn.
+
+    Attributes:
+        names: Which.
+        steps: For how many steps; their moments begin empty afterwards.
+    """
+
+    names: frozenset[str]
+    steps: int
+
+
+def train(
+    config: TokenTraining,
+    named: Mapping[str, nn.Parameter],
+    step: Callable[[AnyBatch], dict[str, float]],
+    batcher: Callable[[int], AnyBatch],
+    folder: StageFolder,
+    *,
+    name: str,
+    say: Callable[[str], None],
+    freeze: Freeze | None = None,
+) -> dict[str, Any]:
+    """Train, resuming where an interrupted run was, and return what is worth recording.
+
+    Afterwards the parameters are the average of the last saved ones, if that was asked for.
+
+    Args:
+        config: The settings.
+        named: What is trained.
+        step: Adds the gradients of a batch.
+        batcher: Makes the batch of a step.
+        folder: The stage's folder.
+        name: What messages call the stage.
+        say: Takes lines for the person watching.
+        freeze: Who waits, and how long.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    optimizer = Optimizer(named.items(), config.optim, steps=config.steps)
+    if freeze is not None:
+        _give_empty_moments(optimizer, freeze.names)
+    torch.manual_seed(config.seed)
+    first = load_state(folder.state, optimizer, fingerprint=folder.fingerprint)
+    if first:
+        say(f"{name}: resuming after step {first} of {config.steps}")
+    weights = folder.path / ".weights"
+    actions: list[Action] = []
+    if config.average_last > 1:
+
+        def keep(done: int) -> None:
+            save_weights(weights, optimizer.named, step=done, keep=config.average_last)
+
+        actions.append((config.average_every, keep))
+    if freeze is not None and first < freeze.steps:
+        _let_learn(named, freeze, False)
+        actions.append((freeze.steps, lambda done: _let_learn(named, freeze, True)))
+
+    def save(done: int) -> None:
+        save_state(folder.state, optimizer, step=done, fingerprint=folder.fingerprint)
+
+    with (
+        Ahead(map(batcher, range(first, config.steps))) as batches,
+        Report(name, folder.log, start=first, steps=config.steps) as report,
+    ):
+        loop = Loop(step, optimizer, save, report, config.save_every, actions)
+        run_loop(loop, batches, start=first, steps=config.steps)
+    if config.average_last > 1:
+        if config.steps % config.average_every:
+            save_weights(weights, optimizer.named, step=config.steps, keep=config.average_last)
+        _take_average(optimizer, list(saved(weights).values()))
+    elif optimizer.average:
+        with torch.no_grad():
+            for key, average in optimizer.average.items():
+                optimizer.named[key].copy_(average)
+    return _summary(config, folder)
+
+
+def finish(folder: StageFolder, result: dict[str, Any]) -> None:
+    """Record that the stage is finished, and drop what only an unfinished one needs."""
+    folder.finish(result)
+    drop_state(folder.state)
+    for name in (".weights", ".tokens"):
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+
+
+def _summary(config: TokenTraining, folder: StageFolder) -> dict[str, Any]:
+    log = read_log(folder.log)
+    return {
+        "steps": config.steps,
+        "tokens": sum(line["tokens"] for line in log),
+        "seconds": round(sum(line["seconds"] for line in log), 3),
+        "waited_seconds": round(sum(line["waited_seconds"] for line in log), 3),
+        "texts_cut": sum(line["texts_cut"] for line in log),
+        "last": log[-1] if log else {},
+    }
+
+
+@torch.no_grad()
+def _take_average(optimizer: Optimizer, files: Sequence[Path]) -> None:
+    for key, value in average_files(files).items():
+        parameter = optimizer.named[key]
+        parameter.copy_(torch.from_numpy(value).view_as(parameter))
+
+
+def _give_empty_moments(optimizer: Optimizer, names: frozenset[str]) -> None:
+    """Give parameters that wait what AdamW would make at their first step, so it can be saved."""
+    for key in names & optimizer.named.keys():
+        parameter = optimizer.named[key]
+        optimizer.adam.state[parameter] = {
+            "step": torch.tensor(0.0, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+
+def _let_learn(named: Mapping[str, nn.Parameter], freeze: Freeze, learn: bool) -> None:
+    for key in freeze.names:
+        named[key].requires_grad_(learn)

@@ -1,0 +1,195 @@
+"""Finetuning of an encoder-decoder on texts and what is to be written for them.
+
+With test files the stage ends by writing an answer to each of their inputs and scoring it by exact
+match, as closed-book question answering is scored (SKILL, arXiv 2205.08184, section 4).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+
+from culet.atomic import new_file
+from culet.data.pretraining import TokenPairs
+from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
+from culet.decoder_checkpoint import read_encoder_decoder, write_encoder_decoder
+from culet.errors import RecipeError
+from culet.evaluate.closed_book import exact_match, is_match
+from culet.model.encoder_decoder import EncoderDecoder
+from culet.model.generate import GenerationConfig, generate
+from culet.model.weights import from_arrays, to_arrays
+from culet.progress import Progress
+from culet.stages.running import TokenTraining, finish, open_folder, text_tokenizer, train
+from culet.tokenizer import TextTokenizer
+from culet.train.language import pairs_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seq2SeqConfig(TokenTraining):
+    """Finetuning on records {"input", "target"}.
+
+    Attributes:
+        train: Files or folders of records.
+        test: Files of records to answer at the end; {"answers": [...]} lists what else is right.
+        max_source_tokens: Longer inputs are cut (and counted).
+        max_target_tokens: Longer targets are cut (and counted); also the longest answer.
+        beams: Beams of the answers; 1 is greedy, as the papers evaluate.
+        init: Encoder-decoder to start from; that of the stage before, if left out.
+    """
+
+    train: tuple[Path, ...]
+    test: tuple[Path, ...] = ()
+    max_source_tokens: int = 256
+    max_target_tokens: int = 64
+    beams: int = 1
+    init: Path | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.train:
+            raise RecipeError("train must name at least one file of input and target records")
+        if self.max_source_tokens < 3 or self.max_target_tokens < 2 or self.beams < 1:
+            raise RecipeError(
+                "max_source_tokens must be at least 3, max_target_tokens 2 and beams 1; got "
+                f"{self.max_source_tokens}, {self.max_target_tokens}, {self.beams}"
+            )
+
+
+@dataclass(frozen=True)
+class Seq2SeqResult:
+    """What a stage left behind.
+
+    Attributes:
+        checkpoint: The encoder-decoder.
+        exact_match: Share of the test records answered rightly; None without any.
+    """
+
+    checkpoint: Path
+    exact_match: float | None
+
+
+def run(
+    config: Seq2SeqConfig,
+    *,
+    init: Path,
+    out: Path,
+    name: str,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Seq2SeqResult:
+    """Finetune the encoder-decoder `init` and leave the result in `out`; resume if interrupted.
+
+    Raises:
+        TrainingError: If the loss or its gradient stops being finite.
+        InputError: If a record is bad.
+        Interrupted: After SIGINT, with the state saved.
+    """
+    start = read_encoder_decoder(init)
+    folder = open_folder(
+        config,
+        out,
+        name=name,
+        data=[*config.train, *config.test],
+        inputs=[start.fingerprint],
+        say=say,
+    )
+    if done := folder.result():
+        return Seq2SeqResult(folder.checkpoint, done["exact_match"])
+    pairs, tests = read_pairs(config.train), read_pairs(config.test) if config.test else []
+    decoder = replace(
+        start.config.decoder, stack=replace(start.config.decoder.stack, dropout=config.dropout)
+    )
+    encoder = replace(start.config.encoder, dropout=config.dropout)
+    dropped = replace(start.config, encoder=encoder, decoder=decoder)
+    model = from_arrays(dropped, start.arrays(), device=device).train()
+    longest = min(config.max_source_tokens, encoder.max_length)
+    tokenizer = text_tokenizer(start.tokenizer_json, max_length=longest)
+    settings = config.step_config()
+
+    def step(batch: TokenPairs) -> dict[str, float]:
+        return pairs_step(model, batch, settings, bos=tokenizer.bos_id)
+
+    batcher = PairBatcher(
+        pairs,
+        tokenizer,
+        batch_size=config.batch_size,
+        max_target_tokens=config.max_target_tokens,
+        seed=config.seed,
+        name=config.train[0].name,
+    )
+    result = train(
+        config, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
+    )
+    write_encoder_decoder(
+        folder.checkpoint,
+        start.config,
+        to_arrays(model),
+        tokenizer_json=start.tokenizer_json,
+        dtype=config.save_dtype,
+        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+    )
+    result["exact_match"] = None
+    if tests:
+        result["exact_match"] = _score(
+            config, model, tokenizer, start.tokenizer_json, tests, folder.path
+        )
+        say(f"{name}: {100 * result['exact_match']:.2f} % of {len(tests)} answers match exactly")
+    finish(folder, result)
+    return Seq2SeqResult(folder.checkpoint, result["exact_match"])
+
+
+def answer(
+    model: EncoderDecoder,
+    inputs: Sequence[str],
+    tokenizer: TextTokenizer,
+    words: Tokenizer,
+    config: GenerationConfig,
+    *,
+    compute_dtype: torch.dtype = torch.float32,
+    what: str = "answering",
+) -> list[str]:
+    """Return what a model writes for each input, special tokens left out.
+
+    Args:
+        model: The model.
+        inputs: Texts.
+        tokenizer: Its limit cuts inputs.
+        words: The same tokenizer, to turn ids into text.
+        config: How text is written.
+        compute_dtype: Dtype of activations.
+        what: What the progress line says.
+    """
+    ids = tokenizer.encode(inputs).ids
+    with Progress(what, total=len(inputs), unit="texts", show=None) as bar:
+        written = generate(model, ids, config, compute_dtype=compute_dtype, done=bar.advance)
+    return [words.decode(text.ids.tolist()).strip() for text in written]
+
+
+def _score(
+    config: Seq2SeqConfig,
+    model: EncoderDecoder,
+    tokenizer: TextTokenizer,
+    tokenizer_json: str,
+    tests: Sequence[TextPair],
+    folder: Path,
+) -> float:
+    """Answer the test records, write the answers beside the checkpoint, return the score."""
+    model.eval()
+    said = answer(
+        model,
+        [pair.input for pair in tests],
+        tokenizer,
+        Tokenizer.from_str(tokenizer_json),
+        GenerationConfig(max_new_tokens=config.max_target_tokens, beams=config.beams),
+        compute_dtype=config.step_config().compute_dtype,
+    )
+    with new_file(folder / "answers.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
+        for pair, text in zip(tests, said, strict=True):
+            row = {"input": pair.input, "answer": text, "right": is_match(text, pair.answers)}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return exact_match(said, [pair.answers for pair in tests])
