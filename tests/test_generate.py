@@ -1,196 +1,338 @@
-"""Generation against the full forward pass and against transformers."""
+"""Training data from a language model: questions, what is read from answers, and the stage."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from decoder_doubles import (
-    gemma2_like,
-    gemma3_like,
-    loud_arrays,
-    padded,
-    t5gemma2_like,
-    t5gemma_like,
-    texts_of,
-    their_decoder,
-    their_encoder_decoder,
+from endpoint_double import Stub, serving
+
+from culet.data.endpoint import EndpointConfig
+from culet.data.generate import (
+    ClassificationConfig,
+    GradesConfig,
+    QueriesConfig,
+    Shot,
+    classification_rows,
+    drawn_examples,
+    grade_question,
+    query_question,
+    read_example,
+    read_grade,
+    read_json,
+    read_list,
+    read_queries,
 )
+from culet.data.judges import Grades
+from culet.data.ledger import read_ledger
+from culet.data.records import read_records
+from culet.errors import InputError, Interrupted, RecipeError
+from culet.recipe import build, to_tables
+from culet.stages import generate, prepare
+from culet.stages.generate import GenerateConfig, GenerateResult, PairGradesConfig
+from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
-from culet.errors import InputError
-from culet.model.batch import pack, pack_pairs
-from culet.model.cache import prefill, read_sources, step
-from culet.model.decoder import Decoder
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.model.encoder_decoder import EncoderDecoder
-from culet.model.generate import GenerationConfig, generate
-from culet.model.weights import from_arrays
-
-LENGTHS = (3, 20, 9, 8, 1, 9)
-NEW = 24  # three times the window of 8
-F32 = {"compute_dtype": torch.float32}
-
-DECODERS = {"gemma 3": gemma3_like(), "gemma 2": gemma2_like()}
-PAIRS = {"t5gemma": t5gemma_like(), "t5gemma 2": t5gemma2_like()}
-every_decoder = pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS)
-every_pair = pytest.mark.parametrize("config", PAIRS.values(), ids=PAIRS)
+DOCUMENTS = [{"text": f"The {w} is a stone.", "lang": "en"} for w in ("opal", "beryl", "agate")]
 
 
-def spoken(config: Any, *, seed: int = 0) -> dict[str, np.ndarray]:
-    """Return random weights whose model now and then says EOS, because its row is long."""
-    arrays = loud_arrays(config, seed=seed)
-    table = "encoder.embed" if "encoder.embed" in arrays else "embed"
-    if "decoder.embed" in arrays:
-        table = "decoder.embed"
-    arrays[table] = arrays[table].copy()
-    arrays[table][1] *= 3.0
-    return arrays
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-@every_decoder
-def test_a_cached_step_equals_the_full_forward_pass(config: DecoderConfig) -> None:
-    model = from_arrays(config, loud_arrays(config))
-    prompts, rest = texts_of(*LENGTHS), texts_of(*[NEW] * len(LENGTHS), seed=1)
-    with torch.inference_mode():
-        hidden, cache = prefill(model, pack(prompts), **F32)
-        for n in range(NEW):
-            whole = [np.concatenate([p, r[:n]]) for p, r in zip(prompts, rest, strict=True)]
-            batch = pack(whole)
-            last = batch.lengths.cumsum(0)[batch.order] - 1
-            torch.testing.assert_close(hidden, model(batch)[last], rtol=0, atol=2e-5)
-            hidden = step(model, torch.tensor([r[n] for r in rest]), cache)
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with serving() as server:
+        server.reply = reply
+        yield server
 
 
-@every_pair
-def test_a_cached_step_of_a_pair_equals_the_full_forward_pass(
-    config: EncoderDecoderConfig,
+@pytest.fixture
+def endpoint(stub: Stub) -> EndpointConfig:
+    return EndpointConfig(stub.url, "small", input_price=1.0, output_price=1.0)
+
+
+def reply(question: str, number: int) -> str:
+    """Answer as a model would: by what is asked."""
+    document = question.rpartition("Document:\n")[2]
+    if question.startswith("Write a query"):
+        return f'Sure!\n```json\n{{"queries": ["what is {document.split()[1]}?"]}}\n```'
+    if "agate" in question:
+        return '{"grade": 1}'
+    if question.startswith("Grade"):
+        return '{"grade": 4}' if question.startswith("Grade how well") else '{"grade": "3"}'
+    if question.startswith("List"):
+        return json.dumps({"list": [f"film {i}" for i in range(20)]})
+    assert question.startswith("Write one of")
+    return json.dumps({"text": question.split(", in ")[1][:60] + question.rpartition("class ")[2]})
+
+
+def lines(path: Path, values: list[Any]) -> Path:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values))
+    return path
+
+
+def run(config: GenerateConfig, out: Path) -> GenerateResult:
+    return generate.run(config, out=out, name="made")
+
+
+def rows_of(result: GenerateResult) -> list[dict[str, Any]]:
+    text = (result.data / "rows.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('Here you are:\n```json\n{"a": [1]}\n```\nAnything else?', {"a": [1]}),
+        ("{broken} [2]", [2]),
+        (" 3 ", "3"),
+        ("[" * 5000, "[" * 5000),
+    ],
+)
+def test_json_is_found_in_any_answer(answer: str, value: Any) -> None:
+    assert read_json(answer) == value
+
+
+@pytest.mark.parametrize(
+    ("answer", "grade"),
+    [
+        ('{"grade": 3}', 3),
+        ('{"grade": "2"}', 2),
+        ("4", 4),
+        ('{"grade": 2.0}', 2),
+        ('{"grade": 2.5}', None),
+        ('{"grade": 5}', None),
+        ('{"grade": -1}', None),
+        ('{"grade": true}', None),
+        ("good", None),
+        ("", None),
+        ("{}", None),
+    ],
+)
+def test_grades_are_whole_and_on_the_scale(answer: str, grade: int | None) -> None:
+    assert read_grade(answer) == grade
+
+
+def test_queries_are_read_once_each_and_as_many_as_asked() -> None:
+    config = QueriesConfig(per_document=2)
+    assert read_queries('{"queries": ["a", " a ", "b", "c"]}', config) == ["a", "b"]
+    assert read_queries('["a", 3, ""]', config) == ["a"]
+    assert read_queries('{"queries": []}', config) is None
+    assert read_queries('{"queries": "a"}', config) is None
+    assert read_queries("a", config) is None
+
+
+def test_lists_and_examples() -> None:
+    assert read_list('{"list": ["a", "a", "b", 1]}') == ["a", "b"]
+    assert read_list("none") == []
+    assert read_example('{"text": " t "}') == "t"
+    assert read_example('{"text": ""}') is None
+    assert read_example("t") is None
+
+
+def test_the_question_holds_the_document_the_language_and_the_shots() -> None:
+    config = QueriesConfig(2, "questions of a jeweller", (Shot("Gold melts.", "does gold melt?"),))
+    text = query_question("Opals crack.", config, lang="de")[0]["content"]
+    assert text.startswith("Write questions of a jeweller, ")
+    assert "in the language 'de'" in text
+    assert 'Document:\nGold melts.\nAnswer: {"queries": ["does gold melt?"]}' in text
+    assert text.endswith("Document:\nOpals crack.")
+    assert "in the language of the document" in query_question("x", config, lang=None)[0]["content"]
+
+
+def test_long_documents_are_shown_in_part() -> None:
+    text = grade_question("q", "d" * 10_000)[0]["content"]
+    assert text.count("d" * 6000) == 1
+    assert text.endswith("d\n[…]")
+
+
+def test_subjects_come_from_the_tail_of_the_list() -> None:
+    config = ClassificationConfig("texts", ("a", "b"), "things", tail=0.25, rows=10)
+    wanted = drawn_examples([str(i) for i in range(40)], config)
+    assert {int(subject) for _, subject in wanted} <= set(range(30, 40))
+    assert [label for label, _ in wanted] == ["a"] * 10 + ["b"] * 10
+    assert len({subject for label, subject in wanted if label == "a"}) == 10
+    assert drawn_examples(["x"], config)[0] == ("a", "x")
+
+
+def test_rows_join_texts_of_one_label_and_set_others_against_them() -> None:
+    config = ClassificationConfig("texts", ("a", "b", "c"), "things", rows=7, negatives=2)
+    texts = [(label, f"{label}{i}") for label in "abc" for i in range(4)]
+    made = list(classification_rows([*texts, ("c", "c0")], config))
+    assert len(made) == 7
+    assert len({row["query"] for row in made}) == 7
+    for row in made:
+        own = row["query"][0]
+        assert row["label"] == own
+        assert row["positive"][0] == own
+        assert row["positive"] != row["query"]
+        assert [text[0] == own for text in row["negatives"]] == [False, False]
+    assert list(classification_rows([("a", "a0"), ("b", "b0")], config)) == []
+
+
+def test_queries_become_records(endpoint: EndpointConfig, tmp_path: Path) -> None:
+    lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    (tmp_path / "source.json").write_text('{"name": "gems", "licence": "CC0-1.0"}')
+    config = GenerateConfig(endpoint, (tmp_path / "docs.jsonl",), queries=QueriesConfig())
+    result = run(config, tmp_path / "out")
+    assert (result.rows, result.fresh) == (3, True)
+    assert rows_of(result)[0] == {
+        "query": "what is opal?",
+        "positive": "The opal is a stone.",
+        "lang": "en",
+        "source": "made",
+        "made_by": "small",
+    }
+    assert len(read_records([result.data])) == 3
+    (entry,) = read_ledger(tmp_path / "out" / "ledger.json")
+    assert (entry.licence, entry.origin, entry.made_by) == ("CC0-1.0", "gems", "small")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["rows"] == {"used": 3, "written": 3}
+    assert report["cost"]["asked"] == 3
+    assert report["cost"]["paid"] > 0
+    assert run(config, tmp_path / "out") == replace(result, fresh=False)
+
+
+def test_queries_are_graded_and_low_ones_go(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
 ) -> None:
-    model = from_arrays(config, loud_arrays(config))
-    sources, rest = texts_of(*LENGTHS), texts_of(*[NEW] * len(LENGTHS), seed=1)
-    with torch.inference_mode():
-        batch = pack_pairs(sources, rest)
-        packed = model(batch).split(NEW)
-        whole = torch.stack([packed[place] for place in batch.target.order.tolist()])  # B n D
-        cache = read_sources(model, pack(sources), **F32)
-        cache.repeat(2)
-        ids = torch.full((2 * len(sources),), 2)
-        for n in range(NEW):
-            hidden = step(model, ids, cache)
-            for beam in (hidden[0::2], hidden[1::2]):
-                torch.testing.assert_close(beam, whole[:, n], rtol=0, atol=2e-5)
-            ids = torch.tensor([r[n] for r in rest]).repeat_interleave(2)
+    path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    config = GenerateConfig(endpoint, (path,), queries=QueriesConfig(min_grade=3))
+    result = run(config, tmp_path / "out")
+    assert [(row["query"], row["grade"]) for row in rows_of(result)] == [
+        ("what is opal?", 4),
+        ("what is beryl?", 4),
+    ]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["answers"] == {"low grade": 1}
+    assert report["examples"]["low grade"][0]["grade"] == "1"
+    asked = len(stub.bodies)
+    lenient = replace(config, queries=QueriesConfig(min_grade=1))
+    assert run(lenient, tmp_path / "out").rows == 3
+    assert len(stub.bodies) == asked  # the same questions, answered before
 
 
-def theirs(reference: Any, texts: list[np.ndarray], config: GenerationConfig, *, left: bool) -> Any:
-    """Return what transformers writes, as lists of ids, the end taken off."""
-    out = reference.generate(
-        **padded(texts, left=left),
-        max_new_tokens=config.max_new_tokens,
-        num_beams=config.beams,
-        length_penalty=config.length_penalty,
-        do_sample=False,
-        eos_token_id=list(config.eos),
-        pad_token_id=0,
-    )
-    new = out[:, max(map(len, texts)) :] if left else out[:, 1:]
-    rows = []
-    for row in new.tolist():
-        end = [i for i, token in enumerate(row) if token in config.eos]
-        rows.append(row[: end[0]] if end else row)
-    return rows
-
-
-BEAMS = [
-    GenerationConfig(max_new_tokens=NEW),
-    GenerationConfig(max_new_tokens=NEW, beams=4),
-    GenerationConfig(max_new_tokens=NEW, beams=3, length_penalty=0.3, eos=(1, 50)),
-]
-every_search = pytest.mark.parametrize("search", BEAMS, ids=["greedy", "beams", "two ends"])
-
-
-@every_decoder
-@every_search
-def test_decoders_write_what_transformers_writes(
-    config: DecoderConfig, search: GenerationConfig
+def test_answers_of_no_use_are_counted_and_shown(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
 ) -> None:
-    arrays = spoken(config)
-    texts = texts_of(*LENGTHS)
-    ours = generate(from_arrays(config, arrays), texts, search)
-    # transformers' padding to the left moves nothing but float noise
-    expected = theirs(their_decoder(config, arrays), texts, search, left=True)
-    assert [each.ids.tolist() for each in ours] == expected
-    assert {each.ended for each in ours} == {True, False}
+    path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    stub.reply = lambda question, number: "I cannot" if "beryl" in question else reply(question, 0)
+    config = GenerateConfig(endpoint, (path,), queries=QueriesConfig())
+    assert run(config, tmp_path / "out").rows == 2
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["answers"] == {"unusable": 1}
+    assert report["examples"]["unusable"] == [{"for": f"{path}:2", "answer": "I cannot"}]
+    stub.reply = lambda question, number: "no"
+    with pytest.raises(InputError, match=r"no answer of other could be used.* the last: 'no'"):
+        run(replace(config, endpoint=replace(endpoint, model="other")), tmp_path / "none")
+    assert not (tmp_path / "none" / "data" / "rows.jsonl").exists()
 
 
-@every_pair
-@every_search
-def test_encoder_decoders_write_what_transformers_writes(
-    config: EncoderDecoderConfig, search: GenerationConfig
+def test_a_stopped_run_goes_on_where_it_stood(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
 ) -> None:
-    arrays = spoken(config)
-    texts = texts_of(*LENGTHS)
-    ours = generate(from_arrays(config, arrays), texts, search)
-    expected = theirs(their_encoder_decoder(config, arrays), texts, search, left=False)
-    assert [each.ids.tolist() for each in ours] == expected
-    assert {each.ended for each in ours} == {True, False}
+    path = lines(tmp_path / "docs.jsonl", [{"text": f"The n{i} is a stone."} for i in range(20)])
+    config = GenerateConfig(replace(endpoint, parallel=1), (path,), queries=QueriesConfig())
+    stub.reply = lambda question, number: (400, "no more") if number > 7 else reply(question, 0)
+    with pytest.raises(InputError, match="no more"):
+        run(config, tmp_path / "out")
+    assert not (tmp_path / "out" / "data" / "rows.jsonl").exists()
+    stub.reply = reply
+    before = len(stub.bodies)
+    assert run(config, tmp_path / "out").rows == 20
+    assert len(stub.bodies) - before == 13
 
 
-def log_probability(model: Decoder | EncoderDecoder, text: np.ndarray, ids: list[int]) -> float:
-    """Return the log-probability of ids after a text, by the full forward pass."""
-    with torch.inference_mode():
-        if isinstance(model, EncoderDecoder):
-            logits = model.logits(model(pack_pairs([text], [ids])))
-        else:
-            logits = model.logits(model(pack([np.concatenate([text, ids])])))[len(text) - 1 : -1]
-    return float(logits.log_softmax(-1)[range(len(ids)), ids].sum())
+def test_ctrl_c_says_how_to_go_on(
+    endpoint: EndpointConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "read_queries", interrupted)
+    path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    config = GenerateConfig(endpoint, (path,), queries=QueriesConfig())
+    with pytest.raises(Interrupted, match="stopped; run the same again to go on"):
+        run(config, tmp_path / "out")
 
 
-@pytest.mark.parametrize("beams", [1, 4])
-@pytest.mark.parametrize("config", [gemma3_like(), t5gemma_like()], ids=["decoder", "pair"])
-def test_the_log_probability_is_that_of_the_full_forward_pass(config: Any, beams: int) -> None:
-    model = from_arrays(config, spoken(config))
-    texts = texts_of(*LENGTHS)
-    search = GenerationConfig(max_new_tokens=NEW, beams=beams)
-    for text, written in zip(texts, generate(model, texts, search), strict=True):
-        ids = [*written.ids.tolist(), *([1] if written.ended else [])]
-        assert len(ids) <= NEW
-        assert written.log_probability == pytest.approx(log_probability(model, text, ids), abs=1e-3)
+def test_grades_are_what_the_miner_reads(endpoint: EndpointConfig, tmp_path: Path) -> None:
+    row = {"query": "what is opal?", "positive": "An opal.", "negatives": ["An agate."]}
+    path = lines(tmp_path / "pairs.jsonl", [row, row | {"query": "opal?"}])
+    config = GenerateConfig(endpoint, (path,), limit=1, grades=PairGradesConfig())
+    result = run(config, tmp_path / "out")
+    assert result.rows == 4
+    relevance, likelihood = Grades(result.data)("what is opal?", ["An opal.", "An agate."])
+    assert relevance.tolist() == [4.0, 1.0]
+    assert likelihood.tolist() == [3.0, 1.0]
 
 
-@pytest.mark.parametrize("beams", [1, 3])
-def test_company_and_batch_size_do_not_matter(beams: int) -> None:
-    config = t5gemma2_like()
-    model = from_arrays(config, spoken(config))
-    texts = texts_of(*LENGTHS)
-    search = GenerationConfig(max_new_tokens=12, beams=beams)
-    told: list[int] = []
-    together = generate(model, texts, search)
-    apart = generate(model, texts, replace(search, batch_size=2), done=told.append)
-    assert [each.ids.tolist() for each in together] == [each.ids.tolist() for each in apart]
-    assert told == [2, 2, 2]
-    assert generate(model, [], search) == []
+def test_classification_is_made_in_two_stages(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+) -> None:
+    job = ClassificationConfig("reviews of a film", ("good", "bad"), "films", rows=6)
+    result = run(GenerateConfig(endpoint, classification=job, licence="CC0-1.0"), tmp_path / "out")
+    rows = rows_of(result)
+    assert result.rows == 6
+    assert {row["label"] for row in rows} == {"good", "bad"}
+    assert all(row["task"] == "classification" for row in rows)
+    asked = [body["messages"][0]["content"] for body in stub.bodies]
+    assert asked[0].startswith("List 100 different films.")
+    assert len(asked) == 1 + 12
+    assert {int(text.split("film ")[-1].split(".")[0]) for text in asked[1:]} <= set(range(10, 20))
+    assert read_ledger(tmp_path / "out" / "ledger.json")[0].licence == "CC0-1.0"
 
 
-def test_what_is_read_of_a_source_is_computed_once() -> None:
-    model = from_arrays(t5gemma_like(), loud_arrays(t5gemma_like()))
-    cross = model.decoder.stack.blocks[0].cross
-    calls: list[int] = []
-    cross.key_value.register_forward_hook(lambda *_: calls.append(1))
-    generate(model, texts_of(5, 6), GenerationConfig(max_new_tokens=9, beams=3, eos=()))
-    assert len(calls) == 1
+def test_pairs_graded_low_are_removed_in_preparation(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+) -> None:
+    rows = [{"query": f"{w}?", "positive": f"An {w}, a stone."} for w in ("opal", "agate", "onyx")]
+    path = lines(tmp_path / "gems.jsonl", [*rows, {"text": "agate"}])
+    stub.reply = lambda question, number: "?" if "onyx" in question else reply(question, 0)
+    source = DataSourceConfig(path, licence="MIT")
+    config = PrepareConfig((source,), grades=GradesConfig(endpoint), compress=False)
+    assert prepare.run(config, out=tmp_path / "out").kept == 3
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["removed"] == {"low grade": 1}
+    assert report["examples"]["low grade"][0]["query"] == "agate?"
+    assert report["grades"]["graded"] == {"4": 1, "1": 1}
+    assert report["grades"]["unusable"] == 1
+    assert report["grades"]["cost"]["asked"] == 3
+    asked = len(stub.bodies)
+    strict = replace(config, grades=GradesConfig(endpoint, min_grade=4))
+    assert prepare.run(strict, out=tmp_path / "out").kept == 3
+    assert len(stub.bodies) == asked
 
 
-def test_texts_that_would_grow_too_long_are_refused() -> None:
-    config = gemma3_like(max_length=20)
-    model = from_arrays(config, loud_arrays(config))
-    with pytest.raises(InputError, match="may come to 25, and the decoder was made for 20"):
-        generate(model, texts_of(5), GenerationConfig(max_new_tokens=20))
-    pair = t5gemma_like(max_length=20)
-    both = from_arrays(pair, loud_arrays(pair))
-    with pytest.raises(InputError, match="a source has 21 tokens, and the encoder was made for 20"):
-        generate(both, texts_of(21), GenerationConfig(max_new_tokens=20))
-    with pytest.raises(InputError, match="beams and batch_size must be at least 1, got 4, 0"):
-        GenerationConfig(max_new_tokens=4, beams=0)
+def test_recipe_tables_say_it_all(endpoint: EndpointConfig) -> None:
+    config = GenerateConfig(endpoint, (Path("a"),), queries=QueriesConfig(shots=(Shot("d", "q"),)))
+    assert build(GenerateConfig, to_tables(config), where="generate") == config
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({}, "give one table of queries, grades and classification"),
+        ({"queries": {}, "grades": {}}, "give one table of"),
+        ({"queries": {}}, "queries and grades need inputs"),
+        ({"grades": {"by": []}, "inputs": ["a"]}, r"grades\.by must name one or more ways"),
+        ({"queries": {"min_grade": 5}, "inputs": ["a"]}, r"min_grade in 0 … 4, got 1 and 5"),
+        (
+            {"classification": {"texts": "t", "labels": ["a"], "subjects": "s"}},
+            "labels must be two or more, all different",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        build(
+            GenerateConfig,
+            {"endpoint": {"url": "http://x", "model": "m"}} | table,
+            where="generate",
+        )

@@ -178,7 +178,7 @@ class Examiner:
             number, text = texts[hit.text]
             task, _, role = hit.owner.partition("\t")
             by_row.setdefault(number, {}).setdefault(
-                task, {"role": role, "how": hit.how, "text": _cut(text)}
+                task, {"role": role, "how": hit.how, "text": cut(text)}
             )
         for number, tasks in by_row.items():
             place, row = rows[number]
@@ -217,12 +217,13 @@ def shown(row: Row) -> dict[str, str]:
     sides = {"text": row.positive}
     if row.query is not None:
         sides = {"query": row.query, "positive": row.positive}
-    return {"row": row.origin} | {side: _cut(text) for side, text in sides.items()}
+    return {"row": row.origin} | {side: cut(text) for side, text in sides.items()}
 
 
 def _all_texts(row: Row) -> tuple[str, ...]:
     return (*row.sides, *row.negatives)
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """Return a text as short as a report can show it."""
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + " …"

@@ -12,13 +12,16 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 from culet.atomic import new_file
 from culet.data.consistency import ConsistencyConfig, Encoder, Pair, Pool, consistent, draw
 from culet.data.dedup import remove_exact, remove_near
-from culet.data.examine import VERDICTS, Examiner, shown
+from culet.data.endpoint import Endpoint
+from culet.data.examine import VERDICTS, Examiner, cut, shown
+from culet.data.generate import GradesConfig, grade_question, read_grade
 from culet.data.minhash import NearConfig
 from culet.data.rows import Chunk, Position, Row, chunks, parse_row
 from culet.data.survey import SAVE_SECONDS, Survey
@@ -120,7 +123,7 @@ class Passes:
                 pairs = (
                     pair
                     for chunk in chunks(self.files, Position())
-                    for pair in self._pairs(chunk, config)
+                    for pair in self._pairs(chunk, config.sources)
                 )
                 drawn = draw(pairs, config)
                 self._say(
@@ -132,24 +135,59 @@ class Passes:
             total, done = len(survey.verdicts), survey.position.number
             with self._progress("consistency", total, done) as progress:
                 for chunk in chunks(self.files, survey.position):
-                    some = self._pairs(chunk, config)
+                    some = self._pairs(chunk, config.sources)
                     for pair, stays in zip(
                         some, consistent(some, pool, encoder, config), strict=True
                     ):
                         if not stays:
-                            survey.verdicts[pair.place] = VERDICTS["inconsistent"]
-                            example = {
-                                "row": chunk.origin(pair.place - chunk.first),
-                                "query": pair.query[:160],
-                                "positive": pair.document[:160],
-                            }
-                            source = self.owners[chunk.file]
-                            survey.tally.add("removed", source, "inconsistent", example=example)
+                            self._remove(pair, chunk, "inconsistent")
                     survey.position = chunk.after
                     if time.monotonic() - saved > SAVE_SECONDS:
                         survey.save(verdicts="consistency-unfinished")
                         saved = time.monotonic()
                     progress.advance(len(chunk.raw))
+
+    def check_grades(self, config: GradesConfig, endpoint: Endpoint) -> None:
+        """Remove pairs that a language model grades low; those it does not grade stay."""
+        survey = self.survey
+        with survey.doing("grades") as todo:
+            if not todo:
+                return
+            notes = survey.notes.setdefault("grades", {"graded": {}, "unusable": 0, "cost": {}})
+            total, done = len(survey.verdicts), survey.position.number
+            before = dict(notes["cost"])
+            with self._progress("grading", total, done) as progress:
+                for chunk in chunks(self.files, survey.position):
+                    pairs = self._pairs(chunk, config.sources)
+                    questions = (grade_question(pair.query, pair.document) for pair in pairs)
+                    for pair, answer in zip(pairs, endpoint.answers(questions), strict=True):
+                        grade = read_grade(answer.text)
+                        if grade is None:
+                            notes["unusable"] += 1
+                            survey.tally.add("ungraded", example={"answer": answer.text[:160]})
+                            continue
+                        graded = notes["graded"]
+                        graded[str(grade)] = graded.get(str(grade), 0) + 1
+                        if grade < config.min_grade:
+                            self._remove(pair, chunk, "low grade", grade=str(grade))
+                        progress.advance(0, paid=round(endpoint.cost.paid, 4))
+                    notes["cost"] = {
+                        name: before.get(name, 0) + value
+                        for name, value in asdict(endpoint.cost).items()
+                    }
+                    survey.position = chunk.after
+                    survey.save(verdicts="grades-unfinished")
+                    progress.advance(len(chunk.raw))
+
+    def _remove(self, pair: Pair, chunk: Chunk, reason: str, **more: str) -> None:
+        self.survey.verdicts[pair.place] = VERDICTS[reason]
+        example = {
+            "row": chunk.origin(pair.place - chunk.first),
+            "query": cut(pair.query),
+            "positive": cut(pair.document),
+        }
+        source = self.owners[chunk.file]
+        self.survey.tally.add("removed", source, reason, example=example | more)
 
     def write(self, data: Path, rejects: Path, *, shard_rows: int, compress: bool) -> None:
         """Write the rows that are left, and bad lines apart; both in shards."""
@@ -218,9 +256,9 @@ class Passes:
             (folders[0] / source / name).unlink()
         return chunk
 
-    def _pairs(self, chunk: Chunk, config: ConsistencyConfig) -> list[Pair]:
+    def _pairs(self, chunk: Chunk, sources: Sequence[str]) -> list[Pair]:
         """Return the pairs of a chunk that are still there and to be judged."""
-        if config.sources and self.owners[chunk.file] not in config.sources:
+        if sources and self.owners[chunk.file] not in sources:
             return []
         found = []
         for place, row in self._standing(chunk):

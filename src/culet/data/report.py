@@ -54,6 +54,7 @@ def report(survey: Survey, owners: Sequence[str], *, megabytes: int) -> dict[str
         "contamination": _contamination(survey),
         "examples": _examples(survey),
         "evaluation": survey.notes.get("evaluation", {}),
+        "grades": survey.notes.get("grades", {}),
         "near_uncompared": survey.notes.get("near", {}).get("uncompared", 0),
         "seconds": survey.seconds,
         "rows_per_second": round(total["read"] / seconds, 1) if seconds else None,

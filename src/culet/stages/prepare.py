@@ -5,7 +5,8 @@ Passes over the rows, in this order; each but the first and the last only if it 
 1. examine      lengths, languages, overlap with evaluation tasks; keys and signatures to disk
 2. exact, near  duplicates of an earlier row, in the order of the sources
 3. consistency  pairs whose document is not near their query, under an embedder
-4. write        what is left, as it was read, in shards, a folder a source
+4. grades       pairs that a language model grades low
+5. write        what is left, as it was read, in shards, a folder a source
 
 Memory does not grow with the rows, but for one byte each. Rows are never held between passes: they
 are read again, and what is known of them is looked up by their number.
@@ -26,8 +27,10 @@ from culet import fingerprint
 from culet.atomic import new_file
 from culet.data.consistency import ConsistencyConfig
 from culet.data.contamination import ContaminationConfig, OverlapIndex
+from culet.data.endpoint import Endpoint
 from culet.data.examine import Examiner
 from culet.data.filters import LanguageConfig, LanguageIdentifier, LengthConfig
+from culet.data.generate import GradesConfig
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, source_facts, write_ledger
 from culet.data.minhash import NearConfig
 from culet.data.passes import Passes
@@ -87,6 +90,7 @@ class PrepareConfig:
         exact: Remove rows whose texts an earlier row has, but for case, blanks and Unicode forms.
         near: Remove rows that are nearly an earlier one.
         consistency: Remove pairs whose document is not near their query.
+        grades: Remove pairs that a language model grades low.
         bad_lines: "refuse" stops at the first, naming file and line; "isolate" writes them to
             `rejects/` and goes on.
         unlicensed: "note" writes "not stated" into the ledger; "refuse" stops at the beginning if
@@ -103,6 +107,7 @@ class PrepareConfig:
     exact: bool = True
     near: NearConfig | None = None
     consistency: ConsistencyConfig | None = None
+    grades: GradesConfig | None = None
     bad_lines: Literal["refuse", "isolate"] = "refuse"
     unlicensed: Literal["note", "refuse"] = "note"
     shard_rows: int = 200_000
@@ -120,13 +125,11 @@ class PrepareConfig:
                 f"shard_rows must be at least 1 and examples 0, got {self.shard_rows} and "
                 f"{self.examples}"
             )
-        if self.consistency is not None and (
-            unknown := sorted(set(self.consistency.sources) - set(names))
-        ):
-            raise RecipeError(
-                f"consistency.sources names {', '.join(unknown)}; the sources are "
-                f"{', '.join(names)}"
-            )
+        for key, judge in (("consistency", self.consistency), ("grades", self.grades)):
+            if judge is not None and (unknown := sorted(set(judge.sources) - set(names))):
+                raise RecipeError(
+                    f"{key}.sources names {', '.join(unknown)}; the sources are {', '.join(names)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,9 @@ def run(
         if config.consistency is not None:
             model = config.consistency.model
             passes.check_consistency(config.consistency, lambda: load(model, device=device))
+        if config.grades is not None:
+            answers = config.grades.cache or out.with_name(f"{out.name}-answers.sqlite")
+            passes.check_grades(config.grades, Endpoint(config.grades.endpoint, answers))
         passes.write(
             data,
             folder.path / "rejects",
@@ -313,7 +319,11 @@ def _fingerprint(config: PrepareConfig, entries: list[LedgerEntry], tasks: list[
     files = [
         fingerprint.of_files(f for f in task.folder.rglob("*") if f.is_file()) for task in tasks
     ]
-    return fingerprint.of_settings([to_tables(config), data, files])
+    settings = to_tables(config)
+    if config.grades is not None:  # how fast and at what price changes no answer
+        settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()
+        settings["grades"].pop("cache", None)
+    return fingerprint.of_settings([settings, data, files])
 
 
 def _peak_megabytes() -> int:

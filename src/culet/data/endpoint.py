@@ -1,0 +1,403 @@
+"""Questions to a language model behind any OpenAI-compatible endpoint, each asked once.
+
+`POST <url>/chat/completions`, as OpenAI, vLLM, llama.cpp, Ollama and most providers speak it. An
+answer goes to a file the moment it is used, under the hash of its question: a run that was
+stopped, by Ctrl-C, a limit or a bill, asks only what it has not asked yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from culet.errors import InputError, RecipeError
+
+Messages = Sequence[Mapping[str, str]]
+
+_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
+_LONGEST_WAIT = 60.0
+_SHOWN = 300  # characters of a refusal
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """Where a language model answers, how fast it may be asked and what it costs.
+
+    Attributes:
+        url: Base address, up to and with `/v1`.
+        model: Its name there.
+        key_env: Environment variable that holds the key; the key itself is written nowhere.
+        parallel: Requests under way at once.
+        requests_per_minute: Most requests begun in a minute; 0 sets no bound.
+        tokens_per_minute: Most tokens (of questions and answers) a minute; 0 sets no bound.
+        retries: Further attempts after a failure that may pass (busy, too many, no connection).
+        timeout_seconds: Longest wait for one answer.
+        temperature: Sampling temperature.
+        max_tokens: Longest answer.
+        seed: Sampling seed, where the endpoint takes one.
+        json_mode: Ask for JSON by `response_format`; not every endpoint knows it.
+        input_price: Price of a million tokens asked.
+        output_price: Price of a million tokens answered.
+        budget: Once the new answers of a run have cost this much, it stops; answers under way
+            then may exceed it. 0 sets no bound.
+    """
+
+    url: str
+    model: str
+    key_env: str | None = None
+    parallel: int = 4
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    retries: int = 5
+    timeout_seconds: float = 120.0
+    temperature: float = 0.0
+    max_tokens: int = 512
+    seed: int | None = None
+    json_mode: bool = False
+    input_price: float = 0.0
+    output_price: float = 0.0
+    budget: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise RecipeError(f"url must begin with http:// or https://, got {self.url!r}")
+        if self.parallel < 1 or self.max_tokens < 1 or self.retries < 0:
+            raise RecipeError(
+                "parallel and max_tokens must be at least 1 and retries 0, got "
+                f"{self.parallel}, {self.max_tokens} and {self.retries}"
+            )
+        if self.budget and not (self.input_price or self.output_price):
+            raise RecipeError("budget needs input_price and output_price to be known")
+
+    def asked_with(self) -> dict[str, Any]:
+        """Return the settings that answers depend on."""
+        names = ("model", "temperature", "max_tokens", "seed", "json_mode")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said.
+
+    Attributes:
+        text: Its words.
+        asked_tokens: Tokens of the question, as the endpoint counts them; 0 if it does not.
+        answered_tokens: Tokens of the answer, likewise.
+        cached: Whether it had been asked before.
+    """
+
+    text: str
+    asked_tokens: int
+    answered_tokens: int
+    cached: bool = False
+
+
+@dataclass
+class Cost:
+    """What was asked, and what it costs by the prices of the recipe.
+
+    Attributes:
+        asked: Requests answered in this run.
+        cached: Answers that were known already.
+        retried: Attempts that failed and were repeated.
+        asked_tokens: Tokens of the questions answered in this run.
+        answered_tokens: Tokens of their answers.
+        cached_tokens: Tokens of the answers known already, both ways.
+        paid: Price of this run.
+        saved: Price of what was known already.
+    """
+
+    asked: int = 0
+    cached: int = 0
+    retried: int = 0
+    asked_tokens: int = 0
+    answered_tokens: int = 0
+    cached_tokens: int = 0
+    paid: float = 0.0
+    saved: float = 0.0
+
+
+class Endpoint:
+    """Asks, remembers, counts.
+
+    Args:
+        config: Where and how.
+        cache: File of the answers; made if it is not there.
+        sleep: Waits some seconds; replaced in tests.
+        clock: Tells seconds; replaced in tests.
+
+    Attributes:
+        cost: What was asked so far.
+    """
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        cache: Path,
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.cost = Cost()
+        self._key = _key(config)
+        self._pace = _Pace(config, sleep, clock)
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        self._cache = cache
+        with self._open() as store:
+            store.execute(
+                "create table if not exists answers "
+                "(question text primary key, answer text, asked integer, answered integer)"
+            )
+
+    def answers(self, questions: Iterable[Messages]) -> Iterator[Answer]:
+        """Yield the answer to each question, in order; some are asked ahead.
+
+        Raises:
+            InputError: If the endpoint refuses, or still fails after all retries, or the budget is
+                spent; what was answered until then is kept.
+        """
+        waiting: deque[tuple[str, Future[Answer] | Answer]] = deque()
+        under_way: dict[str, Future[Answer]] = {}
+        source = iter(questions)
+        pool = ThreadPoolExecutor(self.config.parallel)
+        stop = threading.Event()
+        with closing(self._connect()) as store:
+            try:
+                more = True
+                while more or waiting:
+                    while more and len(waiting) < 2 * self.config.parallel:
+                        messages = next(source, None)
+                        if messages is None:
+                            more = False
+                            break
+                        waiting.append(self._begun(messages, store, under_way, (pool, stop)))
+                    if waiting:
+                        name, answer = waiting.popleft()
+                        if isinstance(answer, Future):
+                            answer = self._kept(store, name, answer.result(), under_way)
+                        yield self._counted(answer)
+            finally:
+                stop.set()
+                pool.shutdown(cancel_futures=True)  # what is under way is paid for: wait for it
+                for name, future in under_way.items():
+                    if not future.cancelled() and not future.exception():
+                        self._store(store, name, future.result())
+
+    def _begun(
+        self,
+        messages: Messages,
+        store: sqlite3.Connection,
+        under_way: dict[str, Future[Answer]],
+        workers: tuple[ThreadPoolExecutor, threading.Event],
+    ) -> tuple[str, Future[Answer] | Answer]:
+        """Return the question's name, and its answer or who is on the way to get it."""
+        body = self._body(messages)
+        name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+        if name in under_way:
+            return name, under_way[name]
+        query = "select answer, asked, answered from answers where question = ?"
+        if known := store.execute(query, (name,)).fetchone():
+            text, asked, answered = known
+            return name, Answer(text, asked, answered, cached=True)
+        if self.config.budget and self.cost.paid >= self.config.budget:
+            raise InputError(
+                f"the budget of {self.config.budget:g} is spent ({self.cost.paid:.4g} paid); "
+                "raise it and run again: nothing that is answered is asked again"
+            )
+        pool, stop = workers
+        under_way[name] = pool.submit(self._asked, body, stop)
+        return name, under_way[name]
+
+    def _kept(
+        self,
+        store: sqlite3.Connection,
+        name: str,
+        answer: Answer,
+        under_way: dict[str, Future[Answer]],
+    ) -> Answer:
+        if under_way.pop(name, None) is None:  # the same question stood in line twice
+            return Answer(answer.text, answer.asked_tokens, answer.answered_tokens, cached=True)
+        self._store(store, name, answer)
+        return answer
+
+    def _store(self, store: sqlite3.Connection, name: str, answer: Answer) -> None:
+        values = (name, answer.text, answer.asked_tokens, answer.answered_tokens)
+        with store:
+            store.execute("insert or replace into answers values (?, ?, ?, ?)", values)
+
+    def _counted(self, answer: Answer) -> Answer:
+        price = (
+            answer.asked_tokens * self.config.input_price
+            + answer.answered_tokens * self.config.output_price
+        ) / 1e6
+        if answer.cached:
+            self.cost.cached += 1
+            self.cost.cached_tokens += answer.asked_tokens + answer.answered_tokens
+            self.cost.saved += price
+        else:
+            self.cost.asked += 1
+            self.cost.asked_tokens += answer.asked_tokens
+            self.cost.answered_tokens += answer.answered_tokens
+            self.cost.paid += price
+        return answer
+
+    def _body(self, messages: Messages) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.config.model,
+            "messages": [dict(message) for message in messages],
+            "temperature": self.config.temperature,
+            "max_tokens": self.config.max_tokens,
+        }
+        if self.config.seed is not None:
+            body["seed"] = self.config.seed
+        if self.config.json_mode:
+            body["response_format"] = {"type": "json_object"}
+        return body
+
+    def _asked(self, body: dict[str, Any], stop: threading.Event) -> Answer:
+        """Ask until there is an answer; on a thread of its own."""
+        failure = ""
+        for attempt in range(self.config.retries + 1):
+            if stop.is_set():
+                break
+            if attempt:
+                with self._lock:
+                    self.cost.retried += 1
+            self._pace.wait()
+            try:
+                answer = self._posted(body)
+            except urllib.error.HTTPError as error:
+                failure = f"{error.code} {error.reason}: {_told(error)}"
+                if error.code not in _AGAIN:
+                    raise InputError(
+                        f"{self.config.url} refuses the request: {failure}"
+                        + (self._about_key() if error.code in (401, 403) else "")
+                    ) from None
+                self._pace.hold(_retry_after(error) or _backoff(attempt))
+            except (OSError, TimeoutError, ValueError) as error:
+                failure = str(error) or type(error).__name__
+                if attempt < self.config.retries:
+                    self._sleep(_backoff(attempt))
+            else:
+                self._pace.used(answer.asked_tokens + answer.answered_tokens)
+                return answer
+        raise InputError(
+            f"{self.config.url} gave no answer in {self.config.retries + 1} attempts, the last: "
+            f"{failure}; run again to go on from here"
+        )
+
+    def _posted(self, body: dict[str, Any]) -> Answer:
+        headers = {"Content-Type": "application/json"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        request = urllib.request.Request(
+            f"{self.config.url.rstrip('/')}/chat/completions",
+            data=json.dumps(body).encode(),
+            headers=headers,
+        )
+        with urllib.request.urlopen(request, timeout=self.config.timeout_seconds) as reply:
+            value = json.loads(reply.read())
+        try:
+            text = value["choices"][0]["message"]["content"]
+            usage = value.get("usage") or {}
+            asked, answered = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+            return Answer(str(text or ""), int(asked), int(answered))
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            raise ValueError(f"not an answer of a chat endpoint: {value!r:.{_SHOWN}}") from error
+
+    def _about_key(self) -> str:
+        if self.config.key_env is None:
+            return "; name the environment variable that holds your key as key_env"
+        return f"; check the key in the environment variable {self.config.key_env}"
+
+    def _connect(self) -> sqlite3.Connection:
+        store = sqlite3.connect(self._cache, timeout=60)
+        try:
+            store.execute("pragma schema_version")  # refuses what is no database
+        except sqlite3.Error as error:
+            store.close()
+            raise InputError(f"cannot use {self._cache} as a file of answers: {error}") from error
+        return store
+
+    def _open(self) -> closing[sqlite3.Connection]:
+        return closing(self._connect())
+
+
+class _Pace:
+    """When the next request may begin, for all threads together."""
+
+    def __init__(
+        self,
+        config: EndpointConfig,
+        sleep: Callable[[float], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._request = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
+        self._token = 60 / config.tokens_per_minute if config.tokens_per_minute else 0.0
+        self._sleep, self._clock = sleep, clock
+        self._lock = threading.Lock()
+        self._next = clock()
+
+    def wait(self) -> None:
+        """Wait for one's turn."""
+        with self._lock:
+            begin = max(self._next, self._clock())
+            self._next = begin + self._request
+        if (delay := begin - self._clock()) > 0:
+            self._sleep(delay)
+
+    def used(self, tokens: int) -> None:
+        """Put the next request off by what these tokens take."""
+        with self._lock:
+            self._next = max(self._next, self._clock()) + tokens * self._token
+
+    def hold(self, seconds: float) -> None:
+        """Begin nothing for a while: the endpoint asked for it."""
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
+
+
+def _key(config: EndpointConfig) -> str | None:
+    if config.key_env is None:
+        return None
+    if not (key := os.environ.get(config.key_env)):
+        raise InputError(
+            f"the environment variable {config.key_env} is not set; put the endpoint's key into it"
+        )
+    return key
+
+
+def _backoff(attempt: int) -> float:
+    """Return seconds to wait: twice as long each time, spread so that threads do not march."""
+    return min(_LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.0)
+
+
+def _retry_after(error: urllib.error.HTTPError) -> float | None:
+    try:
+        return min(_LONGEST_WAIT, max(0.0, float(error.headers.get("Retry-After", ""))))
+    except ValueError:
+        return None
+
+
+def _told(error: urllib.error.HTTPError) -> str:
+    try:
+        return error.read(_SHOWN).decode("utf-8", "replace")
+    except OSError:
+        return ""

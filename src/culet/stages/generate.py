@@ -1,0 +1,330 @@
+"""Training data written or graded by a language model behind an OpenAI-compatible endpoint.
+
+One of three jobs, see `culet.data.generate`:
+
+[<stage>.queries]         rows of documents → pairs of a query and its document
+[<stage>.grades]          pairs and their negatives → grades, which the miner can fuse
+[<stage>.classification]  labels → texts with labels, as training rows
+
+Every answer is kept in a file beside the stage's folder under the hash of its question: a stopped
+run asks only what it has not asked yet, and so does one with other settings where questions are
+the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice, tee
+from pathlib import Path
+from typing import Any
+
+from culet import fingerprint
+from culet.atomic import new_file
+from culet.data.endpoint import Endpoint, EndpointConfig
+from culet.data.examine import Tally, cut
+from culet.data.generate import (
+    By,
+    ClassificationConfig,
+    QueriesConfig,
+    classification_rows,
+    drawn_examples,
+    example_question,
+    grade_question,
+    list_question,
+    query_question,
+    read_example,
+    read_grade,
+    read_list,
+    read_queries,
+)
+from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, ledger_of, write_ledger
+from culet.data.records import data_files, raw_rows, stream_records
+from culet.data.rows import Row, parse_row
+from culet.errors import InputError, Interrupted, RecipeError
+from culet.progress import Progress
+from culet.recipe import to_tables
+from culet.stages.folder import StageFolder
+
+Rows = Iterator[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class PairGradesConfig:
+    """Grades of pairs and of their negatives.
+
+    Attributes:
+        by: Ways of asking, each a ranking of its own: Gemini Embedding fuses two.
+    """
+
+    by: tuple[By, ...] = ("relevance", "likelihood")
+
+    def __post_init__(self) -> None:
+        if not self.by or len(set(self.by)) < len(self.by):
+            raise RecipeError(f"grades.by must name one or more ways, each once; got {self.by}")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """One job for a language model.
+
+    Attributes:
+        endpoint: Whom to ask.
+        inputs: Files or folders of rows: documents (or pairs, whose positives are the documents)
+            for `queries`, pairs for `grades`; none for `classification`.
+        limit: Rows of the inputs that are used; 0 uses all.
+        queries: Ask for queries.
+        grades: Ask for grades.
+        classification: Ask for texts with labels.
+        licence: What the ledger says of the result; that of the inputs if left out.
+        cache: File of answers; beside the stage's folder if left out.
+    """
+
+    endpoint: EndpointConfig
+    inputs: tuple[Path, ...] = ()
+    limit: int = 0
+    queries: QueriesConfig | None = None
+    grades: PairGradesConfig | None = None
+    classification: ClassificationConfig | None = None
+    licence: str | None = None
+    cache: Path | None = None
+
+    def __post_init__(self) -> None:
+        jobs = [self.queries, self.grades, self.classification]
+        if sum(job is not None for job in jobs) != 1:
+            raise RecipeError("give one table of queries, grades and classification")
+        if (self.classification is None) != bool(self.inputs):
+            raise RecipeError("queries and grades need inputs, classification takes none")
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    """What a job left behind.
+
+    Attributes:
+        data: The folder of the rows.
+        rows: How many.
+        fresh: False if it was finished before and nothing was done.
+    """
+
+    data: Path
+    rows: int
+    fresh: bool
+
+
+@dataclass
+class _Account:
+    """What happens on the way: rows used, answers of no use, rows that went."""
+
+    used: int = 0
+    tally: Tally = field(default_factory=Tally)
+
+
+def run(
+    config: GenerateConfig,
+    *,
+    out: Path,
+    name: str = "generate",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> GenerateResult:
+    """Do the job and leave `data/rows.jsonl`, `report.json` and `ledger.json` in `out`.
+
+    Args:
+        config: The job.
+        out: The stage's folder.
+        name: What messages call the stage, and the source in the rows.
+        device: Not used; the work is done elsewhere.
+        say: Takes lines for the person watching.
+
+    Raises:
+        InputError: If a row is bad, or the endpoint refuses or fails; what it answered is kept.
+        Interrupted: After Ctrl-C; what it answered is kept.
+    """
+    folder = StageFolder(out, fingerprint=_fingerprint(config), settings={name: to_tables(config)})
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    data = folder.path / "data"
+    if done := folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return GenerateResult(data, done["rows"], fresh=False)
+    cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
+    endpoint = Endpoint(config.endpoint, cache)
+    account = _Account()
+    written = 0
+    try:
+        with (
+            new_file(data / "rows.jsonl") as aside,
+            aside.open("w", encoding="utf-8") as file,
+            Progress(f"{name}: asking {config.endpoint.model}", unit="rows", show=None) as progress,
+        ):
+            for row in _rows(config, endpoint, account, name):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                written += 1
+                progress.advance(1, paid=endpoint.cost.paid, cached=endpoint.cost.cached)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{name}: stopped; run the same again to go on") from None
+    if not written:
+        (data / "rows.jsonl").unlink()
+        raise InputError(
+            f"{name}: no answer of {config.endpoint.model} could be used; {cache} holds them, the "
+            f"last: {account.tally.examples.get('unusable', [{}])[-1].get('answer', 'none')!r}"
+        )
+    _write_papers(config, folder, account, endpoint, name=name, written=written)
+    say(_summary(name, written, account, endpoint))
+    folder.finish({"rows": written})
+    return GenerateResult(data, written, fresh=True)
+
+
+def _rows(config: GenerateConfig, endpoint: Endpoint, account: _Account, name: str) -> Rows:
+    """Return the rows of the job, as answers come in."""
+    if config.queries is not None:
+        made = _queries(_inputs(config, account), config.queries, endpoint, account)
+        if config.queries.min_grade:
+            made = _graded(made, config.queries.min_grade, endpoint, account)
+    elif config.grades is not None:
+        return _grades(config, config.grades, endpoint, account)
+    else:
+        assert config.classification is not None
+        made = _classified(config.classification, endpoint, account)
+    return (row | {"source": name, "made_by": config.endpoint.model} for row in made)
+
+
+def _inputs(config: GenerateConfig, account: _Account) -> Iterator[Row]:
+    def rows() -> Iterator[Row]:
+        for path in config.inputs:
+            for file in data_files(path):
+                for line, raw in raw_rows(file, also=None):
+                    yield parse_row(raw, f"{file}:{line}")
+
+    for row in islice(rows(), config.limit or None):
+        account.used += 1
+        yield row
+
+
+def _queries(
+    rows: Iterable[Row], config: QueriesConfig, endpoint: Endpoint, account: _Account
+) -> Rows:
+    documents, shown = tee(rows)
+    questions = (query_question(row.positive, config, lang=row.lang) for row in shown)
+    for row, answer in zip(documents, endpoint.answers(questions), strict=True):
+        queries = read_queries(answer.text, config)
+        if queries is None:
+            account.tally.add("unusable", example=_unusable(row.origin, answer.text))
+        for query in queries or ():
+            lang = {} if row.lang is None else {"lang": row.lang}
+            yield {"query": query, "positive": row.positive} | lang
+
+
+def _graded(rows: Rows, lowest: int, endpoint: Endpoint, account: _Account) -> Rows:
+    """Pass on rows whose own grade is high enough; those without a grade as well."""
+    kept, shown = tee(rows)
+    questions = (grade_question(row["query"], row["positive"]) for row in shown)
+    for row, answer in zip(kept, endpoint.answers(questions), strict=True):
+        grade = read_grade(answer.text)
+        if grade is None:
+            account.tally.add("ungraded", example=_unusable(row["query"], answer.text))
+            yield row
+        elif grade >= lowest:
+            yield row | {"grade": grade}
+        else:
+            example = {key: cut(row[key]) for key in ("query", "positive")}
+            account.tally.add("low grade", example=example | {"grade": str(grade)})
+
+
+def _grades(
+    config: GenerateConfig, grades: PairGradesConfig, endpoint: Endpoint, account: _Account
+) -> Rows:
+    def wanted() -> Iterator[tuple[str, str, By]]:
+        for record, _ in islice(stream_records(config.inputs), config.limit or None):
+            account.used += 1
+            for document in (record.positive, *record.negatives):
+                for by in grades.by:
+                    yield record.query, document, by
+
+    kept, shown = tee(wanted())
+    questions = (grade_question(query, document, by) for query, document, by in shown)
+    for (query, document, by), answer in zip(kept, endpoint.answers(questions), strict=True):
+        grade = read_grade(answer.text)
+        if grade is None:
+            account.tally.add("unusable", example=_unusable(query, answer.text))
+        else:
+            yield {"query": query, "document": document, "grade": grade, "by": by}
+
+
+def _classified(config: ClassificationConfig, endpoint: Endpoint, account: _Account) -> Rows:
+    (listed,) = endpoint.answers([list_question(config)])
+    subjects = read_list(listed.text)
+    if not subjects:
+        account.tally.add("unusable", example=_unusable("list", listed.text))
+        return
+    wanted = drawn_examples(subjects, config)
+    questions = (
+        example_question(label, subject, number, config)
+        for number, (label, subject) in enumerate(wanted)
+    )
+    texts = []
+    for (label, subject), answer in zip(wanted, endpoint.answers(questions), strict=True):
+        account.used += 1
+        text = read_example(answer.text)
+        if text is None:
+            account.tally.add("unusable", example=_unusable(subject, answer.text))
+        else:
+            texts.append((label, text))
+    yield from classification_rows(texts, config)
+
+
+def _write_papers(
+    config: GenerateConfig,
+    folder: StageFolder,
+    account: _Account,
+    endpoint: Endpoint,
+    *,
+    name: str,
+    written: int,
+) -> None:
+    cost = asdict(endpoint.cost)
+    report = {
+        "rows": {"used": account.used, "written": written},
+        "answers": dict(account.tally.counts),
+        "examples": account.tally.examples,
+        "cost": cost | {"paid": round(cost["paid"], 6), "saved": round(cost["saved"], 6)},
+    }
+    with new_file(folder.path / "report.json") as aside:
+        text = json.dumps(report, indent=1, ensure_ascii=False)
+        aside.write_text(text + "\n", encoding="utf-8")
+    entries = ledger_of(config.inputs) or [LedgerEntry(name)]
+    licences = dict.fromkeys(entry.licence for entry in entries)
+    own = LedgerEntry(
+        name,
+        licence=config.licence or ", ".join(licences) or UNSTATED,
+        origin=", ".join(entry.source for entry in entries if entry.source != name),
+        made_by=config.endpoint.model,
+        rows_read=account.used,
+        rows_kept=written,
+    )
+    who = dict.fromkeys(entry.attribution for entry in entries if entry.attribution)
+    write_ledger(folder.path / LEDGER, [replace(own, attribution=", ".join(who))])
+
+
+def _summary(name: str, written: int, account: _Account, endpoint: Endpoint) -> str:
+    cost = endpoint.cost
+    words = (
+        f"{name}: {written:,} rows; {cost.asked:,} requests ({cost.asked_tokens:,} + "
+        f"{cost.answered_tokens:,} tokens, {cost.paid:.4g} paid), {cost.cached:,} known before"
+    )
+    for reason, count in account.tally.counts.items():
+        words += f", {count:,} {reason}"
+    return words
+
+
+def _unusable(what: str, answer: str) -> dict[str, str]:
+    return {"for": cut(what), "answer": cut(answer)}
+
+
+def _fingerprint(config: GenerateConfig) -> str:
+    settings = to_tables(config) | {"endpoint": config.endpoint.asked_with()}
+    settings.pop("cache", None)
+    files = [file for path in config.inputs for file in data_files(path)]
+    return fingerprint.of_settings([settings, fingerprint.of_files(files)])

@@ -1,0 +1,238 @@
+"""The client of language models, against a server on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from endpoint_double import Stub, serving
+
+from culet.data.endpoint import Answer, Endpoint, EndpointConfig, Messages
+from culet.errors import InputError, RecipeError
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def config(stub: Stub) -> EndpointConfig:
+    return EndpointConfig(stub.url, "small", input_price=2.0, output_price=10.0)
+
+
+def questions(*texts: str) -> list[Messages]:
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def texts(answers: Iterator[Answer]) -> list[str]:
+    return [answer.text for answer in answers]
+
+
+def test_answers_come_in_the_order_of_questions(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(config, tmp_path / "answers.sqlite")
+    asked = [f"question {i}" for i in range(30)]
+    assert texts(endpoint.answers(questions(*asked))) == [text.upper() for text in asked]
+    assert len(stub.bodies) == 30
+    assert stub.bodies[0] | {"messages": []} == {
+        "model": "small",
+        "messages": [],
+        "temperature": 0.0,
+        "max_tokens": 512,
+    }
+    assert stub.keys == [None] * 30
+    assert endpoint.cost.asked == 30
+    assert (endpoint.cost.asked_tokens, endpoint.cost.answered_tokens) == (60, 60)
+    assert endpoint.cost.paid == pytest.approx((60 * 2 + 60 * 10) / 1e6)
+
+
+def test_what_was_asked_is_not_asked_again(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    cache = tmp_path / "answers.sqlite"
+    texts(Endpoint(config, cache).answers(questions("a", "b")))
+    again = Endpoint(replace(config, url=stub.url + "/", parallel=1), cache)
+    answers = list(again.answers(questions("b", "c", "a")))
+    assert [(answer.text, answer.cached) for answer in answers] == [
+        ("B", True),
+        ("C", False),
+        ("A", True),
+    ]
+    assert len(stub.bodies) == 3
+    assert (again.cost.asked, again.cost.cached, again.cost.cached_tokens) == (1, 2, 4)
+    assert again.cost.saved == pytest.approx(2 * again.cost.paid)
+    assert texts(Endpoint(replace(config, temperature=1.0), cache).answers(questions("a"))) == ["A"]
+    assert len(stub.bodies) == 4  # another temperature is another question
+
+
+def test_one_question_twice_in_line_is_asked_once(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    endpoint = Endpoint(config, tmp_path / "answers.sqlite")
+    assert texts(endpoint.answers(questions("a", "a", "b", "a"))) == ["A", "A", "B", "A"]
+    assert len(stub.bodies) == 2
+    assert (endpoint.cost.asked, endpoint.cost.cached) == (2, 2)
+
+
+def test_what_was_answered_before_a_stop_is_kept(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    cache = tmp_path / "answers.sqlite"
+    stream = Endpoint(replace(config, parallel=1), cache).answers(questions(*"abcdef"))
+    assert next(stream).text == "A"
+    assert next(stream).text == "B"
+    stream.close()
+    before = len(stub.bodies)
+    assert texts(Endpoint(config, cache).answers(questions(*"ab"))) == ["A", "B"]
+    assert len(stub.bodies) == before
+
+
+def test_questions_are_taken_as_they_are_needed(config: EndpointConfig, tmp_path: Path) -> None:
+    taken = []
+
+    def endless() -> Iterator[Messages]:
+        for number in range(10**9):
+            taken.append(number)
+            yield from questions(str(number))
+
+    stream = Endpoint(config, tmp_path / "answers.sqlite").answers(endless())
+    assert next(stream).text == "0"
+    stream.close()
+    assert len(taken) < 20
+
+
+def test_a_busy_endpoint_is_asked_again_when_it_says(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    waited: list[float] = []
+    replies = [(429, "slow down", {"Retry-After": "7"}), (503, "busy"), "fine"]
+    stub.reply = lambda question, number: replies[number - 1]  # type: ignore[return-value]
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        now[0] += seconds
+
+    endpoint = Endpoint(config, tmp_path / "a.sqlite", sleep=sleep, clock=lambda: now[0])
+    assert texts(endpoint.answers(questions("a"))) == ["fine"]
+    assert waited[0] == 7.0
+    assert 1.0 <= waited[1] <= 2.0  # 2 ** 1, spread
+    assert endpoint.cost.retried == 2
+    assert endpoint.cost.asked == 1
+
+
+def test_an_endpoint_that_stays_away_is_named(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.reply = lambda question, number: (500, "out of order")
+    endpoint = Endpoint(replace(config, retries=2), tmp_path / "a", sleep=lambda seconds: None)
+    with pytest.raises(InputError, match=r"no answer in 3 attempts, the last: 500 .*out of order"):
+        texts(endpoint.answers(questions("a")))
+    assert len(stub.bodies) == 3
+    nobody = Endpoint(replace(config, url="http://127.0.0.1:9/v1", retries=0), tmp_path / "b")
+    with pytest.raises(InputError, match=r"127\.0\.0\.1:9/v1 gave no answer in 1 attempts"):
+        texts(nobody.answers(questions("a")))
+
+
+def test_a_refusal_is_not_repeated(stub: Stub, config: EndpointConfig, tmp_path: Path) -> None:
+    stub.reply = lambda question, number: (401, '{"error": "no such key"}')
+    with pytest.raises(InputError, match=r"refuses the request: 401 .*no such key.* key_env"):
+        texts(Endpoint(config, tmp_path / "a").answers(questions("a")))
+    assert len(stub.bodies) == 1
+
+
+@pytest.mark.parametrize("body", ["{}", '{"choices": []}', "[]", "no json", '{"choices": 3}'])
+def test_what_is_no_answer_is_asked_again_and_shown(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, body: str
+) -> None:
+    stub.reply = lambda question, number: (200, body) if number == 1 else "fine"
+    endpoint = Endpoint(config, tmp_path / "a", sleep=lambda seconds: None)
+    assert texts(endpoint.answers(questions("a"))) == ["fine"]
+    assert endpoint.cost.retried == 1
+
+
+def test_the_key_comes_from_the_environment_and_is_written_nowhere(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keyed = replace(config, key_env="SOME_KEY")
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    with pytest.raises(InputError, match="the environment variable SOME_KEY is not set"):
+        Endpoint(keyed, tmp_path / "a")
+    monkeypatch.setenv("SOME_KEY", "secret-key")
+    texts(Endpoint(keyed, tmp_path / "a").answers(questions("a")))
+    assert stub.keys == ["Bearer secret-key"]
+    assert b"secret-key" not in (tmp_path / "a").read_bytes()
+
+
+def test_requests_keep_their_distance(config: EndpointConfig, tmp_path: Path) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    slow = replace(config, requests_per_minute=30, parallel=1)
+    endpoint = Endpoint(slow, tmp_path / "a", sleep=sleep, clock=lambda: now[0])
+    texts(endpoint.answers(questions(*"abcdef")))
+    assert now[0] == pytest.approx(10.0)  # five gaps of two seconds
+
+
+def test_tokens_put_the_next_request_off(config: EndpointConfig, tmp_path: Path) -> None:
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    slow = replace(config, tokens_per_minute=60, parallel=1)
+    endpoint = Endpoint(slow, tmp_path / "a", sleep=sleep, clock=lambda: now[0])
+    texts(endpoint.answers(questions("one two", "three", "four")))
+    assert now[0] == pytest.approx(6.0)  # 4 tokens, then 2, a second each
+
+
+def test_the_budget_is_not_exceeded(stub: Stub, config: EndpointConfig, tmp_path: Path) -> None:
+    poor = replace(config, budget=24e-6, parallel=1)  # an answer costs 12e-6
+    endpoint = Endpoint(poor, tmp_path / "a")
+    found: list[str] = []
+    with pytest.raises(InputError, match=r"the budget of 2\.4e-05 is spent"):
+        found.extend(answer.text for answer in endpoint.answers(questions(*"abcdefgh")))
+    assert found[:2] == ["A", "B"]
+    assert len(stub.bodies) <= 4  # two more were under way
+    assert len(texts(Endpoint(config, tmp_path / "a").answers(questions(*"abcdefgh")))) == 8
+    assert len(stub.bodies) == 8
+
+
+def test_an_endpoint_that_counts_nothing_costs_nothing(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.usage = False
+    endpoint = Endpoint(config, tmp_path / "a")
+    assert texts(endpoint.answers(questions("a"))) == ["A"]
+    assert endpoint.cost.paid == 0
+
+
+def test_a_file_that_holds_no_answers_is_named(config: EndpointConfig, tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("something else " * 100)
+    with pytest.raises(InputError, match="as a file of answers: file is not a database"):
+        Endpoint(config, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"url": "localhost:8000"}, "url must begin with http:// or https://, got 'localhost"),
+        ({"parallel": 0}, "parallel and max_tokens must be at least 1 and retries 0, got 0, 512"),
+        ({"budget": 1.0}, "budget needs input_price and output_price"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        EndpointConfig(**({"url": "http://x", "model": "m"} | settings))  # type: ignore[arg-type]
