@@ -13,9 +13,11 @@ from culet.data.ledger import (
     ledger_of,
     read_ledger,
     source_facts,
+    training_papers,
     write_ledger,
 )
 from culet.errors import InputError
+from culet.model.config import tiny
 
 
 def facts(folder: Path, file: str = "source.json", **values: object) -> Path:
@@ -57,7 +59,11 @@ def test_a_ledger_follows_the_shards_of_its_sources(tmp_path: Path) -> None:
 
 def test_two_sources_of_one_name_do_not_hide_each_other(tmp_path: Path) -> None:
     paths = [facts(tmp_path / place, name="same", licence=place) for place in ("a", "b")]
-    assert [entry.licence for entry in ledger_of(paths)] == ["a", "b"]
+    entries = ledger_of([*paths, *paths])
+    assert [(entry.source, entry.licence) for entry in entries] == [
+        ("same", "a"),
+        ("same (2)", "b"),
+    ]
 
 
 def test_the_card_has_a_row_for_each_source() -> None:
@@ -69,6 +75,21 @@ def test_the_card_has_a_row_for_each_source() -> None:
     )
     assert "| one | CC-BY-4.0 | 1,234 | deb\\|a; by Jo |" in text
     assert "| two | not stated |  | written by a-model |" in text
+
+
+def test_a_model_carries_what_it_and_its_parents_were_trained_on(tmp_path: Path) -> None:
+    one = facts(tmp_path / "one", name="one", licence="MIT")
+    two = facts(tmp_path / "two", name="two", licence="GPL")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, parents, data in ((first, [], [one]), (second, [first], [one, two])):
+        folder.mkdir()
+        for name, text in training_papers(tiny(), parents, data).items():
+            (folder / name).write_text(text)
+    assert [entry.source for entry in read_ledger(second / "ledger.json")] == ["one", "two"]
+    card = (second / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    assert "| one | MIT |  |  |\n| two | GPL |  |  |\n" in card
+    assert "Training data" not in training_papers(tiny(), [], [])["README.md"]
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"sources": [{"licence": "x"}]}', "{}"])

@@ -160,7 +160,7 @@ class Endpoint:
         self._lock = threading.Lock()
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._cache = cache
-        with self._open() as store:
+        with closing(self._connect()) as store:
             store.execute(
                 "create table if not exists answers "
                 "(question text primary key, answer text, asked integer, answered integer)"
@@ -335,9 +335,6 @@ class Endpoint:
             store.close()
             raise InputError(f"cannot use {self._cache} as a file of answers: {error}") from error
         return store
-
-    def _open(self) -> closing[sqlite3.Connection]:
-        return closing(self._connect())
 
 
 class _Pace:

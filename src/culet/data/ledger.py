@@ -16,6 +16,8 @@ from typing import Any
 
 from culet.atomic import new_file
 from culet.errors import InputError
+from culet.foreigntexts import model_card
+from culet.model.config import EmbeddingConfig
 
 LEDGER = "ledger.json"
 FACTS = ("source.json", "manifest.json")
@@ -67,11 +69,15 @@ def source_facts(path: Path) -> LedgerEntry | None:
     )
 
 
+def ledger_text(entries: Iterable[LedgerEntry]) -> str:
+    """Return the content of a ledger's file."""
+    return json.dumps({"sources": [asdict(entry) for entry in entries]}, indent=2) + "\n"
+
+
 def write_ledger(path: Path, entries: Iterable[LedgerEntry]) -> None:
     """Write a ledger."""
-    text = json.dumps({"sources": [asdict(entry) for entry in entries]}, indent=2)
     with new_file(path) as aside:
-        aside.write_text(text + "\n", encoding="utf-8")
+        aside.write_text(ledger_text(entries), encoding="utf-8")
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
@@ -100,16 +106,39 @@ def ledger_of(paths: Iterable[Path]) -> list[LedgerEntry]:
     looked for: of it the source whose name the folder has counts, or all if none has. Without a
     ledger the source's own file counts; without either its licence is not stated.
     """
-    entries: dict[str, LedgerEntry] = {}
-    for path in paths:
-        for entry in _entries(path):
-            before = entries.get(entry.source)
-            if before is not None and replace(before, rows_read=0, rows_kept=0) != replace(
-                entry, rows_read=0, rows_kept=0
-            ):
-                entry = replace(entry, source=f"{entry.source} ({path})")
-            entries.setdefault(entry.source, entry)
-    return list(entries.values())
+    return _merged(entry for path in paths for entry in _entries(path))
+
+
+def training_papers(
+    config: EmbeddingConfig, models: Iterable[Path], paths: Iterable[Path]
+) -> dict[str, str]:
+    """Return README.md and ledger.json of a model that was trained from others on some data.
+
+    Args:
+        config: The model's architecture.
+        models: Checkpoint folders it began from; what they were trained on counts as well.
+        paths: The data it was trained on.
+    """
+    inherited = (entry for model in models for entry in _own(model / LEDGER))
+    entries = _merged([*inherited, *ledger_of(paths)])
+    card = model_card(config) + ("\n" + card_section(entries) if entries else "")
+    return {"README.md": card, LEDGER: ledger_text(entries)}
+
+
+def _own(path: Path) -> list[LedgerEntry]:
+    return read_ledger(path) if path.exists() else []
+
+
+def _merged(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+    """Return each entry once, different ones of one name under names of their own."""
+    found: dict[str, LedgerEntry] = {}
+    for entry in dict.fromkeys(entries):
+        name, number = entry.source, 1
+        while name in found:
+            number += 1
+            name = f"{entry.source} ({number})"
+        found[name] = replace(entry, source=name)
+    return list(found.values())
 
 
 def card_section(entries: Iterable[LedgerEntry]) -> str:

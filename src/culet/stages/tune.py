@@ -19,6 +19,7 @@ from culet import fingerprint
 from culet.ahead import Ahead
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.data.collate import PairBatch
+from culet.data.ledger import training_papers
 from culet.data.records import data_files
 from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
 from culet.errors import InputError, RecipeError
@@ -369,5 +370,8 @@ def _write_result(
         tokenizer_json=start.tokenizer_json.read_text(encoding="utf-8"),
         prompts=start.prompts,
         dtype=config.save_dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        extra_files={
+            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
+            **training_papers(shape, [start.folder], [s.path for s in config.sources]),
+        },
     )
