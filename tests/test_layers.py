@@ -43,6 +43,7 @@ ORDER = [
     "gguf_decoder",
     "encoder_decoder_checkpoint",
     "decoder_checkpoint",
+    "vocabulary",
     "lineage",
     "merge",
     "model",

@@ -1,0 +1,278 @@
+"""A smaller model of the same quality where it is used: only the tokens that some texts need.
+
+Of Gemma 3 270M, 168 of 268 million parameters are token rows. Kept are the rows of the tokens in
+the texts, of what these are made of, of special tokens and of the 256 bytes, so that any other
+text can still be written, in more tokens. Works on decoders, encoder-decoders and embedding models.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from culet import fingerprint
+from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from culet.data.records import data_files, parsed_row, raw_rows
+from culet.decoder_checkpoint import (
+    DecoderCheckpoint,
+    EncoderDecoderCheckpoint,
+    read_decoder,
+    read_encoder_decoder,
+    write_decoder,
+    write_encoder_decoder,
+)
+from culet.encoder_decoder_checkpoint import ARCHITECTURES as ENCODER_DECODERS
+from culet.errors import InputError, RecipeError
+from culet.model.config import EmbeddingConfig
+from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
+from culet.modelfolder import read_json
+from culet.progress import Progress
+from culet.recipe import identity, to_tables
+from culet.stages.folder import StageFolder
+from culet.tensorfile import StoredDtype
+from culet.vocabulary import Coverage, Trimmed, count_tokens, coverage, trim
+
+AnyCheckpoint = Checkpoint | DecoderCheckpoint | EncoderDecoderCheckpoint
+AnyConfig = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig
+_TABLES = ("embed", "head", "encoder.embed", "decoder.embed", "decoder.head")
+_NOT_TEXT = ("lang", "source", "id", "origin", "licence", "license")
+
+
+@dataclass(frozen=True)
+class TrimConfig:
+    """Which tokens are kept.
+
+    Attributes:
+        texts: Files or folders of JSONL rows; every string in them counts, but for languages,
+            sources and ids.
+        min_count: A token used fewer times is spelt with smaller ones.
+        keep_unused: How many <unusedN> tokens are kept, for sentinels and modes of later stages.
+        held_out: One row in so many is not counted; what the smaller vocabulary does to those is
+            reported.
+        every: One row in so many is read; 1 reads all.
+        max_characters: A longer text is counted to here.
+        dtype: How weights are stored.
+        init: What is trimmed: a folder or a GGUF file; the model of the stage before, if left out.
+    """
+
+    texts: tuple[Path, ...]
+    min_count: int = 1
+    keep_unused: int = 256
+    held_out: int = 50
+    every: int = 1
+    max_characters: int = 100_000
+    dtype: StoredDtype = "float32"
+    init: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.texts:
+            raise RecipeError("at least one file or folder of texts is needed: texts = [...]")
+        least = {"min_count": 1, "keep_unused": 0, "held_out": 2, "every": 1, "max_characters": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise RecipeError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+
+
+def run(
+    config: TrimConfig,
+    *,
+    init: Path | None = None,
+    out: Path,
+    name: str = "trim",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Leave the smaller checkpoint in `out`; return its folder.
+
+    Args:
+        config: The stage's settings.
+        init: What is trimmed, in place of the config's.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Not needed here.
+        say: Takes lines for the person watching.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read or has another kind of tokenizer.
+        InputError: If there is no text, or a row is bad.
+    """
+    init = init or config.init
+    if init is None:
+        raise RecipeError(f"{name}: nothing to trim; set init, or put a stage before this one")
+    source = read_any(init)
+    folder = _folder(config, source, out, name)
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    if folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return folder.checkpoint
+    before = Tokenizer.from_str(_tokenizer_json(source))
+    before.no_truncation()
+    before.no_padding()
+    prompts = source.prompts.values() if isinstance(source, Checkpoint) else ()
+    with Progress(f"{name}: counting tokens", unit="texts", show=None) as bar:
+        counts = count_tokens(before, (*prompts, *_texts(config, held_out=False, bar=bar)))
+    if not counts.any():
+        raise InputError(f"{name}: expected texts to count, got none; see texts in the recipe")
+    smaller = trim(
+        _tokenizer_json(source),
+        counts,
+        min_count=config.min_count,
+        keep_unused=config.keep_unused,
+    )
+    loss = coverage(
+        before, Tokenizer.from_str(smaller.tokenizer_json), _texts(config, held_out=True)
+    )
+    shape = _smaller(source.config, len(smaller.kept))
+    _write(source, shape, smaller, folder, config.dtype)
+    facts = _facts(source.config, shape, smaller, loss)
+    folder.finish(facts)
+    for line in report(facts):
+        say(f"{name}: {line}")
+    return folder.checkpoint
+
+
+def read_any(path: Path) -> AnyCheckpoint:
+    """Return an embedding model, a decoder or an encoder-decoder, whichever lies there."""
+    if (path / "modules.json").exists():
+        return read_checkpoint(path)
+    if path.is_dir():
+        named = read_json(path / "config.json").get("architectures")
+        if isinstance(named, list) and named and named[0] in ENCODER_DECODERS:
+            return read_encoder_decoder(path)
+    return read_decoder(path)
+
+
+def report(facts: Mapping[str, Any]) -> list[str]:
+    """Return what a trimmed model has lost and gained, as sentences."""
+    saved = facts["parameters_before"] - facts["parameters"]
+    lost = facts["held_out"]
+    return [
+        f"{facts['tokens']:,} of {facts['tokens_before']:,} tokens are kept: {facts['needed']:,} "
+        f"that the texts need, {facts['on_the_way']:,} that these are made of, "
+        f"{facts['unused']:,} unused ones",
+        f"{facts['parameters']:,} of {facts['parameters_before']:,} parameters, "
+        f"{saved * 4 / 1e6:,.0f} MB less in float32 and {saved * 2 / 1e6:,.0f} MB in bfloat16",
+        f"of {lost['texts']:,} held-out texts {lost['changed_texts']:,} are cut in another way: "
+        f"{lost['changed_share']:.2%} of their tokens, {lost['changed_bytes_share']:.2%} of their "
+        f"bytes, {lost['growth']:+.2%} in length",
+    ]
+
+
+def _facts(before: AnyConfig, after: AnyConfig, smaller: Trimmed, loss: Coverage) -> dict[str, Any]:
+    return {
+        "tokens": len(smaller.kept),
+        "tokens_before": _vocab_size(before),
+        "needed": smaller.needed,
+        "on_the_way": smaller.on_the_way,
+        "unused": smaller.unused,
+        "parameters": after.num_parameters(),
+        "parameters_before": before.num_parameters(),
+        "held_out": {
+            **asdict(loss),
+            "changed_share": loss.changed_share,
+            "changed_bytes_share": loss.changed_bytes_share,
+            "growth": loss.growth,
+        },
+    }
+
+
+def _texts(config: TrimConfig, *, held_out: bool, bar: Progress | None = None) -> Iterator[str]:
+    """Yield the strings of the rows that are counted, or of those that are held out."""
+    for file in (file for path in config.texts for file in data_files(path)):
+        for line, raw in raw_rows(file, also=None):
+            # a row's content decides, so that equal rows are on one side whatever stands around
+            draw = zlib.crc32(raw)
+            if draw % config.every or (draw // config.every % config.held_out == 0) != held_out:
+                continue
+            if bar is not None:
+                bar.advance()
+            row = parsed_row(raw, f"{file}:{line}", fields="texts")
+            for text in _strings([v for key, v in row.items() if key not in _NOT_TEXT]):
+                yield text[: config.max_characters]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+    elif isinstance(value, dict):
+        yield from _strings(list(value.values()))
+
+
+def _write(
+    source: AnyCheckpoint,
+    shape: AnyConfig,
+    smaller: Trimmed,
+    folder: StageFolder,
+    dtype: StoredDtype,
+) -> None:
+    arrays = _Rows(source.arrays(), smaller.kept)
+    options: dict[str, Any] = {
+        "tokenizer_json": smaller.tokenizer_json,
+        "dtype": dtype,
+        "extra_files": {"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+    }
+    if isinstance(source, Checkpoint) and isinstance(shape, EmbeddingConfig):
+        write_checkpoint(folder.checkpoint, shape, arrays, prompts=source.prompts, **options)
+    elif isinstance(shape, EncoderDecoderConfig):
+        write_encoder_decoder(folder.checkpoint, shape, arrays, **options)
+    elif isinstance(shape, DecoderConfig):
+        write_decoder(folder.checkpoint, shape, arrays, **options)
+
+
+class _Rows(Mapping[str, np.ndarray]):
+    """Weights with the kept rows of the token tables only."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
+        self._arrays, self._kept = arrays, kept
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self._arrays[name]
+        return array[self._kept] if name in _TABLES else array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
+
+
+def _smaller(config: AnyConfig, vocab_size: int) -> Any:
+    """Return a config with another number of tokens."""
+    if isinstance(config, DecoderConfig):
+        return replace(config, stack=replace(config.stack, vocab_size=vocab_size))
+    encoder = replace(config.encoder, vocab_size=vocab_size)
+    if isinstance(config, EmbeddingConfig):
+        return replace(config, encoder=encoder)
+    return replace(config, encoder=encoder, decoder=_smaller(config.decoder, vocab_size))
+
+
+def _vocab_size(config: AnyConfig) -> int:
+    return (config.stack if isinstance(config, DecoderConfig) else config.encoder).vocab_size
+
+
+def _tokenizer_json(source: AnyCheckpoint) -> str:
+    told = source.tokenizer_json
+    return told.read_text(encoding="utf-8") if isinstance(told, Path) else told
+
+
+def _folder(config: TrimConfig, source: AnyCheckpoint, out: Path, name: str) -> StageFolder:
+    settings = identity(config, run=out.parent)
+    settings.pop("init", None)  # told by what is in it
+    files = [file for path in config.texts for file in data_files(path)]
+    data = [fingerprint.of_files([file]) for file in files]
+    return StageFolder(
+        out,
+        fingerprint=fingerprint.of_settings([settings, data, source.fingerprint]),
+        settings={name: to_tables(config)},
+    )
