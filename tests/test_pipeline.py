@@ -209,7 +209,7 @@ def test_a_stage_can_start_from_any_checkpoint(
         (
             "pretune.steps=3",
             RecipeError,
-            "unknown section: pretune; known are: run, start, prep",
+            "unknown section: pretune; known are: run, start, deco",
         ),
         (
             "finetune.stepz=3",

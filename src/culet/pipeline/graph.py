@@ -77,11 +77,13 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     if "evaluate" in tables:
         evaluate = build(EvaluateConfig, tables["evaluate"], where="evaluate")
     names = [name for name in tables if name not in ("run", "evaluate")]
+    places = _fill_in(tables, names, path)
     if not names:
         raise RecipeError(f"{path} has no stage; add a section such as [start] or [finetune]")
     stages: dict[str, Stage] = {}
     for name in names:
-        stages[name] = _stage(name, tables[name], stages, run.folder, path)
+        references = _References(name, stages, names[: places[name]], path)
+        stages[name] = _stage(name, tables[name], references, run.folder)
         if getattr(stages[name].config, "eval_every", 0) and evaluate is None:
             raise RecipeError(f"{name}.eval_every needs a section [evaluate] with tasks")
     after = () if evaluate is None else evaluate.after or ()
@@ -90,11 +92,10 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(run, stages, evaluate)
 
 
-def _stage(name: str, table: Any, above: Mapping[str, Stage], run: Path, file: Path) -> Stage:
-    """Return the stage of a section, its references resolved against the stages above it."""
-    kind = _kind(name, table, file)
+def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
+    """Return the stage of a section, its references resolved."""
+    kind = _kind(name, table, references.file)
     settings = {key: value for key, value in table.items() if key != "kind"}
-    references = _References(name, above, file)
     config_class = kind.load(kind.config)
     own = {field.name for field in fields(config_class)}
     inputs = {}
@@ -104,6 +105,13 @@ def _stage(name: str, table: Any, above: Mapping[str, Stage], run: Path, file: P
         # a path stays among the settings that have a place for it
         if spec.key not in own or len(references.needs) > others:
             settings.pop(spec.key, None)
+    extra = None
+    if kind.extra is not None:
+        extra_class = kind.load(kind.extra[1], kind.extra[0])
+        keys = {field.name for field in fields(extra_class)} & set(settings)
+        given = {key: settings.pop(key) for key in keys}
+        extra = build(extra_class, given, where=name, path=references.path)
+        settings = kind.complete(settings, extra) if kind.complete else settings
     made = [settings[key] for key in kind.writes if key in settings]
     config = build(config_class, settings, where=name, path=references.path)
     return Stage(
@@ -114,16 +122,20 @@ def _stage(name: str, table: Any, above: Mapping[str, Stage], run: Path, file: P
         inputs=inputs,
         needs=tuple(dict.fromkeys(references.needs)),
         files=tuple(f for f in dict.fromkeys(references.files) if str(f) not in made),
+        extra=extra,
     )
 
 
 class _References:
     """Resolves what a section says of other stages, and notes which stages and files it reads."""
 
-    def __init__(self, name: str, above: Mapping[str, Stage], file: Path) -> None:
+    def __init__(
+        self, name: str, above: Mapping[str, Stage], before: Sequence[str], file: Path
+    ) -> None:
         self._name = name
-        self._above = above
-        self._file = file
+        self._above = dict(above)
+        self._before = before  # where the nearest stage is looked for
+        self.file = file
         self.needs: list[str] = []
         self.files: list[Path] = []
 
@@ -141,10 +153,11 @@ class _References:
         if given is None:
             if not spec.needed:
                 return None
-            fitting = [s for s in self._above.values() if set(spec.takes) & set(s.kind.gives)]
+            before = [self._above[name] for name in self._before]
+            fitting = [s for s in before if set(spec.takes) & set(s.kind.gives)]
             if not fitting or spec.many:
                 raise RecipeError(
-                    f"{self._file}: [{self._name}] has nothing to start from; add a section "
+                    f"{self.file}: [{self._name}] has nothing to start from; add a section "
                     f"[start], or `{spec.key}` to [{self._name}]: {' or '.join(spec.takes)} of a "
                     "stage above, or a path"
                 )
@@ -180,6 +193,28 @@ class _References:
             )
         self.needs.append(name)
         return self._above[name]
+
+
+def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[str, int]:
+    """Give sections with `like = "other"` the keys of the other one that they do not have.
+
+    Returns the place of each section; one that is like another has its place, so that both start
+    from the same.
+    """
+    places = {}
+    for place, name in enumerate(names):
+        places[name] = place
+        if not isinstance(tables[name], Mapping) or "like" not in tables[name]:
+            continue
+        own = dict(tables[name])
+        other = own.pop("like")
+        if other not in names[:place]:
+            raise RecipeError(
+                f"{file}: [{name}] like = {other!r}: no section of that name stands above it"
+            )
+        tables[name] = {"kind": other} | tables[other] | own
+        places[name] = places[other]
+    return places
 
 
 def _kind(name: str, table: Any, file: Path) -> Kind:

@@ -6,9 +6,14 @@ what it gives. Modules are named, not imported.
 
 from __future__ import annotations
 
-from culet.pipeline.stage import Input, Job, Kind
+from pathlib import Path
+from typing import Any
+
+from culet.pipeline.stage import Input, Job, Kind, Stage
 
 _MODEL = Input("init", ("model",))
+_SEQ2SEQ = Input("init", ("seq2seq",))
+_SAVING = ("save_every",)
 
 
 def _start(job: Job) -> object:
@@ -17,21 +22,31 @@ def _start(job: Job) -> object:
 
 
 def _tune(job: Job) -> object:
-    stage, watch, evaluate = job.stage, job.watch, None
-    if watch is not None and stage.config.eval_every:
+    from culet.pipeline.glue import run_tune
 
-        def evaluate(model: object, step: int) -> None:
-            watch(stage, step, model)
+    return run_tune(job)
 
-    return stage.kind.load("run")(
-        stage.config,
-        init=stage.inputs["init"],
-        out=stage.folder,
-        name=stage.name,
-        device=job.device,
-        say=job.say,
-        evaluate=evaluate,
-    )
+
+def _search(job: Job) -> object:
+    from culet.pipeline.glue import run_search
+
+    return run_search(job)
+
+
+def _complete_search(settings: dict[str, Any], extra: Any) -> dict[str, Any]:
+    from culet.pipeline.glue import complete_search
+
+    return complete_search(settings, extra)
+
+
+def _merge(job: Job) -> object:
+    from culet.pipeline.glue import run_merge
+
+    return run_merge(job)
+
+
+def _sources(stage: Stage) -> tuple[Path, ...]:
+    return tuple(source.path for source in stage.config.sources)
 
 
 def _tune_kind(name: str) -> Kind:
@@ -40,35 +55,105 @@ def _tune_kind(name: str) -> Kind:
         "culet.stages.tune",
         "TuneConfig",
         gives={"model": "checkpoint"},
-        inputs=(_MODEL,),
+        inputs=(_MODEL, Input("mixture", ("mixture",), needed=False)),
         run=_tune,
         unimportant=("save_every", "eval_every"),
-        records=lambda config: tuple(source.path for source in config.sources),
+        records=_sources,
         everywhere=True,
+        extra=("culet.pipeline.glue", "MixtureChoice"),
     )
 
 
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "start",
-            "culet.stages.start",
-            "StartConfig",
-            gives={"model": "checkpoint"},
-            run=_start,
-            records=lambda config: config.corpus,
-        ),
-        Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}),
-        _tune_kind("prefinetune"),
-        Kind(
-            "mine",
-            "culet.stages.mine",
-            "MineConfig",
-            gives={"data": "data"},
-            inputs=(_MODEL,),
-            records=lambda config: tuple(source.path for source in config.sources),
-        ),
-        _tune_kind("finetune"),
-    )
-}
+# In the order of the whole recipe.
+_ALL = (
+    Kind(
+        "start",
+        "culet.stages.start",
+        "StartConfig",
+        gives={"model": "checkpoint"},
+        run=_start,
+        records=lambda stage: stage.config.corpus,
+    ),
+    Kind(
+        "decoder",
+        "culet.stages.decoder",
+        "DecoderStageConfig",
+        gives={"decoder": "checkpoint"},
+        inputs=(Input("init", ("decoder",), needed=False),),
+        unimportant=_SAVING,
+        records=_sources,
+    ),
+    Kind(
+        "adapt",
+        "culet.stages.adapt",
+        "AdaptConfig",
+        gives={"seq2seq": "checkpoint"},
+        inputs=(Input("decoder", ("decoder",)), Input("encoder", ("decoder",), needed=False)),
+    ),
+    Kind(
+        "encoder",
+        "culet.stages.encoder",
+        "EncoderStageConfig",
+        gives={"model": "checkpoint"},
+        inputs=(Input("init", ("decoder",)),),
+        unimportant=_SAVING,
+        records=_sources,
+    ),
+    Kind(
+        "pretrain",
+        "culet.stages.pretrain",
+        "PretrainConfig",
+        gives={"seq2seq": "checkpoint", "model": "encoder"},
+        inputs=(_SEQ2SEQ, Input("teacher", ("decoder",), needed=False)),
+        unimportant=_SAVING,
+        records=_sources,
+    ),
+    Kind(
+        "seq2seq",
+        "culet.stages.seq2seq",
+        "Seq2SeqConfig",
+        gives={"seq2seq": "checkpoint"},
+        inputs=(_SEQ2SEQ,),
+        unimportant=_SAVING,
+    ),
+    Kind(
+        "generate",
+        "culet.stages.generate",
+        "GenerateConfig",
+        gives={"data": "data"},
+        writes=("cache",),
+    ),
+    Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}),
+    _tune_kind("prefinetune"),
+    Kind(
+        "mine",
+        "culet.stages.mine",
+        "MineConfig",
+        gives={"data": "data"},
+        inputs=(_MODEL,),
+        records=_sources,
+    ),
+    Kind(
+        "search_mixture",
+        "culet.stages.search_mixture",
+        "SearchMixtureConfig",
+        gives={"mixture": "mixtures.json"},
+        inputs=(_MODEL,),
+        run=_search,
+        extra=("culet.pipeline.glue", "Search"),
+        complete=_complete_search,
+        records=lambda stage: tuple(source.path for source in stage.extra.trial.sources),
+    ),
+    _tune_kind("finetune"),
+    Kind(
+        "merge",
+        "culet.stages.merge",
+        "MergeConfig",
+        gives={"model": "checkpoint"},
+        inputs=(Input("models", ("model",), many=True),),
+        run=_merge,
+        extra=("culet.pipeline.glue", "Dev"),
+    ),
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in _ALL}

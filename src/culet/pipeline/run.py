@@ -93,7 +93,7 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
         if name == EVALUATE:
             continue
         stage = recipe.stages[name]
-        records = set(stage.kind.records(stage.config))
+        records = set(stage.kind.records(stage))
         for path in stage.files:
             if path in records:
                 data_files(path)
@@ -135,7 +135,8 @@ def run_stages(
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
             continue
-        job = Job(stage, world.device, say, watch)
+        tasks = recipe.evaluate.tasks if recipe.evaluate is not None else None
+        job = Job(stage, world.device, say, tasks, watch)
         if stage.kind.everywhere:
             stage.kind.run(job)
         elif world.first:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from culet.errors import MissingExtra
 
-Output = Literal["model", "decoder", "seq2seq", "data", "vectors"]
+Output = Literal["model", "decoder", "seq2seq", "data", "vectors", "mixture"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,14 @@ class Job:
         stage: The stage.
         device: Where it computes.
         say: Takes lines for the person watching.
+        tasks: The recipe's evaluation tasks, if it has some.
         watch: Scores a model as it is, where the recipe has tasks: (stage, step, model).
     """
 
     stage: Stage
     device: str
     say: Callable[[str], None]
+    tasks: Path | None = None
     watch: Callable[[Stage, int, Any], None] | None = None
 
 
@@ -79,7 +81,9 @@ class Kind:
         run: Runs a job; what it returns is not looked at.
         unimportant: Settings that do not change what the stage leaves.
         writes: Keys of paths that the stage makes itself, such as a cache.
-        records: Paths of training records in its settings, which must hold some.
+        records: Paths of training records among its settings, which must hold some.
+        extra: Module and class of the keys of its section that the pipeline reads itself.
+        complete: Returns its settings, given those and the extra ones.
         everywhere: Runs in every process of a distributed run, not in the first alone.
     """
 
@@ -91,17 +95,19 @@ class Kind:
     run: Callable[[Job], object] = run_plainly
     unimportant: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
-    records: Callable[[Any], tuple[Path, ...]] = lambda config: ()
+    records: Callable[[Stage], tuple[Path, ...]] = lambda stage: ()
+    extra: tuple[str, str] | None = None
+    complete: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
     everywhere: bool = False
 
-    def load(self, name: str) -> Any:
-        """Return something of the stage's module.
+    def load(self, name: str, module: str | None = None) -> Any:
+        """Return something of the stage's module, or of another one.
 
         Raises:
             MissingExtra: If the module needs a package that is not installed.
         """
         try:
-            return getattr(import_module(self.module), name)
+            return getattr(import_module(module or self.module), name)
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] == "culet":
                 raise
@@ -121,6 +127,7 @@ class Stage:
         inputs: Arguments of its `run`.
         needs: Names of the stages it reads.
         files: Paths outside the run that it reads.
+        extra: The keys of its section that the pipeline reads itself.
     """
 
     name: str
@@ -130,6 +137,7 @@ class Stage:
     inputs: Mapping[str, Path | tuple[Path, ...] | None]
     needs: tuple[str, ...]
     files: tuple[Path, ...]
+    extra: Any = None
 
     def output(self, kind: Output | None = None) -> Path:
         """Return where one of its outputs lies, or its main one."""

@@ -75,7 +75,8 @@ def stamp_of(stage: Stage, recipe: Recipe, known: Mapping[str, Standing]) -> str
         inputs[key] = [str(p.relative_to(run)) for p in paths if p and p.is_relative_to(run)]
     outputs = {name: known[name].found.output for name in stage.needs}
     files = fingerprint.of_files(_all_files(stage.files))
-    return fingerprint.of_settings([stage.kind.name, settings, inputs, files, outputs])
+    extra = None if stage.extra is None else identity(stage.extra, run=run)
+    return fingerprint.of_settings([stage.kind.name, settings, extra, inputs, files, outputs])
 
 
 def note(stage: Stage, stamp: str) -> None:

@@ -1,0 +1,147 @@
+"""Sections as a graph: what a stage reads, by default and by name, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import is_dataclass
+from pathlib import Path
+
+import pytest
+
+from culet.errors import RecipeError
+from culet.pipeline import Recipe, read_recipe
+from culet.pipeline.kinds import KINDS
+
+SOURCES = '[{path = "pairs.jsonl"}]'
+START = '[start]\ncorpus = ["pairs.jsonl"]\n'
+TUNE = f"steps = 2\nsources = {SOURCES}\n"
+
+
+def read(folder: Path, text: str) -> Recipe:
+    path = folder / "recipe.toml"
+    path.write_text('[run]\nfolder = "r"\n' + text)
+    return read_recipe(path)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
+def test_every_kind_has_a_stage_that_can_be_run(kind: object) -> None:
+    assert is_dataclass(kind.load(kind.config))  # type: ignore[attr-defined]
+    assert callable(kind.load("run"))  # type: ignore[attr-defined]
+
+
+def test_a_stage_reads_the_nearest_one_above_that_gives_what_it_takes(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        START
+        + f"[prefinetune]\n{TUNE}[mine]\nsources = {SOURCES}\n[finetune]\n{TUNE}"
+        + f'[again]\nkind = "finetune"\n{TUNE}',
+    )
+    inits = {name: stage.inputs.get("init") for name, stage in recipe.stages.items()}
+    assert inits == {
+        "start": None,
+        "prefinetune": Path("r/start/checkpoint"),
+        "mine": Path("r/prefinetune/checkpoint"),
+        "finetune": Path("r/prefinetune/checkpoint"),  # mine gives data and no model
+        "again": Path("r/finetune/checkpoint"),
+    }
+    assert recipe.stages["finetune"].needs == ("prefinetune",)
+
+
+@pytest.mark.parametrize(
+    ("init", "path", "needs"),
+    [
+        ("start", "r/start/checkpoint", ("start",)),
+        ("@start", "r/start/checkpoint", ("start",)),
+        ("@start/elsewhere", "r/start/elsewhere", ("start",)),
+        ("./start", "start", ()),
+        ("some/model", "some/model", ()),
+    ],
+)
+def test_an_input_is_a_stage_or_a_path(
+    init: str, path: str, needs: tuple[str, ...], tmp_path: Path
+) -> None:
+    recipe = read(tmp_path, START + f"[prefinetune]\n{TUNE}[finetune]\ninit = {init!r}\n{TUNE}")
+    stage = recipe.stages["finetune"]
+    assert stage.inputs["init"] == Path(path)
+    assert stage.needs == needs
+    # a path is one of the stage's settings, as it has always been; a stage is not
+    assert stage.config.init == (None if needs else Path(path))
+
+
+def test_any_path_can_lie_in_the_folder_of_a_stage(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        START
+        + f"[mine]\nsources = {SOURCES}\n[finetune]\nsteps = 2\n"
+        + 'sources = [{path = "@mine"}, {path = "@mine/data/x"}, {path = "pairs.jsonl"}]\n',
+    )
+    stage = recipe.stages["finetune"]
+    paths = [source.path for source in stage.config.sources]
+    assert paths == [Path("r/mine/data"), Path("r/mine/data/x"), Path("pairs.jsonl")]
+    assert stage.needs == ("start", "mine")
+    assert stage.files == (Path("pairs.jsonl"),)
+
+
+def test_stages_that_are_alike_start_from_the_same(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        START
+        + f'[a]\nkind = "finetune"\n{TUNE}[b]\nlike = "a"\nseed = 3\n[c]\nlike = "b"\nsteps = 9\n'
+        + '[merge]\nmodels = ["a", "b", "@c", "other/model"]\n',
+    )
+    assert [recipe.stages[name].kind.name for name in "abc"] == ["finetune"] * 3
+    assert {recipe.stages[name].inputs["init"] for name in "abc"} == {Path("r/start/checkpoint")}
+    configs = [recipe.stages[name].config for name in "abc"]
+    assert [(c.steps, c.seed) for c in configs] == [(2, 0), (2, 3), (9, 3)]
+    merge = recipe.stages["merge"]
+    places = [Path(f"r/{name}/checkpoint") for name in "abc"]
+    assert merge.inputs == {"models": (*places, Path("other/model"))}
+    assert merge.needs == ("a", "b", "c")
+    assert merge.files == (Path("other/model"),)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"has no stage; add a section such as \[start\]"),
+        ("x = 3\n", "x must be a section, got x = 3"),
+        (f'["a.b"]\nkind = "finetune"\n{TUNE}', r"named with letters, digits, - and _.*\[a\.b\]"),
+        (f'[a]\nkind = "tune"\n{TUNE}', r"\[a\] has the unknown kind 'tune'; known are: run, st"),
+        ("[a]\nsteps = 2\n", "has an unknown section: a; known are: .*give it one of these as `k"),
+        (f"[finetune]\n{TUNE}", r"\[finetune\] has nothing to start from; add a section \[start\]"),
+        (f"{START}[adapt]\n", r"\[adapt\] has nothing to start from.*`decoder` to \[adapt\]"),
+        (f"{START}[merge]\n", r"\[merge\] has nothing to start from.*`models` to \[merge\]"),
+        (f"{START}[merge]\nmodels = 'start'\n", "merge.models must be a list of stages or paths"),
+        (
+            f"{START}[finetune]\ninit = 3\n{TUNE}",
+            "finetune.init must name a stage or a path, got 3",
+        ),
+        (
+            f"[finetune]\ninit = '@start'\n{TUNE}{START}",
+            r"\[finetune\] '@start': no stage start stands above it; those that do: none",
+        ),
+        (
+            f"{START}[finetune]\nsteps = 2\nsources = [{{path = '@mine'}}]\n",
+            r"\[finetune\] '@mine': no stage mine stands above it; those that do: start",
+        ),
+        (
+            f"{START}[mine]\nsources = {SOURCES}\n[finetune]\ninit = 'mine'\n{TUNE}",
+            r"\[finetune\] init = 'mine': expected a stage that gives model; mine gives data",
+        ),
+        (f"{START}[b]\nlike = 'a'\n", r"\[b\] like = 'a': no section of that name stands above"),
+        (
+            f"{START}[finetune]\nmixture_number = 0\n{TUNE}",
+            r"\[finetune\] mixture_number must be at least 1, got 0",
+        ),
+        (
+            f"{START}[search_mixture.trial]\nsteps = 1\n"
+            "sources = [{path = 'a/x.jsonl'}, {path = 'b/x.jsonl'}]\n",
+            "sources of a search need different names, got .'x.jsonl', 'x.jsonl'.",
+        ),
+    ],
+)
+def test_a_wrong_graph_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    run = '[run]\nfolder = "r"\n'
+    path.write_text(text + run if text.startswith("x") else run + text)
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(path)
