@@ -86,7 +86,8 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
     weights = random_weights(shape.weight_shapes(), seed=seed)
     tokenizer = words.to_str()
     start = folder / "start"
-    write_encoder_decoder(start, pair, adapt(pair, weights), tokenizer_json=tokenizer)
+    arrays = adapt(pair, weights, cross_norms="copied")
+    write_encoder_decoder(start, pair, arrays, tokenizer_json=tokenizer)
 
     text = TextSourceConfig(args.text)
     arms = {"facts": (text, TextSourceConfig(rows, kind="triples")), "text": (text,)}
@@ -129,12 +130,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/skill"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cities", type=int, default=150)
+    parser.add_argument("--cities", type=int, default=100)
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--window", type=int, default=16)
     parser.add_argument("--batch", type=int, default=96)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--tune", type=int, default=150)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--tune-lr", type=float, default=1e-3)

@@ -38,8 +38,6 @@ from culet.stages.running import (
 from culet.tokenizer_training import train_tokenizer
 from culet.train.language import head_table, windows_step
 
-_QUIET = -0.98  # a norm after a sub-layer multiplies by 1 + w; see `culet.model.embedding`
-
 
 @dataclass(frozen=True)
 class DecoderShape:
@@ -186,17 +184,17 @@ def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:
 
 
 def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
-    """Return weights to train a language model from: matrices normal, std in_dim^-0.5.
+    """Return weights to train a language model from: matrices normal, std in_dim^-0.5; norms 0.
 
-    Norms begin at 0, which multiplies by 1; those after a sub-layer multiply by 0.02, so that
-    every layer begins nearly silent.
+    0 multiplies by 1, also after the sub-layers. An embedding model from nothing begins with quiet
+    sub-layers (`culet.model.embedding`); a language model learns much more slowly so, since a
+    norm rises by no more than the learning rate a step.
     """
     generator = np.random.default_rng(seed)
     arrays = {}
     for name, shape in shapes.items():
         if len(shape) == 1:
-            value = _QUIET if name.endswith("post_norm") else 0.0
-            arrays[name] = np.full(shape, value, dtype=np.float32)
+            arrays[name] = np.zeros(shape, dtype=np.float32)
         else:
             drawn = generator.standard_normal(shape, dtype=np.float32)
             arrays[name] = drawn * np.float32(shape[-1] ** -0.5)
