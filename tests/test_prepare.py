@@ -210,6 +210,24 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
     assert ours == theirs
 
 
+def test_several_processes_leave_what_one_leaves(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"most_rows": 2, "most_bytes": 1 << 20})
+    run(config, tmp_path / "one")
+    run(replace(config, workers=2), tmp_path / "two")
+    ours, theirs = tree(tmp_path / "two"), tree(tmp_path / "one")
+    reports = [json.loads(found.pop("report.json")) for found in (ours, theirs)]
+    assert reports[0]["examples"] == reports[1]["examples"]
+    assert reports[0]["contamination"] == reports[1]["contamination"]
+    for name in ("done.json", "recipe.toml"):
+        ours.pop(name), theirs.pop(name)
+    assert ours == theirs
+    lines(tmp_path / "in" / "first.jsonl", [*FIRST, "{"])
+    with pytest.raises(InputError, match=r"first\.jsonl:6: not valid JSON"):
+        run(replace(config, workers=2), tmp_path / "bad")
+
+
 def test_ctrl_c_says_how_to_go_on(
     config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,7 +353,10 @@ def test_a_recipe_table_says_it_all(config: PrepareConfig) -> None:
             {"sources": [{"path": "a.jsonl.gz"}], "consistency": {"sources": ["b"]}},
             "consistency.sources names b; the sources are a",
         ),
-        ({"sources": [{"path": "a"}], "shard_rows": 0}, "shard_rows must be at least 1"),
+        (
+            {"sources": [{"path": "a"}], "shard_rows": 0},
+            "shard_rows and workers must be at least 1",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], words: str) -> None:

@@ -24,6 +24,7 @@ from culet.data.shingles import mixed, normalised, token_runs
 from culet.errors import RecipeError
 
 _BATCH = 2048  # texts that are hashed together
+_SLICES = 16  # of the index while it is sorted
 _SIEVE_BITS = 26  # 8 MiB: answers most look-ups at once
 
 
@@ -92,9 +93,9 @@ class OverlapIndex:
             owners = np.array([numbers.setdefault(owner, len(numbers)) for owner, _ in batch])
             self.texts += len(batch)
             found, starts, whole, length = token_runs([normalised(t) for _, t in batch], words)
-            runs.append(_unique(found, np.repeat(owners, np.diff(starts))))
+            runs.append((found, np.repeat(owners, np.diff(starts)).astype(np.uint16)))
             told = length >= shortest
-            wholes.append(_unique(whole[told], owners[told]))
+            wholes.append((whole[told], owners[told].astype(np.uint16)))
         self.owners = list(numbers)
         self._runs = _Table(runs)
         self._wholes = _Table(wholes)
@@ -116,9 +117,9 @@ class _Table:
     """Hashes to owners: sorted arrays behind a sieve of bits."""
 
     def __init__(self, parts: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        hashes = np.concatenate([h for h, _ in parts] or [np.zeros(0, np.uint64)])
-        owners = np.concatenate([o for _, o in parts] or [np.zeros(0, np.int64)])
-        self.hashes, self.owners = _unique(hashes, owners)
+        slices = [_sorted(parts, lead) for lead in range(_SLICES)]
+        self.hashes = np.concatenate([hashes for hashes, _ in slices])
+        self.owners = np.concatenate([owners for _, owners in slices])
         self._sieve = np.zeros(1 << (_SIEVE_BITS - 3), np.uint8)
         byte, bit = _places(self.hashes)
         np.bitwise_or.at(self._sieve, byte, bit)
@@ -142,10 +143,15 @@ def _places(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low >> np.uint64(3), np.left_shift(1, low & np.uint64(7)).astype(np.uint8)
 
 
-def _unique(hashes: np.ndarray, owners: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the different (hash, owner), sorted."""
+def _sorted(parts: list[tuple[np.ndarray, np.ndarray]], lead: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different (hash, owner) whose hash has some leading bits; a slice takes memory."""
+    shift = np.uint64(64 - (_SLICES - 1).bit_length())
+    chosen = [hashes >> shift == lead for hashes, _ in parts]
+    pairs = list(zip(parts, chosen, strict=True))
+    hashes = np.concatenate([h[c] for (h, _), c in pairs] or [np.zeros(0, np.uint64)])
+    owners = np.concatenate([o[c] for (_, o), c in pairs] or [np.zeros(0, np.uint16)])
     order = np.lexsort((owners, hashes))
-    hashes, owners = hashes[order], owners[order].astype(np.uint16)
+    hashes, owners = hashes[order], owners[order]
     fresh = np.ones(len(hashes), bool)
     fresh[1:] = (hashes[1:] != hashes[:-1]) | (owners[1:] != owners[:-1])
     return hashes[fresh], owners[fresh]

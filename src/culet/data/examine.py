@@ -64,6 +64,13 @@ class Tally:
         if example is not None and self.counts[name] <= self.keep:
             self.examples.setdefault(name, []).append(example)
 
+    def join(self, other: Tally) -> None:
+        """Add what another counted after this one."""
+        self.counts.update(other.counts)
+        for name, examples in other.examples.items():
+            own = self.examples.setdefault(name, [])
+            own.extend(examples[: max(self.keep - len(own), 0)])
+
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` takes."""
         return {"counts": dict(self.counts), "examples": self.examples}

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
@@ -25,6 +25,7 @@ from culet.data.generate import GradesConfig, grade_question, read_grade
 from culet.data.minhash import NearConfig
 from culet.data.rows import Chunk, Position, Row, chunks, parse_row
 from culet.data.survey import SAVE_SECONDS, Survey
+from culet.data.workers import examined
 from culet.errors import InputError
 from culet.progress import Progress
 
@@ -61,7 +62,7 @@ class Passes:
         self._name = name
         self._say = say
 
-    def examine(self, make_examiner: Callable[[], Examiner]) -> None:
+    def examine(self, make_examiner: Callable[[], Examiner], *, workers: int) -> None:
         """Judge each row by itself; leave what finds duplicates."""
         survey = self.survey
         with survey.doing("examine") as todo:
@@ -70,11 +71,17 @@ class Passes:
                     self._say(f"{self._name}: resuming after {survey.position.number:,} rows")
                 examiner = make_examiner()
                 with self._progress("reading", None, survey.position.number) as progress:
-                    for chunk in chunks(self.files, survey.position):
-                        facts = examiner(chunk, self.owners[chunk.file], survey.tally)
-                        ended = chunk.after.file > chunk.file
-                        survey.append(facts, chunk.after, file_ended=ended)
-                        progress.advance(len(chunk.raw), file=chunk.path.name)
+                    owned = (
+                        (chunk, self.owners[chunk.file])
+                        for chunk in chunks(self.files, survey.position)
+                    )
+                    keep = survey.tally.keep
+                    with closing(examined(owned, examiner, workers=workers, keep=keep)) as stream:
+                        for chunk, facts, tally in stream:
+                            survey.tally.join(tally)
+                            ended = chunk.after.file > chunk.file
+                            survey.append(facts, chunk.after, file_ended=ended)
+                            progress.advance(len(chunk.raw), file=chunk.path.name)
         survey.load_verdicts()
         if not len(survey.verdicts):
             raise InputError(f"{self._name}: the sources hold no row at all")

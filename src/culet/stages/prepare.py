@@ -98,6 +98,7 @@ class PrepareConfig:
         shard_rows: Rows in an output file, at least; a file ends with the chunk that fills it.
         compress: gzip the output.
         examples: Examples in the report, of each filter and source.
+        workers: Processes of the first pass. Each holds the evaluation texts' index.
     """
 
     sources: tuple[DataSourceConfig, ...]
@@ -113,6 +114,7 @@ class PrepareConfig:
     shard_rows: int = 200_000
     compress: bool = True
     examples: int = 3
+    workers: int = 1
 
     def __post_init__(self) -> None:
         names = [source.called for source in self.sources]
@@ -120,10 +122,10 @@ class PrepareConfig:
             raise RecipeError("at least one source is needed: add a [[prepare.sources]] table")
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"sources need names of their own; twice: {', '.join(twice)}")
-        if self.shard_rows < 1 or self.examples < 0:
+        if self.shard_rows < 1 or self.workers < 1 or self.examples < 0:
             raise RecipeError(
-                f"shard_rows must be at least 1 and examples 0, got {self.shard_rows} and "
-                f"{self.examples}"
+                "shard_rows and workers must be at least 1 and examples 0, got "
+                f"{self.shard_rows}, {self.workers} and {self.examples}"
             )
         for key, judge in (("consistency", self.consistency), ("grades", self.grades)):
             if judge is not None and (unknown := sorted(set(judge.sources) - set(names))):
@@ -192,7 +194,10 @@ def run(
         *_files(config), state=folder.state, name=name, say=say, examples=config.examples
     )
     try:
-        passes.examine(lambda: _examiner(config, tasks, passes.survey, name=name, say=say))
+        passes.examine(
+            lambda: _examiner(config, tasks, passes.survey, name=name, say=say),
+            workers=config.workers,
+        )
         passes.remove_duplicates(exact=config.exact, near=config.near)
         if config.consistency is not None:
             model = config.consistency.model
@@ -320,6 +325,7 @@ def _fingerprint(config: PrepareConfig, entries: list[LedgerEntry], tasks: list[
         fingerprint.of_files(f for f in task.folder.rglob("*") if f.is_file()) for task in tasks
     ]
     settings = to_tables(config)
+    settings.pop("workers")
     if config.grades is not None:  # how fast and at what price changes no answer
         settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()
         settings["grades"].pop("cache", None)
