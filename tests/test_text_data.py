@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from training_doubles import write_lines
 
-from culet.data.text import TextRow, TokenStream, read_texts, tokenize
+from culet.data.pretraining import TextSourceConfig
+from culet.data.text import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
 from culet.errors import InputError
 from culet.tokenizer import TextTokenizer
 from culet.tokenizer_training import byte_tokenizer
@@ -35,6 +36,15 @@ def test_rows_are_read_from_plain_and_packed_files_with_what_stands_beside_them(
     rows = list(read_texts([tmp_path]))
     assert [row.text for row in rows] == ["one", "zwei", "drei"]
     assert rows[2].origin == f"{tmp_path / 'b.jsonl.gz'}:3"
+
+
+def test_a_training_pair_is_one_text(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "p.jsonl", [{"query": "who?", "positive": "me", "negatives": ["x"]}]
+    )
+    assert list(read_pair_texts([path])) == [TextRow("who?\nme", f"{path}:1")]
+    config = TextSourceConfig(path, kind="pairs")
+    assert [row.text for row in config.texts()] == ["who?\nme"]
 
 
 @pytest.mark.parametrize("row", ['{"text": ""}', '{"text": 5}', "{}", "[]", "{"])

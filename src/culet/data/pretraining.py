@@ -6,9 +6,8 @@ batch are facts (SKILL, arXiv 2205.08184, section 3, mixes so), which are far sh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 
 from culet.data.denoise import Denoiser, Markers, denoise, pick
 from culet.data.slots import Slot, Slots
-from culet.data.text import TokenStream, read_texts, tokenize
+from culet.data.text import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
 from culet.data.triples import Triple, draw_end, masked_tokens, read_triples
 from culet.errors import RecipeError
 from culet.tokenizer import TextTokenizer
@@ -30,20 +29,26 @@ class TextSourceConfig:
     """One source of raw text or of facts.
 
     Attributes:
-        path: A file or a folder of files: {"text": …} rows, or {"s", "r", "o"} rows.
-        kind: "text" or "triples".
+        path: A file or a folder of files.
+        kind: "text", rows {"text": …}; "pairs", training pairs, each one text; "triples", facts,
+            rows {"s", "r", "o"}.
         weight: Share of the examples, on any positive scale.
         name: What messages call it; the file's name if empty.
     """
 
     path: Path
-    kind: Literal["text", "triples"] = "text"
+    kind: Literal["text", "pairs", "triples"] = "text"
     weight: float = 1.0
     name: str = ""
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise RecipeError(f"weight must be above 0, got {self.weight}")
+
+    def texts(self) -> Iterator[TextRow]:
+        """Yield the texts of a source that is not of facts."""
+        read = read_pair_texts if self.kind == "pairs" else read_texts
+        return read([self.path])
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ def read_text_sources(
             sources.append(TextSource(config, triples=read_triples([config.path])))
             continue
         stream = tokenize(
-            partial(read_texts, [config.path]),
+            config.texts,
             tokenizer,
             folder / str(number),
             what=f"tokenizing {config.path.name}",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from culet.atomic import new_folder
-from culet.data.records import data_files, parsed_row, raw_rows, text_field
+from culet.data.records import data_files, parsed_row, raw_rows, stream_records, text_field
 from culet.errors import InputError
 from culet.progress import Progress
 from culet.tokenizer import TextTokenizer
@@ -48,6 +48,16 @@ def read_texts(paths: Sequence[Path]) -> Iterator[TextRow]:
             origin = f"{file}:{line}"
             row = parsed_row(raw, origin, fields="a text")
             yield TextRow(text_field(row, "text", origin), origin)
+
+
+def read_pair_texts(paths: Sequence[Path]) -> Iterator[TextRow]:
+    """Yield each training pair of some files as one text: the query, a line break, the positive.
+
+    Raises:
+        InputError: If a record is bad; the message names file and line.
+    """
+    for record, _ in stream_records(paths):
+        yield TextRow(f"{record.query}\n{record.positive}", record.origin)
 
 
 class TokenStream:

@@ -21,7 +21,6 @@ from culet.data.pretraining import (
     next_token,
     read_text_sources,
 )
-from culet.data.text import read_texts
 from culet.decoder_checkpoint import read_decoder, write_decoder
 from culet.errors import RecipeError
 from culet.model.config import EncoderConfig, every_sixth
@@ -226,7 +225,7 @@ def _tokenizer_json(
 
 def _texts(config: DecoderStageConfig) -> Iterator[str]:
     """Yield texts of all sources in turn, so that each is heard even if reading stops early."""
-    readers = [read_texts([source.path]) for source in config.sources]
+    readers = [source.texts() for source in config.sources if source.kind != "triples"]
     given = 0
     while readers and given < config.max_texts:
         for reader in list(readers):
