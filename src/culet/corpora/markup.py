@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 _MOST_DEPTH = 500
 # Atomic groups: no input makes the scanner go back over what it has read.
 _TOKEN = re.compile(
-    r"<!--(?:(?!-->).)*+-->|<!\[CDATA\[(?P<raw>(?:(?!\]\]>).)*+)\]\]>|<[?!][^>]*+>|"
+    r"<[?!][^<>]*+>|"
     r"<(?P<close>/?)(?P<tag>[A-Za-z][\w:.-]*+)"
     r"(?P<attributes>(?:[^<>\"']|\"[^\"]{0,4000}+\"|'[^']{0,4000}+')*+)>|"
     r"[^<]++|<",
-    re.DOTALL,
 )
 _ATTRIBUTE = re.compile(r"([\w:.-]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s\"'>]+))")
 _ENTITY = re.compile(r"&(#?[\w.-]+);")
@@ -87,14 +86,14 @@ def blocks(source: str, form: Form) -> Iterator[Block]:
     current: list[tuple[str, Mapping[str, str], list[str], tuple[str, ...], int]] = []
     skipping: str | None = None
     closed, depth = "", 0
-    for token in _TOKEN.finditer(source):
+    for token in _TOKEN.finditer(_without_sections(source)):
         tag = token["tag"]
         if tag is None:
             closed = ""
             if skipping is None and current:
-                text = token["raw"] or token[0]
-                if not text.startswith("<") or token["raw"]:
-                    current[-1][2].append(text if token["raw"] else _unescaped(text, form.entities))
+                text = token[0]
+                if not text.startswith("<"):
+                    current[-1][2].append(_unescaped(text, form.entities))
             continue
         tag = tag.lower()
         if skipping is not None:
@@ -138,6 +137,23 @@ def blocks(source: str, form: Form) -> Iterator[Block]:
         open_tags.append(tag)
     while current:
         yield from _closed(current.pop(0))
+
+
+def _without_sections(source: str) -> str:
+    """Return markup without comments, and what stood in CDATA sections as text."""
+    pieces, at = [], 0
+    for opening in re.finditer(r"<!--|<!\[CDATA\[", source):
+        if opening.start() < at:
+            continue
+        mark = "-->" if opening[0] == "<!--" else "]]>"
+        end = source.find(mark, opening.end())
+        if end < 0:  # it never closes, nor does any that follows
+            break
+        pieces.append(source[at : opening.start()])
+        if mark == "]]>":
+            pieces.append(html.escape(source[opening.end() : end]))
+        at = end + 3
+    return "".join([*pieces, source[at:]])
 
 
 def _closed(

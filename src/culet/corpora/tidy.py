@@ -29,35 +29,42 @@ _MARKUP = re.compile(
     r"code|pre|guilabel|keycap|gui|app|key|variable|switchinline|object|img)\b[^<>]{0,80}>|"
     r"&(?:amp|lt|gt|quot|nbsp|apos|#\d+|[A-Za-z]{2,20});|\\f[BIRP]\b|\\\(\w\w|\\\*\[",
 )
-# The first code points of letters a language is written in; without an entry it is Latin.
+# Script to the ranges of its letters and the languages written in it; all others are Latin.
 _SCRIPTS = {
-    "CJK": "zh yue wuu gan hak lzh",
-    "JAPANESE": "ja",
-    "HANGUL": "ko",
-    "CYRILLIC": "ru uk bg be mk sr kk ky mn tg tt ba cv ce os sah udm mhr mrj myv mdf ab av",
-    "GREEK": "el grc",
-    "HEBREW": "he yi",
-    "ARABIC": "ar fa ur ug ps sd ckb arz",
-    "DEVANAGARI": "hi mr ne mai sa bho kok brx",
-    "BENGALI": "bn as",
-    "GURMUKHI": "pa",
-    "GUJARATI": "gu",
-    "ORIYA": "or",
-    "TAMIL": "ta",
-    "TELUGU": "te",
-    "KANNADA": "kn",
-    "MALAYALAM": "ml",
-    "SINHALA": "si",
-    "THAI": "th",
-    "LAO": "lo",
-    "TIBETAN": "bo dz",
-    "MYANMAR": "my",
-    "KHMER": "km",
-    "GEORGIAN": "ka",
-    "ARMENIAN": "hy",
-    "ETHIOPIC": "am ti",
+    "a-zA-Z\u00aa-\u024f\u1e00-\u1eff": "",
+    "\u3400-\u9fff\U00020000-\U0003ffff": "zh yue wuu gan hak lzh",
+    "\u3040-\u30ff\u3400-\u9fff": "ja",
+    "\u1100-\u11ff\uac00-\ud7af": "ko",
+    "\u0400-\u052f": "ru uk bg be mk sr kk ky mn tg tt ba cv ce os sah udm mhr mrj myv mdf ab av",
+    "\u0370-\u03ff\u1f00-\u1fff": "el grc",
+    "\u0590-\u05ff": "he yi",
+    "\u0600-\u077f\ufb50-\ufdff\ufe70-\ufefc": "ar fa ur ug ps sd ckb arz",
+    "\u0900-\u097f": "hi mr ne mai sa bho kok brx",
+    "\u0980-\u09ff": "bn as",
+    "\u0a00-\u0a7f": "pa",
+    "\u0a80-\u0aff": "gu",
+    "\u0b00-\u0b7f": "or",
+    "\u0b80-\u0bff": "ta",
+    "\u0c00-\u0c7f": "te",
+    "\u0c80-\u0cff": "kn",
+    "\u0d00-\u0d7f": "ml",
+    "\u0d80-\u0dff": "si",
+    "\u0e00-\u0e7f": "th",
+    "\u0e80-\u0eff": "lo",
+    "\u0f00-\u0fff": "bo dz",
+    "\u1000-\u109f": "my",
+    "\u1780-\u17ff": "km",
+    "\u10a0-\u10ff\u1c90-\u1cbf": "ka",
+    "\u0530-\u058f": "hy",
+    "\u1200-\u139f": "am ti",
 }
-_SCRIPT_OF = {lang: script for script, langs in _SCRIPTS.items() for lang in langs.split()}
+_LATIN, *_ = (re.compile(f"[{letters}]") for letters in _SCRIPTS)
+_SCRIPT_OF = {
+    lang: re.compile(f"[{letters}]")
+    for letters, langs in _SCRIPTS.items()
+    for lang in langs.split()
+}
+# Languages that are written in two scripts.
 _EITHER = frozenset(["az", "bs", "crh", "ha", "kk", "ks", "ku", "mn", "pa", "sh", "sr", "tg", "uz"])
 _ENGLISH_WORDS = frozenset(
     [
@@ -115,14 +122,14 @@ def in_script(text: str, lang: str) -> bool:
     base = lang.partition("-")[0]
     if base in _EITHER:
         return True
-    script = _SCRIPT_OF.get(base, "LATIN")
-    if script == "LATIN" and text.isascii():
+    script = _SCRIPT_OF.get(base, _LATIN)
+    if script is _LATIN and text.isascii():
         return any(char.isalnum() for char in text)
-    letters = [char for char in text[:_LOOKED_AT] if char.isalpha()]
+    text = text[:_LOOKED_AT]
+    letters = sum(map(str.isalpha, text))
     if not letters:
-        return script == "LATIN" and any(char.isalnum() for char in text)
-    right = sum(_is(char, script) for char in letters)
-    return right >= _SHARE_OF_SCRIPT * len(letters)
+        return script is _LATIN and any(map(str.isalnum, text))
+    return len(script.findall(text)) >= _SHARE_OF_SCRIPT * letters
 
 
 def looks_english(text: str) -> bool:
@@ -187,13 +194,3 @@ def split_languages(lang: str) -> tuple[str, str]:
     """
     first, dash, rest = lang.partition("-")
     return (first, rest) if dash and rest[:2].islower() and len(rest) != 1 else (lang, lang)
-
-
-def _is(char: str, script: str) -> bool:
-    code = ord(char)
-    if script == "LATIN":
-        return code < 0x250 or 0x1E00 <= code < 0x1F00
-    if script in ("CJK", "JAPANESE"):
-        kana = 0x3040 <= code < 0x3100 or code == 0x30FC
-        return 0x3400 <= code < 0xA000 or code >= 0x20000 or (kana and script == "JAPANESE")
-    return script in unicodedata.name(char, "")

@@ -97,8 +97,7 @@ def _document(path: str, lang: str, found: list[Block]) -> Iterator[Row]:
     shape = " ".join(f"{'/'.join(block.within)}/{block.tag}" for block in found)
     signature = hashlib.sha256(shape.encode()).hexdigest()[:16]
     for number, block in enumerate(found):
-        if " " in block.text or len(block.text) > 12:
-            yield Aligned(f"{path}#{signature}#{number}", block.text, lang, "parallel")
+        yield Aligned(f"{path}#{signature}#{number}", block.text, lang, "parallel")
     titles = [block for block in found if block.tag == "title"]
     texts = [block for block in found if block.tag not in ("title", "desc", "subtitle")]
     body = "\n".join(block.text for block in texts)
