@@ -122,9 +122,9 @@ class _ChunkedLoss(torch.autograd.Function):
         for start in range(0, len(labels), at_once):
             rows = slice(start, min(start + at_once, len(labels)))
             own, right = hidden[rows], labels[rows]
-            logits, slope = _capped(F.linear(own, cast).float(), softcap)
-            hits = (logits.argmax(1) == right).sum()
-            logits -= logits.logsumexp(1, keepdim=True)
+            logits, bent = _capped(F.linear(own, cast).float(), softcap)
+            hits = (logits.gather(1, right[:, None]).squeeze(1) >= logits.amax(1)).sum()
+            logits = logits.log_softmax(1)
             hard = -logits.gather(1, right[:, None]).squeeze(1)
             target = _blended(teacher, rows, right, logits.shape, cast.dtype)
             if target is None:
@@ -140,13 +140,15 @@ class _ChunkedLoss(torch.autograd.Function):
             grad.scatter_add_(1, right[:, None], -ones[:, None])
             if target is not None:
                 grad -= target[0]
-            if slope is not None:
-                grad *= slope
-            grad = grad.div_(count).to(hidden.dtype)
+            if bent is not None:
+                grad = torch.ops.aten.tanh_backward(grad, bent)  # the slope of the cap, in one go
+            grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                grad_hidden[rows] = grad @ cast
-            if grad_table is not None:
-                grad_table += grad.T @ own
+                grad_hidden[rows] = (grad @ cast).div_(count)
+            if grad_table is not None and grad_table.dtype == hidden.dtype:
+                grad_table.addmm_(grad.T, own / count)
+            elif grad_table is not None:
+                grad_table += grad.T @ (own / count)
         ctx.save_for_backward(grad_hidden, grad_table)
         ctx.table_dtype = table.dtype
         means = sums / count
@@ -169,11 +171,11 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Return capped logits and the slope of the cap."""
+    """Return capped logits, and what bends them: tanh(logits / cap)."""
     if softcap is None:
         return logits, None
-    bent = (logits / softcap).tanh_()
-    return bent * softcap, 1 - bent.square()
+    bent = logits.div_(softcap).tanh_()
+    return bent * softcap, bent
 
 
 def _blended(
