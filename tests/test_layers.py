@@ -58,6 +58,7 @@ ORDER = [
     "search",
     "data",
     "mixturereport",
+    "teachers",
     "corpora",
     # 3: engines
     "recipe",
@@ -67,6 +68,8 @@ ORDER = [
     "stages",
     "pipeline",
     "display",
+    "writing",
+    "generate_cli",
     "cli",
 ]
 

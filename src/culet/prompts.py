@@ -69,6 +69,9 @@ _EMBEDDINGGEMMA: dict[str, str] = {
     "Document": _DOCUMENT,
 }
 
+# Tasks whose two sides are of one kind: both carry the task's own prompt.
+SYMMETRIC_TASKS = frozenset({"similarity", "classification", "clustering", "summarization"})
+
 
 @dataclass(frozen=True)
 class Prompts:

@@ -10,12 +10,10 @@ import numpy as np
 
 from culet.data.records import Record
 from culet.data.teacher import TeacherFile, teacher_vector
+from culet.data.teacherfolder import TeacherFolder
 from culet.errors import InputError
-from culet.prompts import Prompts
+from culet.prompts import SYMMETRIC_TASKS, Prompts
 from culet.tokenizer import TextTokenizer
-
-# Tasks whose two sides are of one kind: both carry the task's own prompt.
-SYMMETRIC_TASKS = frozenset({"similarity", "classification", "clustering", "summarization"})
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def collate(
     task: str,
     num_negatives: int,
     source: str = "",
-    teacher_file: TeacherFile | None = None,
+    teacher_file: TeacherFile | TeacherFolder | None = None,
     seed: Sequence[int],
     first: int = 0,
 ) -> PairBatch:
@@ -73,7 +71,7 @@ def collate(
         num_negatives: C, hard negatives used per query; drawn anew each time where a record
             has more. A negative that is the positive itself is never drawn.
         source: Name of the source, for messages.
-        teacher_file: Vectors for records that give keys.
+        teacher_file: Vectors for records that give keys, or a folder that knows every text.
         seed: Decides the draw of negatives, for each record by its place in the whole batch; so it
             does not matter among how many processes a batch is divided.
         first: Place of the first record in the whole batch.
@@ -105,7 +103,7 @@ def collate(
         query=np.array(query, dtype=np.int64),
         positive=np.array(positive, dtype=np.int64),
         negative=negative[:, :used],
-        teacher=_teacher(records, drawn, used, teacher_file),
+        teacher=_teacher(records, drawn, used, teacher_file, task),
         source=source,
         origin=tuple(record.origin for record in records),
         truncated=len(tokenized.overlong),
@@ -135,8 +133,18 @@ def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str,
         raise InputError(f"{record.origin}: {error}") from error
 
 
-def check_teacher(record: Record, file: TeacherFile | None) -> None:
+def check_teacher(
+    record: Record, file: TeacherFile | TeacherFolder | None, task: str = "search"
+) -> None:
     """Raise InputError unless every teacher vector of a record can be found and has one width."""
+    if isinstance(file, TeacherFolder):
+        if record.teacher:
+            raise InputError(
+                f"{record.origin}: the record names teacher vectors and its source a folder of "
+                "them; leave one out"
+            )
+        file.check(record, task)
+        return
     teacher = dict(record.teacher or {})
     values = [*teacher.pop("negatives", ()), *teacher.values()]
     widths = {teacher_vector(value, file, record.origin).size for value in values}
@@ -158,12 +166,16 @@ def _teacher(
     records: Sequence[Record],
     drawn: Sequence[np.ndarray],
     num_negatives: int,
-    file: TeacherFile | None,
+    source: TeacherFile | TeacherFolder | None,
+    task: str,
 ) -> dict[str, np.ndarray]:
     """Return teacher vectors by role, NaN where a record has none."""
+    folder = source if isinstance(source, TeacherFolder) else None
+    file = None if isinstance(source, TeacherFolder) else source
     found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
     for row, record in enumerate(records):
-        for role, value in (record.teacher or {}).items():
+        given = record.teacher or {} if folder is None else folder.of_record(record, task)
+        for role, value in given.items():
             if role == "negatives":
                 for column, pick in enumerate(drawn[row]):
                     vector = teacher_vector(value[pick], file, record.origin)

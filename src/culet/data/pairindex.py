@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from culet.atomic import new_folder
-from culet.data.collate import SYMMETRIC_TASKS
 from culet.data.mine import Banned
 from culet.data.records import Record, data_files, parsed_row, raw_rows, stream_records, text_field
 from culet.data.textstore import TextStore, key, normalized, numbered, write_store
 from culet.errors import InputError
+from culet.prompts import SYMMETRIC_TASKS
 
 
 @dataclass(frozen=True)

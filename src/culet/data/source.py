@@ -13,6 +13,7 @@ from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
 from culet.data.mixture import Mixture, check_rank, shares
 from culet.data.records import Record, Records, read_records
 from culet.data.teacher import TeacherFile
+from culet.data.teacherfolder import TeacherFolder
 from culet.errors import RecipeError
 from culet.prompts import TASKS, Prompts
 from culet.tokenizer import TextTokenizer
@@ -29,7 +30,8 @@ class SourceConfig:
         name: What messages call it; the file's name if empty.
         batch_size: Pairs a batch, if this source needs another size than the stage.
         num_negatives: Hard negatives a query, likewise.
-        teacher: Parquet file (key, vector) for records whose teacher vectors are keys.
+        teacher: Parquet file (key, vector) for records whose teacher vectors are keys, or the
+            folder that stage teach has left, which knows every text.
         batch_by: Text fields of the records that all pairs of a batch share, such as `lang`: what
             is told apart then is not the language. Each group gets batches by its size; groups
             smaller than a batch share theirs.
@@ -80,7 +82,7 @@ class Source:
 
     config: SourceConfig
     records: Records
-    teacher: TeacherFile | None
+    teacher: TeacherFile | TeacherFolder | None
 
 
 def read_source(config: SourceConfig, prompts: Prompts, *, skip_bad: bool) -> Source:
@@ -89,11 +91,14 @@ def read_source(config: SourceConfig, prompts: Prompts, *, skip_bad: bool) -> So
     Raises:
         InputError: At the first bad record, with file and line, unless `skip_bad`.
     """
-    teacher = TeacherFile(config.teacher) if config.teacher else None
+    teacher: TeacherFile | TeacherFolder | None = None
+    if config.teacher is not None:
+        folder = config.teacher.is_dir()
+        teacher = TeacherFolder(config.teacher) if folder else TeacherFile(config.teacher)
 
     def check(record: Record) -> None:
         record_prompts(record, prompts=prompts, task=config.task)
-        check_teacher(record, teacher)
+        check_teacher(record, teacher, config.task)
 
     records = read_records([config.path], skip_bad=skip_bad, check=check, group_by=config.batch_by)
     return Source(config, records, teacher)

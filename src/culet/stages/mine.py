@@ -37,7 +37,7 @@ from culet.errors import RecipeError
 from culet.loading import load
 from culet.progress import Progress
 from culet.prompts import TASKS
-from culet.recipe import to_tables
+from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 
 
@@ -155,7 +155,9 @@ def run(
     """
     embedder = load(init, device=device, precision=config.precision)
     folder = StageFolder(
-        out, fingerprint=_fingerprint(config, embedder), settings={name: to_tables(config)}
+        out,
+        fingerprint=_fingerprint(config, embedder, out.parent),
+        settings={name: to_tables(config)},
     )
     if folder.moved_to:
         say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
@@ -174,7 +176,7 @@ def run(
     return out / "data"
 
 
-def _fingerprint(config: MineConfig, embedder: Embedder) -> str:
+def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
     files = [
         file
         for source in config.sources
@@ -185,7 +187,7 @@ def _fingerprint(config: MineConfig, embedder: Embedder) -> str:
         files += data_files(config.rescore.grades)
     if config.rescore.cross_encoder is not None:
         files += [file for file in config.rescore.cross_encoder.rglob("*") if file.is_file()]
-    settings = to_tables(config)
+    settings = identity(config, run=run)
     settings.pop("block_documents")  # how, not what
     return fingerprint.of_settings([settings, fingerprint.of_files(files), embedder.fingerprint])
 

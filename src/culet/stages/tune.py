@@ -22,6 +22,7 @@ from culet.data.collate import PairBatch
 from culet.data.ledger import training_papers
 from culet.data.records import data_files
 from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
+from culet.data.teacherfolder import MANIFEST
 from culet.errors import InputError, RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, check_dtype
@@ -262,6 +263,8 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
     files += [source.teacher for source in config.sources if source.teacher is not None]
     if absent := [str(file) for file in files if not file.exists()]:
         raise InputError(f"teacher file {absent[0]} does not exist")
+    # of a folder of stage teach, the manifest says what is in it
+    files = [file / MANIFEST if file.is_dir() else file for file in files]
     settings = identity(config, run=run)
     # neither changes what is learnt
     settings.pop("save_every"), settings.pop("eval_every")

@@ -1,0 +1,215 @@
+"""Stage teach: the vectors of a teacher for every text of some sources, made once.
+
+EmbeddingGemma (arXiv 2509.20354, section 2.2) matches the teacher's embeddings of queries,
+positives and hard negatives. Here each distinct text is embedded once, whatever the number of
+epochs, mixtures and students; a source then names this stage's vectors as its `teacher`.
+
+vectors/   shards of float16 vectors by text; see `culet.data.teacherfolder`
+state/     the texts, gone once it is finished
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from culet import fingerprint
+from culet.atomic import new_file
+from culet.data.embedendpoint import EmbeddingEndpoint
+from culet.data.records import data_files, stream_records
+from culet.data.teacherfolder import MANIFEST, Spoken, spoken, write_shard
+from culet.data.textstore import TextStore, numbered, write_store
+from culet.errors import InputError, RecipeError
+from culet.progress import Progress
+from culet.prompts import TASKS
+from culet.recipe import identity, to_tables
+from culet.stages.folder import StageFolder
+from culet.teachers import EndpointTeacher, Teacher, folder_teacher
+
+
+@dataclass(frozen=True)
+class TaughtSource:
+    """Records whose texts are embedded.
+
+    Attributes:
+        path: A file or a folder; see `culet.data.records`.
+        task: Task of records that name none; the same as in the stage that learns.
+    """
+
+    path: Path
+    task: str = "search"
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
+
+
+@dataclass(frozen=True)
+class TeachConfig:
+    """Who teaches what.
+
+    Attributes:
+        sources: Records to embed the texts of.
+        teacher: Folder of a model that culet or sentence-transformers reads.
+        endpoint: An OpenAI-compatible endpoint, instead of a folder.
+        truncate_to: Keep only so many numbers of each vector: the prefix of a Matryoshka teacher.
+        shard_texts: Texts in a shard, and what a killed run loses.
+        skip_bad_records: Leave bad lines out instead of stopping.
+    """
+
+    sources: tuple[TaughtSource, ...]
+    teacher: Path | None = None
+    endpoint: EmbeddingEndpoint | None = None
+    truncate_to: int | None = None
+    shard_texts: int = 8192
+    skip_bad_records: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if (self.teacher is None) == (self.endpoint is None):
+            raise RecipeError("name a teacher folder or an endpoint, one of them")
+        if self.shard_texts < 1 or (self.truncate_to is not None and self.truncate_to < 1):
+            raise RecipeError(
+                "shard_texts and truncate_to must be at least 1, got "
+                f"{self.shard_texts} and {self.truncate_to}"
+            )
+
+
+def run(
+    config: TeachConfig,
+    *,
+    out: Path,
+    name: str = "teach",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+) -> Path:
+    """Embed the texts of the sources and return the folder of the vectors, `out`/vectors.
+
+    Raises:
+        InputError: At a bad record, if the endpoint fails, or a vector has no direction.
+        CheckpointError: If the teacher cannot be read.
+    """
+    teacher = _teacher(config, device)
+    files = [file for source in config.sources for file in data_files(source.path)]
+    settings = identity(config, run=out.parent)
+    if config.endpoint is not None:  # of these only what is asked matters
+        settings.pop("endpoint")
+    folder = StageFolder(
+        out,
+        fingerprint=fingerprint.of_settings(
+            [settings, fingerprint.of_files(files), teacher.fingerprint]
+        ),
+        settings={name: to_tables(config)},
+    )
+    if folder.moved_to:
+        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
+    vectors = out / "vectors"
+    if folder.result():
+        say(f"{name}: finished before, nothing to do")
+        return vectors
+    store, asked = _texts(config, teacher, folder.state)
+    vectors.mkdir(exist_ok=True)
+    width = _shards(config, teacher, store, vectors, name=name, say=say)
+    manifest = {
+        "teacher": teacher.name,
+        "width": width,
+        "by_role": teacher.by_role,
+        "texts": len(store),
+        "fingerprint": folder.fingerprint,
+    }
+    with new_file(vectors / MANIFEST) as aside:
+        aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    folder.finish({"texts": len(store), "texts_with_repeats": asked, "width": width})
+    shutil.rmtree(folder.state)
+    say(f"{name}: {len(store):,} texts ({asked:,} with repeats), vectors of {width} numbers")
+    return vectors
+
+
+def _teacher(config: TeachConfig, device: str) -> Teacher:
+    if config.endpoint is not None:
+        return EndpointTeacher(config.endpoint)
+    assert config.teacher is not None  # __post_init__
+    return folder_teacher(config.teacher, device=device)
+
+
+def _texts(config: TeachConfig, teacher: Teacher, state: Path) -> tuple[TextStore, int]:
+    """Return the distinct texts in order of first occurrence, and how many there are with repeats.
+
+    Like `culet.data.pairindex`, in two passes: hashes, then texts.
+    """
+    keys = array("Q")
+    for text in _spoken(config):
+        keys.append(int(text.key(by_role=teacher.by_role)[:16], 16))
+    if not keys:
+        raise InputError(f"no usable record in {[str(source.path) for source in config.sources]}")
+    if not (state / "texts").exists():
+        _, first = numbered(np.array(keys))
+        rows = ([text.task, text.title, text.text] for text in _spoken(config))
+        write_store(state / "texts", compress(rows, first))
+    return TextStore(state / "texts"), len(keys)
+
+
+def _spoken(config: TeachConfig) -> Iterator[Spoken]:
+    for source in config.sources:
+        for record, _ in stream_records([source.path], skip_bad=config.skip_bad_records):
+            query, positive, negatives = spoken(record, source.task)
+            yield query
+            yield positive
+            yield from negatives
+
+
+def _shards(
+    config: TeachConfig,
+    teacher: Teacher,
+    store: TextStore,
+    folder: Path,
+    *,
+    name: str,
+    say: Callable[[str], None],
+) -> int:
+    """Write the shards that are not there yet; return the width of their vectors."""
+    size, notes = config.shard_texts, 0
+    present = [folder / f"{i:05d}.parquet" for i in range(-(-len(store) // size))]
+    done = sum(size for path in present if path.exists())
+    with Progress(name, total=len(store), unit="texts", done=min(done, len(store))) as bar:
+        for number, path in enumerate(present):
+            if path.exists():
+                continue
+            part = [Spoken(*row) for row in store[number * size : (number + 1) * size]]
+            with warnings.catch_warnings(record=True) as heard:
+                warnings.simplefilter("always")
+                vectors = teacher.embed(part)
+            if heard and not notes:
+                say(f"{name}: {heard[0].message}")
+            notes += len(heard)
+            if config.truncate_to is not None:
+                if vectors.shape[1] < config.truncate_to:
+                    raise InputError(
+                        f"truncate_to is {config.truncate_to}, but {teacher.name} gives vectors "
+                        f"of {vectors.shape[1]} numbers"
+                    )
+                vectors = vectors[:, : config.truncate_to]
+            write_shard(path, [text.key(by_role=teacher.by_role) for text in part], vectors)
+            bar.advance(len(part))
+    import pyarrow.parquet as pq
+
+    widths = {_width(pq.read_schema(path)) for path in present}
+    if len(widths) != 1:
+        raise InputError(
+            f"{folder} holds vectors of widths {sorted(widths)}; was the model changed?"
+        )
+    return widths.pop()
+
+
+def _width(schema: Any) -> int:
+    return int(schema.field("vector").type.list_size)
