@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.recipe import build, to_tables
 from culet.stages import prepare
+from culet.stages.generate import GenerateConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig, PrepareResult
 
 STONES = ("amber", "basalt", "coral", "diamond", "emerald", "flint", "garnet", "halite")
@@ -362,6 +364,24 @@ def test_a_recipe_table_says_it_all(config: PrepareConfig) -> None:
 def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         build(PrepareConfig, table, where="prepare")
+
+
+def test_the_tables_of_the_documentation_can_be_used() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    tables: dict[str, Any] = {}
+    for block in page.split("```toml\n")[1:]:
+        tables |= tomllib.loads(block.split("```")[0])
+    prepared = build(PrepareConfig, tables["prepare"], where="prepare")
+    assert [source.called for source in prepared.sources] == ["wordnet", "manuals"]
+    assert build(GenerateConfig, tables["generate"], where="generate").queries is not None
+    for word, default in (
+        ("`words` (13)", ContaminationConfig((Path(),)).words),
+        ("`shortest` (5)", ContaminationConfig((Path(),)).shortest),
+        ("`min_chars` (100)", NearConfig().min_chars),
+        ("`top` (3)", ConsistencyConfig().top),
+    ):
+        assert word in page
+        assert f"({default})" in word
 
 
 def test_an_unknown_task_is_named(config: PrepareConfig, tmp_path: Path) -> None:
