@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import lzma
 from collections.abc import Iterator
@@ -266,3 +267,77 @@ def test_code_is_read_from_debian_sources_with_debians_papers(tmp_path: Path) ->
     )  # fmt: skip
     assert [row.lang for row in rows if isinstance(row, Pair)] == ["code-go", "code-python"]
     assert package.licence == "BSD-3-clause"
+
+
+def base64_digits(value: int) -> str:
+    digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    return (base64_digits(value // 64) if value >= 64 else "") + digits[value % 64]
+
+
+def test_a_dictionary_gives_words_and_translations(tmp_path: Path) -> None:
+    entries = {
+        "00databaseinfo": "made by somebody\n",
+        "Haus": "Haus /haʊs/ <neut, n>\n1. [archi.] house <n>, home\n         Note: x\n",
+        "haus": "",
+        "leer": "leer <adj>\n         Note: nothing\n",
+    }
+    text, index, start = b"x" * 100, "", 100
+    for word, entry in entries.items():
+        size = len(entry.encode()) or len(entries["Haus"].encode())
+        at = start if entry else start - size
+        index += f"{word}\t{base64_digits(at)}\t{base64_digits(size)}\n"
+        text += entry.encode()
+        start += len(entry.encode())
+    base = "usr/share/dictd/freedict-deu-eng"
+    data = doubles.deb({f"{base}.index": index, f"{base}.dict.dz": gzip.compress(text)})
+    rows, _ = read("freedict", "dict-freedict-deu-eng", "x.deb", data, tmp_path)
+    assert rows == [Pair("Haus", "house, home", "de-en", "dictionary")]
+
+
+def test_a_thesaurus_gives_synonyms_and_broader_terms(tmp_path: Path) -> None:
+    text = "ISO8859-1\nhaus|1\n-|Haus|Gebäude (fachspr.)|Bauwerk (Oberbegriff)|... gefällig?\n"
+    data = doubles.deb({"usr/share/mythes/th_de_DE_v2.dat": text.encode("latin-1")})
+    rows, _ = read("thesauri", "mythes-de", "x.deb", data, tmp_path)
+    assert rows == [
+        Triple("haus", "synonym (de)", "Gebäude"),
+        Triple("haus", "hypernym (de)", "Bauwerk"),
+        Pair("haus", "Gebäude", "de", "synonyms"),
+    ]
+
+
+def test_catalogues_give_messages_without_marks_and_without_persons(tmp_path: Path) -> None:
+    catalogue = message_catalogue(
+        (b"_Open the <b>file</b>", "Datei ö_ffnen".encode()),
+        (b"translator-credits", b"Jemand <jemand@example.org>"),
+        (b"Write to x@example.org now", b"Schreiben"),
+        (b"%s has %d of %s", b"%s hat %d von %s"),
+    )
+    japanese = message_catalogue((b"&Open the file", "ファイルを開く(&O)".encode()))
+    data = doubles.deb(
+        {
+            "usr/share/locale/de/LC_MESSAGES/demo.mo": catalogue,
+            "usr/share/locale/ja/LC_MESSAGES/demo.mo": japanese,
+            "usr/share/locale/en_GB/LC_MESSAGES/demo.mo": catalogue,
+        }
+    )
+    rows, _ = read("gettext-catalogues", "demo", "x.deb", data, tmp_path)
+    assert pairs(rows, "messages") == [
+        ("Open the file", "Datei öffnen", "en-de"),
+        ("Open the file", "ファイルを開く", "en-ja"),
+    ]
+
+
+def test_the_index_of_debian_gives_facts(tmp_path: Path) -> None:
+    text = "Package: demo\nSection: text\nMaintainer: Somebody <s@example.org>\n"
+    text += "Depends: libc6 (>= 2), one | two\nTag: role::program, implemented-in::c,\n use::TODO\n"
+    rows, _ = read(
+        "debian-facts", "main/binary-amd64/Packages", "Packages", text.encode(), tmp_path
+    )
+    assert {(row.r, row.o) for row in rows if isinstance(row, Triple)} == {
+        ("is in the section", "text"),
+        ("depends on", "libc6"),
+        ("depends on", "one"),
+        ("depends on", "two"),
+        ("is a", "program"),
+        ("is implemented in", "c"),
+    }
