@@ -23,6 +23,7 @@ from rich.console import Console
 from culet import __version__
 from culet.corpora.cli import corpus
 from culet.errors import CuletError, InputError, Interrupted, MissingExtra
+from culet.generate_cli import generate
 
 if TYPE_CHECKING:
     from culet.embedder import Embedder
@@ -242,14 +243,26 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="finetune.steps=200; may be repeated."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check it and show the plan.")] = False,
+    begin: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Take the stages above it as they lie there."),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STAGE", help="Run this stage and no other.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check it; show what would run, and what it takes.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Show what is there.")] = False,
 ) -> None:
-    """Run a recipe, or go on with one that was interrupted."""
+    """Run a recipe, or go on with one that was interrupted; also under torchrun."""
     if not recipe.is_file():
         raise InputError(f"{recipe} is not a file; expected a recipe in TOML")
     run_recipe = _extra("culet.pipeline", extra="train", purpose="culet train").run_recipe
     try:
-        code = run_recipe(recipe, overrides or [], dry_run=dry_run)
+        code = run_recipe(
+            recipe, overrides or [], dry_run=dry_run, begin=begin, only=only, status=status
+        )
     except Interrupted as stop:
         _say(f"culet: {stop}")
         raise typer.Exit(130) from None
@@ -337,6 +350,7 @@ def info(
 
 
 app.command()(corpus)
+app.command()(generate)
 
 
 def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:
