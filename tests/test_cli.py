@@ -206,15 +206,17 @@ def test_train_hands_recipe_and_overrides_on(
     recipe.write_text("")
     seen: list[object] = []
 
-    def run_recipe(path: Path, overrides: list[str], *, dry_run: bool) -> int:
-        seen.extend([path, overrides, dry_run])
+    def run_recipe(path: Path, overrides: list[str], **options: object) -> int:
+        seen.extend([path, overrides, options])
         return 3
 
     pipeline = types.ModuleType("culet.pipeline")
     pipeline.run_recipe = run_recipe  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "culet.pipeline", pipeline)
-    code, _, _ = run("train", recipe, "--set", "a.b=1", "--set", "c=2", "--dry-run")
-    assert (code, seen) == (3, [recipe, ["a.b=1", "c=2"], True])
+    asked = {"dry_run": True, "begin": "mine", "only": "merge", "status": True}
+    flags = ["--dry-run", "--from", "mine", "--only", "merge", "--status"]
+    code, _, _ = run("train", recipe, "--set", "a.b=1", "--set", "c=2", *flags)
+    assert (code, seen) == (3, [recipe, ["a.b=1", "c=2"], asked])
 
 
 def test_a_missing_extra_says_how_to_install_it(

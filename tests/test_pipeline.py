@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -164,23 +167,132 @@ def test_only_what_changed_and_what_follows_is_run_again(tmp_path: Path) -> None
 def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Path) -> None:
     said: list[str] = []
     assert run_recipe(recipe, ["finetune.steps=7"], dry_run=True, say=said.append) == 0
-    assert said == [
-        "start: would run",
-        "prefinetune: would run; 4 steps of 8",
-        "finetune: would run; 7 steps of 8",
-        f"evaluate: {recipe.parent}/tasks",
+    rows = [line.split() for line in said]
+    assert rows[0] == ["stage", "would", "steps", "tokens", "time", "disk"]
+    assert [row[:3] for row in rows[1:4]] == [
+        ["start", "runs", "?"],
+        ["prefinetune", "runs", "4"],
+        ["finetune", "runs", "7"],
     ]
+    assert 500 < int(rows[2][3]) < 900  # 4 steps of 8 pairs of two short texts and their prompts
+    assert rows[3][4] == "k"  # three texts each, in 7 steps
+    assert said[4] == f"evaluate     scores {recipe.parent}/tasks"
+    assert "time of finetune: measured for a moment" in said
+    assert said[-1].startswith("in all: about ")
+    assert ", without start; disk " in said[-1]
     assert not (recipe.parent / "run").exists()
 
 
 def test_a_dry_run_says_what_is_finished(finished: tuple[Path, list[str]]) -> None:
     said: list[str] = []
     run_recipe(finished[0], ["finetune.seed=1"], dry_run=True, say=said.append)
-    assert said[:3] == [
-        "start: finished, nothing to do",
-        "prefinetune: finished, nothing to do; 4 steps of 8",
-        "finetune: would run again: its settings or what it reads have changed; 2 steps of 8",
+    assert [" ".join(line.split()) for line in said[1:3]] == [
+        "start finished",
+        "prefinetune finished",
     ]
+    assert said[3].split()[:6] == ["finetune", "again:", "settings", "or", "inputs", "changed"]
+    assert "time of finetune: from its own log" in said
+    tokens = sum(line["tokens"] for line in read_log(finished[0].parent / "run/finetune/log.jsonl"))
+    assert said[3].split()[7] == str(tokens)  # 2 steps, as there were
+
+
+def test_nothing_to_do_is_said(finished: tuple[Path, list[str]]) -> None:
+    said: list[str] = []
+    run_recipe(finished[0], dry_run=True, say=said.append)
+    assert said[-1] == "nothing to do"
+
+
+def test_a_disk_that_is_too_small_is_said_in_advance(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from culet.pipeline import planning
+
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9))
+    said: list[str] = []
+    run_recipe(recipe, ["finetune.steps=7"], dry_run=True, say=said.append)
+    assert said[-1] == "the disk is too small for this"
+    assert said[-2].endswith("of 9 B free")
+
+
+def test_the_status_is_a_table_of_what_is_there(
+    finished: tuple[Path, list[str]], recipe: Path
+) -> None:
+    said: list[str] = []
+    run_recipe(finished[0], status=True, say=said.append)
+    rows = [line.split() for line in said]
+    assert rows[0] == ["stage", "kind", "state", "step", "loss", "when", "size"]
+    assert [row[:3] for row in rows[1:]] == [
+        ["start", "start", "finished"],
+        ["prefinetune", "prefinetune", "finished"],
+        ["finetune", "finetune", "finished"],
+    ]
+    last = read_log(finished[0].parent / "run/prefinetune/log.jsonl")[-1]
+    assert rows[2][3:5] == ["4/4", f"{last['loss']:.4g}"]
+    said.clear()
+    run_recipe(recipe, status=True, say=said.append)
+    assert said[1].split() == ["start", "start", "not", "begun"]
+    assert not (recipe.parent / "run").exists()
+
+
+def test_the_stages_above_can_be_taken_as_they_are(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    quiet = ["prefinetune.eval_every=0"]
+    with pytest.raises(InputError, match=r"finetune reads stage prefinetune, which is left out, b"):
+        run_recipe(path, quiet, begin="finetune")
+    run_recipe(path, quiet, only="start", say=lambda line: None)
+    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == ["start"]
+    run_recipe(path, quiet, only="prefinetune", say=lambda line: None)
+    assert sorted(f.name for f in (tmp_path / "run").iterdir()) == ["prefinetune", "start"]
+    (tmp_path / "pairs.jsonl").unlink()  # what the first two stages read has gone
+    with pytest.raises(InputError, match=r"pairs\.jsonl does not exist"):
+        run_recipe(path, quiet)
+    said: list[str] = []
+    run_recipe(path, quiet, begin="finetune", say=said.append)
+    assert said[-1].endswith(
+        f"the model of stage finetune is in {tmp_path}/run/finetune/checkpoint"
+    )
+    assert (tmp_path / "run/results").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": "mine"}, "the recipe has no stage mine; it has: start, prefinetune, finetune, e"),
+        ({"begin": "start", "only": "start"}, "--from and --only exclude each other; give one"),
+    ],
+)
+def test_a_choice_of_stages_that_cannot_be_is_refused(
+    recipe: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        run_recipe(recipe, **options)
+
+
+@pytest.mark.parametrize("harm", ["gone", "changed", "no longer readable"])
+def test_a_finished_stage_whose_files_were_harmed_runs_again(harm: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    quiet = ["prefinetune.eval_every=0"]
+    run_recipe(path, quiet, say=lambda line: None)
+    folder = tmp_path / "run/prefinetune"
+    weights = folder / "checkpoint/model.safetensors"
+    before = weights.read_bytes()
+    message = f"checkpoint/model.safetensors {'is missing' if harm == 'gone' else 'has changed s'}"
+    if harm == "gone":
+        shutil.rmtree(folder / "checkpoint")
+        message = "is missing: the stage runs again"
+    elif harm == "changed":
+        weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    else:
+        (folder / "done.json").write_text("{")
+        message = r"done\.json cannot be read"
+    said: list[str] = []
+    run_recipe(path, quiet, status=True, say=said.append)
+    assert said[2].split()[:3] == ["prefinetune", "prefinetune", "damaged"]
+    said.clear()
+    with pytest.warns(UserWarning, match=message):
+        run_recipe(path, quiet, say=said.append)
+    assert weights.read_bytes() == before
+    assert said[:2] == [f"{name}: finished before, nothing to do" for name in ("start", "finetune")]
 
 
 def test_a_stage_can_start_from_any_checkpoint(

@@ -8,6 +8,7 @@ with "@": "@mine" is the main output of stage mine, "@mine/report.json" a file i
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from culet.errors import RecipeError
 from culet.pipeline.kinds import KINDS
-from culet.pipeline.stage import Input, Kind, Stage
+from culet.pipeline.stage import Input, Kind, Output, Stage
 from culet.recipe import build, read_toml
 
 
@@ -122,6 +123,7 @@ def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
         inputs=inputs,
         needs=tuple(dict.fromkeys(references.needs)),
         files=tuple(f for f in dict.fromkeys(references.files) if str(f) not in made),
+        gives=kind.gives or {references.matched["init"]: "checkpoint"},
         extra=extra,
     )
 
@@ -138,6 +140,7 @@ class _References:
         self.file = file
         self.needs: list[str] = []
         self.files: list[Path] = []
+        self.matched: dict[str, Output] = {}  # what the input of a key is
 
     def path(self, text: str) -> Path:
         """Return a path as it is, or what "@stage" or "@stage/inside" stands for."""
@@ -154,7 +157,7 @@ class _References:
             if not spec.needed:
                 return None
             before = [self._above[name] for name in self._before]
-            fitting = [s for s in before if set(spec.takes) & set(s.kind.gives)]
+            fitting = [s for s in before if set(spec.takes) & set(s.gives)]
             if not fitting or spec.many:
                 raise RecipeError(
                     f"{self.file}: [{self._name}] has nothing to start from; add a section "
@@ -175,14 +178,16 @@ class _References:
             raise RecipeError(f"{self._name}.{spec.key} must name a stage or a path, got {text!r}")
         name, _, inside = text.removeprefix("@").partition("/")
         if inside or not (text.startswith("@") or name in self._above):
+            self.matched[spec.key] = _kind_of(Path(text)) or spec.takes[0]
             return self.path(text)
         stage = self._stage(name, text)
-        fitting = [output for output in spec.takes if output in stage.kind.gives]
+        fitting = [output for output in spec.takes if output in stage.gives]
         if not fitting:
             raise RecipeError(
                 f"[{self._name}] {spec.key} = {text!r}: expected a stage that gives "
-                f"{' or '.join(spec.takes)}; {name} gives {', '.join(stage.kind.gives)}"
+                f"{' or '.join(spec.takes)}; {name} gives {', '.join(stage.gives)}"
             )
+        self.matched[spec.key] = fitting[0]
         return stage.output(fitting[0])
 
     def _stage(self, name: str, text: str) -> Stage:
@@ -193,6 +198,17 @@ class _References:
             )
         self.needs.append(name)
         return self._above[name]
+
+
+def _kind_of(path: Path) -> Output | None:
+    """Return what the checkpoint at a path is, if that can be seen."""
+    if (path / "modules.json").exists():
+        return "model"
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return "seq2seq" if config["is_encoder_decoder"] else "decoder"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "decoder" if path.suffix == ".gguf" or path.is_dir() else None
 
 
 def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[str, int]:

@@ -84,6 +84,13 @@ _ALL = (
         records=_sources,
     ),
     Kind(
+        "trim",
+        "culet.stages.trim",
+        "TrimConfig",
+        gives={},
+        inputs=(Input("init", ("model", "decoder", "seq2seq")),),
+    ),
+    Kind(
         "adapt",
         "culet.stages.adapt",
         "AdaptConfig",
@@ -131,6 +138,13 @@ _ALL = (
         "MineConfig",
         gives={"data": "data"},
         inputs=(_MODEL,),
+        records=_sources,
+    ),
+    Kind(
+        "teach",
+        "culet.stages.teach",
+        "TeachConfig",
+        gives={"vectors": "vectors"},
         records=_sources,
     ),
     Kind(

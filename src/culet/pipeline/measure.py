@@ -56,7 +56,7 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult
     from culet.evaluate.results import evaluate_folder
     from culet.loading import load
 
-    models = [s for s in recipe.stages.values() if "model" in s.kind.gives]
+    models = [s for s in recipe.stages.values() if "model" in s.gives]
     models = [s for s in models if s.output("model").exists()]
     if not models:
         raise InputError(f"there is no model in {recipe.run.folder} to evaluate; run the stages")

@@ -13,7 +13,6 @@ from culet.data.records import data_files
 from culet.errors import InputError, MissingExtra, RecipeError, TrainingError
 from culet.pipeline import measure
 from culet.pipeline.graph import Recipe, read_recipe
-from culet.pipeline.planning import plan
 from culet.pipeline.stage import Job, Stage
 from culet.pipeline.stamp import Standing, note, stamp_of, standing
 from culet.stages.folder import look
@@ -31,6 +30,7 @@ def run_recipe(
     dry_run: bool = False,
     begin: str | None = None,
     only: str | None = None,
+    status: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
     """Run every stage of a recipe that is not finished and return the exit code 0.
@@ -42,6 +42,7 @@ def run_recipe(
         begin: Take the stages above this one as they lie there, without a look at their settings
             and data, which may have moved or gone.
         only: Run this stage and no other; those above it are taken as they lie there.
+        status: Say what lies in the folders, and run nothing.
         say: Takes lines for the person watching.
 
     Raises:
@@ -50,9 +51,17 @@ def run_recipe(
         TrainingError: If a stage had to stop.
     """
     recipe = read_recipe(path, overrides)
+    if status:
+        from culet.pipeline.status import status as table
+
+        for line in table(recipe):
+            say(line)
+        return 0
     selected = select(recipe, begin=begin, only=only)
     check_inputs(recipe, selected)
     if dry_run:
+        from culet.pipeline.planning import plan
+
         for line in plan(recipe, selected):
             say(line)
         return 0
@@ -63,7 +72,7 @@ def run_recipe(
         if world.first and recipe.evaluate is not None and EVALUATE in selected:
             measure.measure(recipe, recipe.evaluate)
     stage = [stage for name, stage in recipe.stages.items() if name in selected or not only][-1]
-    what = "model" if "model" in stage.kind.gives else "output"
+    what = "model" if "model" in stage.gives else "output"
     said(
         f"done in {time.monotonic() - began:.0f} s; the {what} of stage {stage.name} is in "
         f"{stage.output()}"

@@ -76,7 +76,8 @@ class Kind:
         name: What `kind` is in a recipe.
         module: Module of the stage.
         config: Its config class.
-        gives: Each output and its place inside the stage's folder, the main one first.
+        gives: Each output and its place inside the stage's folder, the main one first; none if it
+            gives what its input `init` is.
         inputs: What it reads from other stages.
         run: Runs a job; what it returns is not looked at.
         unimportant: Settings that do not change what the stage leaves.
@@ -127,6 +128,7 @@ class Stage:
         inputs: Arguments of its `run`.
         needs: Names of the stages it reads.
         files: Paths outside the run that it reads.
+        gives: Each output and its place inside the folder, the main one first.
         extra: The keys of its section that the pipeline reads itself.
     """
 
@@ -137,9 +139,10 @@ class Stage:
     inputs: Mapping[str, Path | tuple[Path, ...] | None]
     needs: tuple[str, ...]
     files: tuple[Path, ...]
+    gives: Mapping[Output, str]
     extra: Any = None
 
     def output(self, kind: Output | None = None) -> Path:
         """Return where one of its outputs lies, or its main one."""
-        place = next(iter(self.kind.gives.values())) if kind is None else self.kind.gives[kind]
+        place = next(iter(self.gives.values())) if kind is None else self.gives[kind]
         return self.folder / place

@@ -21,7 +21,7 @@ from culet.pipeline.stage import Stage
 from culet.recipe import identity
 from culet.stages.folder import PIPELINE_FILE, Finding, look
 
-State = Literal["finished", "changed", "damaged", "interrupted", "new"]
+State = Literal["finished", "unchecked", "changed", "damaged", "interrupted", "new"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Standing:
 
     Attributes:
         state: "finished" needs nothing; "changed" is finished with other settings or inputs, or
-            with inputs that are not known yet; "damaged" has lost or changed files;
+            with inputs that are not known yet; "unchecked" is finished, but nobody noted with what,
+            so that only the stage itself can tell; "damaged" has lost or changed files;
             "interrupted" has begun; "new" has not.
         found: What lies in its folder.
         stamp: What it would be run with; None if a stage it reads has yet to run.
@@ -52,15 +53,17 @@ def standings(recipe: Recipe) -> dict[str, Standing]:
 def standing(stage: Stage, recipe: Recipe, known: Mapping[str, Standing]) -> Standing:
     """Return where a stage stands, given where those above it do."""
     found = look(stage.folder)
-    ready = all(known[name].state == "finished" for name in stage.needs)
+    ready = all(known[name].state in ("finished", "unchecked") for name in stage.needs)
     stamp = stamp_of(stage, recipe, known) if ready else None
     if found.damage:
         return Standing("damaged", found, stamp)
     if found.result is None:
         begun = (stage.folder / "run.json").exists()
         return Standing("interrupted" if begun else "new", found, stamp)
-    same = stamp is not None and _noted(stage.folder).get("stamp") == stamp
-    return Standing("finished" if same else "changed", found, stamp)
+    noted = _noted(stage.folder).get("stamp")
+    if stamp is not None and noted in (None, stamp):
+        return Standing("finished" if noted else "unchecked", found, stamp)
+    return Standing("changed", found, stamp)
 
 
 def stamp_of(stage: Stage, recipe: Recipe, known: Mapping[str, Standing]) -> str:

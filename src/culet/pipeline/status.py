@@ -1,0 +1,57 @@
+"""What a recipe has done so far, stage by stage, from what lies in its folders."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from culet.pipeline.graph import Recipe
+from culet.pipeline.stage import Stage
+from culet.pipeline.stamp import Standing, standings
+from culet.pipeline.tables import aligned, size
+from culet.train.report import read_log
+
+_STATES = {
+    "finished": "finished",
+    "unchecked": "finished",
+    "changed": "finished with other settings or inputs",
+    "damaged": "damaged",
+    "interrupted": "unfinished",
+    "new": "not begun",
+}
+
+
+def status(recipe: Recipe) -> list[str]:
+    """Return the lines of a table: stage, kind, state, step, last loss, when, size."""
+    rows: list[tuple[str, ...]] = [("stage", "kind", "state", "step", "loss", "when", "size")]
+    known = standings(recipe)
+    rows += [_row(stage, known[name]) for name, stage in recipe.stages.items()]
+    damage = [f"{name}: {s.found.damage}" for name, s in known.items() if s.found.damage]
+    return aligned(rows) + damage
+
+
+def _row(stage: Stage, standing: Standing) -> tuple[str, ...]:
+    log = read_log(stage.folder / "log.jsonl")
+    last: dict[str, Any] = log[-1] if log else {}
+    steps = getattr(stage.config, "steps", None)
+    step = "" if steps is None else f"{last.get('step', 0):,}/{steps:,}"
+    loss = f"{last['loss']:.4g}" if "loss" in last else ""
+    files = [file for file in stage.folder.rglob("*") if file.is_file()]
+    return (
+        stage.name,
+        stage.kind.name,
+        _STATES[standing.state],
+        step,
+        loss,
+        _when(files),
+        size(sum(file.stat().st_size for file in files)) if files else "",
+    )
+
+
+def _when(files: list[Path]) -> str:
+    """Return when the newest of some files was written."""
+    if not files:
+        return ""
+    newest = max(file.stat().st_mtime for file in files)
+    return datetime.fromtimestamp(newest).strftime("%Y-%m-%d %H:%M")
