@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -99,6 +99,9 @@ def nearest(
         scores: float32 [Q, K], falling; −inf where there are fewer.
         numbers: int64 [Q, K]; −1 there.
     """
+    if query_groups is not None and document_groups is not None:
+        settings = {"depth": depth, "candidates": candidates, "block": block, "device": device}
+        return _nearest_within(queries, documents, banned, query_groups, document_groups, settings)
     best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     best = np.full((len(queries), depth), -1, dtype=np.int64)
     product = _Product(queries, device)
@@ -107,12 +110,44 @@ def nearest(
         scores = product(documents[part])
         here = (banned.document >= first) & (banned.document < first + block)
         scores[banned.query[here], banned.document[here] - first] = -np.inf
-        if query_groups is not None and document_groups is not None:
-            scores[query_groups[:, None] != document_groups[None, part]] = -np.inf
         if candidates is not None:
             scores[:, ~candidates[part]] = -np.inf
         _merge(best_scores, best, scores, first)
     return best_scores, best
+
+
+def _nearest_within(
+    queries: np.ndarray,
+    documents: np.ndarray,
+    banned: Banned,
+    query_groups: np.ndarray,
+    document_groups: np.ndarray,
+    settings: dict[str, Any],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search group by group: with many groups a small part of all the products."""
+    depth, candidates = settings["depth"], settings.pop("candidates")
+    scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
+    numbers = np.full((len(queries), depth), -1, dtype=np.int64)
+    order = np.argsort(document_groups, kind="stable")  # keeps numbers in order in each group
+    wanted, first = np.unique(query_groups), document_groups[order]
+    for group, start, stop in zip(
+        wanted,
+        np.searchsorted(first, wanted, side="left"),
+        np.searchsorted(first, wanted, side="right"),
+        strict=True,
+    ):
+        members = order[start:stop]
+        if candidates is not None:
+            members = members[candidates[members]]
+        rows = np.flatnonzero(query_groups == group)
+        if not len(members):
+            continue
+        place = np.minimum(np.searchsorted(members, banned.document), len(members) - 1)
+        here = (members[place] == banned.document) & (query_groups[banned.query] == group)
+        own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
+        scores[rows], found = nearest(queries[rows], documents[members], banned=own, **settings)
+        numbers[rows] = np.where(found >= 0, members[found], -1)
+    return scores, numbers
 
 
 class _Product:
