@@ -21,6 +21,7 @@ from typing import Any, Literal
 from culet import fingerprint
 from culet.atomic import new_file
 from culet.checkpoint import Checkpoint, read_checkpoint
+from culet.data.ledger import training_papers
 from culet.errors import InputError, RecipeError
 from culet.merge import check_alike, check_related, write_mean
 from culet.recipe import to_tables
@@ -111,8 +112,14 @@ def run(
         weights, found = _greedy(checkpoints, stage.state, score, say=say, name=name)
     else:
         weights, found = list(config.weights) or [1.0] * len(checkpoints), {}
+    used = [c.folder for c, weight in zip(checkpoints, weights, strict=True) if weight]
     write_mean(
-        stage.checkpoint, checkpoints, weights, scratch=stage.state / "mean", dtype=config.dtype
+        stage.checkpoint,
+        checkpoints,
+        weights,
+        scratch=stage.state / "mean",
+        dtype=config.dtype,
+        extra_files=training_papers(checkpoints[0].config, used, ()),
     )
     report = {
         "models": [str(folder) for folder in folders],
