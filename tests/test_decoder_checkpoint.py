@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer
 
 from culet.decoder_checkpoint import (
     read_decoder,
@@ -302,6 +303,21 @@ def test_a_tokenizer_with_more_ids_than_rows_is_refused(tmp_path: Path) -> None:
             tmp_path / "a", config, random(config), tokenizer_json=byte_tokenizer().to_str()
         )
     assert not (tmp_path / "a").exists()
+
+
+def test_the_place_of_an_image_needs_no_row(tmp_path: Path) -> None:
+    folder = written(tmp_path / "a")
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(["<image_soft_token>"])
+    assert tokenizer.encode("<image_soft_token>").ids[1] == 272  # one more than there are rows
+    tokenizer.save(str(folder / "tokenizer.json"))
+    kept = Tokenizer.from_str(read_decoder(folder).tokenizer_json)
+    assert kept.get_vocab_size() == 272
+    assert len(kept.encode("<image_soft_token>").ids) == 2 + 18  # text like any other
+    tokenizer.add_tokens(["another"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="token ids up to 273, but the model embeds only 272"):
+        read_decoder(folder)
 
 
 def test_own_words_that_make_no_sense_are_refused(tmp_path: Path) -> None:

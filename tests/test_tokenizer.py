@@ -193,3 +193,15 @@ def test_too_few_unused_ids_are_said() -> None:
     expected = "at least 12 unused tokens .* this one has 11; use fewer sentinels"
     with pytest.raises(InputError, match=expected):
         unused_ids(byte_tokenizer(), 12)
+
+
+def test_an_image_token_beyond_the_rows_is_text(tmp_path: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(["<image_soft_token>"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    settings = {"max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1}
+    for rows, length in ((272, 20), (273, 3)):
+        (tmp_path / "config.json").write_text(json.dumps(settings | {"vocab_size": rows}))
+        ids = TextTokenizer.load(tmp_path).encode(["<image_soft_token>"]).ids[0]
+        assert len(ids) == length
+        assert ids.max() < rows

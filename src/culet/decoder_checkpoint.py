@@ -49,8 +49,8 @@ from culet.modelfolder import (
     architecture,
     check_tensors,
     check_tokenizer,
-    check_tokenizer_json,
     drop_tied_copy,
+    fitting_tokenizer,
     listed,
     read_json,
     refuse_pickle,
@@ -120,13 +120,13 @@ def read_decoder(path: Path | str) -> DecoderCheckpoint:
     tensors, notes = _tensors(weight_files(path), config)
     check_tensors(config.weight_shapes(), tensors, path)
     tokenizer = required(path / "tokenizer.json")
-    check_tokenizer(tokenizer, config.stack.vocab_size)
+    content = tokenizer.read_text(encoding="utf-8")
     files = {where, tokenizer, *(tensor.path for tensor in tensors.values())}
     return DecoderCheckpoint(
         path=path,
         config=config,
         tensors={name: tensors[name] for name in config.weight_shapes()},
-        tokenizer_json=tokenizer.read_text(encoding="utf-8"),
+        tokenizer_json=fitting_tokenizer(content, config.stack.vocab_size, tokenizer),
         fingerprint=fingerprint.of_files(files, relative_to=path),
         notes=tuple(notes),
     )
@@ -175,14 +175,13 @@ def _read_gguf(path: Path) -> DecoderCheckpoint:
     tensors = decoder_tensors(file, config)
     check_tensors(config.weight_shapes(), tensors, path, said_by="its metadata")
     tokenizer = tokenizer_json(file.metadata, path)
-    check_tokenizer_json(tokenizer, config.stack.vocab_size, path)
     kinds = Counter(tensor.kind.name for tensor in file.tensors.values())
     stored = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
     return DecoderCheckpoint(
         path=path,
         config=config,
         tensors={name: tensors[name] for name in config.weight_shapes()},
-        tokenizer_json=tokenizer,
+        tokenizer_json=fitting_tokenizer(tokenizer, config.stack.vocab_size, path),
         fingerprint=fingerprint.of_files([path]),
         notes=(f"tensors are stored as {stored}",),
     )

@@ -43,6 +43,7 @@ from culet.modelfolder import (
     check_tensors,
     check_tokenizer,
     drop_tied_copy,
+    fitting_tokenizer,
     listed,
     read_json,
     refuse_pickle,
@@ -118,13 +119,14 @@ def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
     tensors, notes = _tensors(weight_files(path), config)
     check_tensors(config.weight_shapes(), tensors, path)
     tokenizer = required(path / "tokenizer.json")
-    check_tokenizer(tokenizer, min(config.encoder.vocab_size, config.decoder.stack.vocab_size))
+    content = tokenizer.read_text(encoding="utf-8")
+    rows = min(config.encoder.vocab_size, config.decoder.stack.vocab_size)
     files = {where, tokenizer, *(tensor.path for tensor in tensors.values())}
     return EncoderDecoderCheckpoint(
         path=path,
         config=config,
         tensors={name: tensors[name] for name in config.weight_shapes()},
-        tokenizer_json=tokenizer.read_text(encoding="utf-8"),
+        tokenizer_json=fitting_tokenizer(content, rows, tokenizer),
         fingerprint=fingerprint.of_files(files, relative_to=path),
         notes=tuple(notes),
     )

@@ -108,24 +108,31 @@ def check_tensors(
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:
     """Raise CheckpointError unless a tokenizer.json is of this family and fits the embedding."""
-    check_tokenizer_json(required(path).read_text(encoding="utf-8"), vocab_size, path)
+    fitting_tokenizer(required(path).read_text(encoding="utf-8"), vocab_size, path)
 
 
-def check_tokenizer_json(content: str, vocab_size: int, where: Path) -> None:
-    """Raise CheckpointError unless a tokenizer is of this family and fits the embedding.
+def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
+    """Return a tokenizer.json, without the place of an image where the model has no row for it.
 
     Args:
         content: The text of a tokenizer.json.
         vocab_size: Rows of the embedding.
         where: Where it comes from, for messages.
+
+    Raises:
+        CheckpointError: If it is damaged, of another family, or has more ids than there are rows.
     """
     from tokenizers import Tokenizer
 
+    from culet.tokenizer import without_image_tokens
+
     try:
-        tokenizer = Tokenizer.from_str(content)
+        stored = Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(f"{where} is not a readable tokenizer: {error}") from error
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    tokenizer = without_image_tokens(stored, vocab_size)
+    ids = stored.get_vocab(with_added_tokens=True)
+    largest = max((ids[token] for token in tokenizer.get_vocab(with_added_tokens=True)), default=0)
     if largest >= vocab_size:
         raise CheckpointError(
             f"{where} has token ids up to {largest}, but the model embeds only {vocab_size}; "
@@ -137,6 +144,7 @@ def check_tokenizer_json(content: str, vocab_size: int, where: Path) -> None:
                 f"{where} gives {token} the id {found}, expected {expected}; this tokenizer is of "
                 "another family, and other tools would put a wrong token around each text"
             )
+    return content if tokenizer is stored else tokenizer.to_str()
 
 
 def write_shards(

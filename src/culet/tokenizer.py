@@ -26,6 +26,8 @@ from culet.errors import CheckpointError, InputError
 
 # Tokenizers without a limit store one of about 1e30 in their configuration.
 _LARGEST_SENSIBLE_LENGTH = 10_000_000
+# Gemma 3's tokenizer ends with the place of an image; text-only models have no row for it.
+_IMAGE_TOKENS = ("<image_soft_token>",)
 _UNUSED = re.compile(r"<unused\d+>", re.ASCII)
 
 
@@ -90,6 +92,8 @@ class TextTokenizer:
         tokenizer = _read_tokenizer(folder / "tokenizer.json")
         settings = _read_json(folder / "tokenizer_config.json")
         config = _read_json(folder / "config.json")
+        if isinstance(config.get("vocab_size"), int):
+            tokenizer = without_image_tokens(tokenizer, config["vocab_size"])
         if max_length is None:
             max_length = _stated_length(folder, settings, config)
         return cls(
@@ -255,6 +259,23 @@ def _special_id(
         f"{folder} names no {' or '.join(kinds)} token; "
         f"add {kinds[0]}_token to tokenizer_config.json"
     )
+
+
+def without_image_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
+    """Return a tokenizer that takes the name of an image's place for text if it has no row.
+
+    Args:
+        tokenizer: A tokenizer; returned itself where all its ids have rows.
+        vocab_size: Rows of the embedding.
+    """
+    beyond = [name for name in _IMAGE_TOKENS if (tokenizer.token_to_id(name) or 0) >= vocab_size]
+    if not beyond:
+        return tokenizer
+    content = json.loads(tokenizer.to_str())
+    content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] not in beyond]
+    for name in beyond:
+        content["model"]["vocab"].pop(name, None)
+    return Tokenizer.from_str(json.dumps(content))
 
 
 def unused_ids(tokenizer: Tokenizer | TextTokenizer, count: int) -> list[int]:
