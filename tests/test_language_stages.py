@@ -187,6 +187,13 @@ def test_an_encoder_that_no_embedding_model_may_have_is_refused_before_training(
     assert not (tmp_path / "e").exists()
 
 
+def test_windows_that_do_not_fit_are_refused(tmp_path: Path, data: Path, source: Path) -> None:
+    with pytest.raises(RecipeError, match="window = 2047 needs room for 2049 tokens"):
+        encoder.run(masked(data, window=2047), init=source, out=tmp_path / "e", name="e", say=quiet)
+    with pytest.raises(RecipeError, match="window = 63 needs room for 65 tokens"):
+        decoder.run(new_decoder(data, window=63), out=tmp_path / "d", name="d", say=quiet)
+
+
 def test_an_objective_needs_texts() -> None:
     with pytest.raises(RecipeError, match="at least one source is needed"):
         EncoderStageConfig(objective="mlm")

@@ -228,6 +228,11 @@ def test_a_teacher_changes_what_is_learnt_and_one_of_other_words_is_refused(
         pretrain_quietly(config, init, other, tmp_path / "refused")
 
 
+def test_a_window_that_does_not_fit_is_refused(tmp_path: Path, init: Path, data: Path) -> None:
+    with pytest.raises(RecipeError, match="window = 2048 needs room for 2051 tokens"):
+        pretrain_quietly(plain(data, window=2048), init, None, tmp_path / "toy")
+
+
 # --- interruptions
 
 

@@ -29,6 +29,7 @@ from culet.model.weights import from_arrays, to_arrays
 from culet.prompts import Prompts
 from culet.stages.running import (
     TokenTraining,
+    check_window,
     finish,
     open_folder,
     text_tokenizer,
@@ -129,6 +130,7 @@ def run(
         arrays = random_weights(shape.weight_shapes(), seed=config.seed)
         model = from_arrays(shape, arrays, device=device)
         say(f"{name}: {shape.num_parameters():,} parameters, random weights")
+    check_window(config.window, model.config.stack)
     model.train()
     tokenizer = text_tokenizer(tokenizer_json)
     sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")

@@ -34,6 +34,7 @@ from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
 from culet.stages.running import (
     TokenTraining,
+    check_window,
     finish,
     open_folder,
     text_tokenizer,
@@ -98,7 +99,9 @@ def run(
     """
     start = read_decoder(init)
     encoder = adapted_config(start.config, encoder_window=config.encoder_window).encoder
-    embedding_config(encoder, config.head)  # refuses what cannot be written, before training
+    shape = embedding_config(encoder, config.head)  # refuses what cannot be written
+    if config.objective != "none":
+        check_window(config.window, shape.encoder)
     folder = open_folder(
         config,
         out,

@@ -31,6 +31,7 @@ from culet.data.pretraining import (
     read_text_sources,
 )
 from culet.decoder_checkpoint import (
+    DecoderCheckpoint,
     EncoderDecoderCheckpoint,
     read_decoder,
     read_encoder_decoder,
@@ -146,6 +147,7 @@ def run(
     start = read_encoder_decoder(init)
     teacher = teacher or config.teacher
     teaching = None if teacher is None else read_decoder(teacher)
+    _check(config, start, teaching)
     tokenizer = text_tokenizer(start.tokenizer_json)
     markers = markers_for(config, tokenizer)
     folder = open_folder(
@@ -164,7 +166,6 @@ def run(
     model.train()
     says = None
     if teaching is not None:
-        _check_vocabulary(teaching.config.stack.vocab_size, start)
         says = from_arrays(teaching.config, teaching.arrays(), device=device)
         says.requires_grad_(False)
     sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
@@ -232,12 +233,23 @@ def _freeze(config: PretrainConfig, model: EncoderDecoder) -> Freeze | None:
     return Freeze(frozenset(names - crossing), config.freeze_steps)
 
 
-def _check_vocabulary(size: int, start: EncoderDecoderCheckpoint) -> None:
-    own = start.config.decoder.stack.vocab_size
-    if size != own:
+def _check(
+    config: PretrainConfig, start: EncoderDecoderCheckpoint, teacher: DecoderCheckpoint | None
+) -> None:
+    """Raise unless windows fit into the model and a teacher speaks of the same tokens."""
+    longest = min(start.config.encoder.max_length, start.config.decoder.stack.max_length)
+    if config.window + 3 > longest:  # a mode token, BOS and EOS
+        raise RecipeError(
+            f"window = {config.window} needs room for {config.window + 3} tokens, and the model "
+            f"was made for {longest}; make the window smaller"
+        )
+    if teacher is None:
+        return
+    size, own = teacher.config.stack.vocab_size, start.config.decoder.stack.vocab_size
+    if size != own or teacher.tokenizer_json != start.tokenizer_json:
         raise InputError(
-            f"the teacher has {size} tokens and the model {own}: it cannot say what the model "
-            "should write; take the decoder that the model was adapted from"
+            f"the teacher has {size} tokens and the model {own}, or they spell differently: it "
+            "cannot say what the model should write; take the decoder the model was adapted from"
         )
 
 

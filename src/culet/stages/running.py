@@ -150,6 +150,15 @@ def write_encoder(
     )
 
 
+def check_window(window: int, stack: EncoderConfig) -> None:
+    """Raise RecipeError unless a window with BOS and EOS fits into a stack."""
+    if window + 2 > stack.max_length:
+        raise RecipeError(
+            f"window = {window} needs room for {window + 2} tokens, and the model was made for "
+            f"{stack.max_length}; make the window smaller"
+        )
+
+
 @dataclass(frozen=True)
 class Freeze:
     """Parameters that wait while the others learn.
