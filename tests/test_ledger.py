@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from training_doubles import checkpoint, toy_rows, write_lines
 
 from culet.data.ledger import (
     LedgerEntry,
@@ -16,8 +18,13 @@ from culet.data.ledger import (
     training_papers,
     write_ledger,
 )
+from culet.data.source import SourceConfig
 from culet.errors import InputError
 from culet.model.config import tiny
+from culet.stages import merge, prepare, tune
+from culet.stages.merge import MergeConfig
+from culet.stages.prepare import DataSourceConfig, PrepareConfig
+from culet.stages.tune import TuneConfig
 
 
 def facts(folder: Path, file: str = "source.json", **values: object) -> Path:
@@ -90,6 +97,27 @@ def test_a_model_carries_what_it_and_its_parents_were_trained_on(tmp_path: Path)
     assert card.startswith("---\nlibrary_name: sentence-transformers\n")
     assert "| one | MIT |  |  |\n| two | GPL |  |  |\n" in card
     assert "Training data" not in training_papers(tiny(), [], [])["README.md"]
+
+
+def test_prepared_rows_a_tuned_and_a_merged_model_name_the_same_sources(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    raw = write_lines(tmp_path / "raw" / "toy.jsonl", toy_rows())
+    (tmp_path / "raw" / "source.json").write_text('{"name": "toys", "licence": "CC0-1.0"}')
+    prepared = prepare.run(PrepareConfig((DataSourceConfig(raw),)), out=tmp_path / "prepare")
+    source = SourceConfig(prepared.data / "toy")
+    start = checkpoint(tmp_path / "start")
+    config = TuneConfig(steps=1, sources=(source,), batch_size=4, max_tokens=32)
+    tuned = [
+        tune.run(replace(config, seed=seed), init=start, out=tmp_path / str(seed), name="finetune")
+        for seed in (0, 1)
+    ]
+    soup = merge.run(
+        MergeConfig(), models=[one.checkpoint for one in tuned], out=tmp_path / "merge"
+    )
+    for folder in (tuned[0].checkpoint, soup):
+        assert f"| toy | CC0-1.0 | {prepared.kept} |" in (folder / "README.md").read_text()
+        (entry,) = read_ledger(folder / "ledger.json")
+        assert (entry.source, entry.rows_kept) == ("toy", prepared.kept)
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"sources": [{"licence": "x"}]}', "{}"])
