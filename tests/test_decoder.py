@@ -92,6 +92,30 @@ def test_key_heads_serve_their_neighbours_with_and_without_a_cap() -> None:
             torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("window", [None, 7])
+def test_the_gradients_under_a_cap_are_those_of_its_definition(
+    groups: int, window: int | None
+) -> None:
+    gradients = []
+    for written_out in (False, True):
+        query, key, value = (x.double().requires_grad_() for x in heads(30))
+        few, many = key[:, :groups], key[:, :groups].expand(-1, 3, -1, -1)
+        if written_out:
+            scores = 1.5 * torch.tanh(query @ many.transpose(-1, -2) * 0.3 / 1.5)
+            mask = window_mask(30, 30, window=30 if window is None else window, after=0)
+            shares = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+            out = shares @ value[:, :groups].expand(-1, 3, -1, -1)
+        else:
+            out = attend(
+                query, few, value[:, :groups], scale=0.3, window=window, after=0, softcap=1.5
+            )
+        (out.sin() * torch.arange(8)).sum().backward()
+        gradients.append([query.grad, key.grad, value.grad])
+    for ours, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("config", DECODERS.values(), ids=DECODERS)
 def test_weights_come_back_as_they_went_in(config: DecoderConfig) -> None:
     arrays = loud_arrays(config)

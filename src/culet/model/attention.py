@@ -8,6 +8,7 @@ length · window and not with length².
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,16 +131,52 @@ def attend_masked(
     """Return softmax(cap(scale · q kᵀ) + mask) v; the mask says which keys are kept."""
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    batch, heads, length, width = query.shape
-    groups, num_keys = key.shape[1], key.shape[2]
-    grouped = query.reshape(batch, groups, -1, width)  # heads of a group one after another
-    scores = grouped @ (key * (scale / softcap)).transpose(-1, -2)  # b G r·l m
-    scores = scores.tanh() * softcap
-    if mask is not None:
-        by_head = scores.view(batch, heads, length, num_keys)
-        scores = by_head.masked_fill(~mask, -torch.inf).view(scores.shape)
-    shares = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
-    return (shares @ value).view(batch, heads, length, width)
+    out: Tensor = _Capped.apply(query, key, value, mask, scale, softcap)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Capped(torch.autograd.Function):
+    """Attention with a soft cap, for which PyTorch has no kernel on a CPU.
+
+    Written out because what is as large as the scores is passed over half as often as autograd
+    would.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scale: float,
+        softcap: float,
+    ) -> Tensor:
+        batch, heads, length, width = query.shape
+        groups, num_keys = key.shape[1], key.shape[2]
+        grouped = query.reshape(batch, groups, -1, width)  # heads of a group one after another
+        bent = (grouped @ (key * (scale / softcap)).transpose(-1, -2)).tanh_()  # b G r·l m
+        scores = bent * softcap
+        if mask is not None:
+            scores.view(batch, heads, length, num_keys).masked_fill_(~mask, -torch.inf)
+        shares = scores.softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+        out = shares @ value
+        ctx.save_for_backward(grouped, key, value, bent, shares, out)
+        ctx.scale = scale
+        return out.view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, bent, shares, out = ctx.saved_tensors
+        shape = grads[0].shape
+        grad = grads[0].reshape(out.shape)
+        grad_value = shares.transpose(-1, -2) @ grad
+        grad_shares = grad @ value.transpose(-1, -2)
+        grad_shares.sub_((grad * out).sum(-1, keepdim=True)).mul_(shares)
+        grad_scores = torch.ops.aten.tanh_backward(grad_shares, bent)
+        grad_query = grad_scores @ (key * ctx.scale)
+        grad_key = grad_scores.transpose(-1, -2) @ (query * ctx.scale)
+        return grad_query.view(shape), grad_key, grad_value, None, None, None
 
 
 class Attention(nn.Module):
