@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import shutil
 import types
 from collections.abc import Iterator
@@ -293,6 +295,50 @@ def test_a_finished_stage_whose_files_were_harmed_runs_again(harm: str, tmp_path
         run_recipe(path, quiet, say=said.append)
     assert weights.read_bytes() == before
     assert said[:2] == [f"{name}: finished before, nothing to do" for name in ("start", "finetune")]
+
+
+@pytest.mark.parametrize("kilobytes", [2, 24, 100])
+def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_goes_on(
+    kilobytes: int, tmp_path: Path
+) -> None:
+    path = make(tmp_path)
+    quiet = ["prefinetune.eval_every=0", "prefinetune.save_every=2"]
+    run = tmp_path / "run"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # no file may grow beyond so much, which fails in the same place as a disk without room
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes << 10, before[1]))
+    try:
+        with pytest.raises(InputError, match="File too large"):
+            run_recipe(path, quiet, say=lambda line: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [file for file in run.rglob("*") if "partial" in file.name] == []
+    finished = [file.parent.name for file in run.rglob("done.json")]
+    assert finished == (["start"] if kilobytes == 100 else [])
+    run_recipe(path, quiet, say=lambda line: None)
+    assert len(list(run.rglob("done.json"))) == 3
+
+
+def test_a_log_that_cannot_be_written_is_a_sentence_too(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from culet.train.report import Report
+
+    def full(*args: Any, **fields: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Report, "write", full)
+    folder = recipe.parent / "run/prefinetune"
+    with pytest.raises(InputError, match=f"prefinetune: {folder}: No space left on device; what w"):
+        run_recipe(recipe, ["prefinetune.eval_every=0"], say=lambda line: None)
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(recipe: Path) -> None:
+    file = recipe.parent / "pairs.jsonl"
+    with pytest.raises(
+        InputError, match=r"cannot create .*pairs\.jsonl/run/start: Not a directory"
+    ):
+        run_recipe(recipe, [f"run.folder={file}/run"], say=lambda line: None)
 
 
 def test_a_stage_can_start_from_any_checkpoint(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from culet.train.distributed import World
 
 EVALUATE = "evaluate"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def run_recipe(
@@ -146,11 +148,12 @@ def run_stages(
             continue
         tasks = recipe.evaluate.tasks if recipe.evaluate is not None else None
         job = Job(stage, world.device, say, tasks, watch)
-        if stage.kind.everywhere:
-            stage.kind.run(job)
-        elif world.first:
-            with alone():
+        with _disk_named(stage):
+            if stage.kind.everywhere:
                 stage.kind.run(job)
+            elif world.first:
+                with alone():
+                    stage.kind.run(job)
         world.wait()
         known[name] = _after(stage, recipe, known)
         if world.first:
@@ -166,6 +169,20 @@ def _after(stage: Stage, recipe: Recipe, known: dict[str, Standing]) -> Standing
             f"{stage.output()}; run the same command again"
         )
     return Standing("finished", found, stamp_of(stage, recipe, known))
+
+
+@contextmanager
+def _disk_named(stage: Stage) -> Iterator[None]:
+    """Turn what a full or forbidden disk raises, wherever it does, into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{stage.name}: {error.filename or stage.folder}: {error.strerror}; what was saved is "
+            "whole: mend that and run the same command again"
+        ) from error
 
 
 @contextmanager
