@@ -93,9 +93,9 @@ def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
     counts = np.zeros(_largest(tokenizer) + 1, np.int64)
     for block in _blocks(texts):
         again = [f" {_first_words(text)}" for text in block]
-        for encoding in tokenizer.encode_batch_fast([*block, *again], add_special_tokens=False):
-            ids = np.asarray(encoding.ids, dtype=np.int64)
-            counts += np.bincount(ids, minlength=len(counts))
+        encoded = tokenizer.encode_batch_fast([*block, *again], add_special_tokens=False)
+        ids = np.concatenate([np.asarray(one.ids, dtype=np.int64) for one in encoded])
+        counts += np.bincount(ids, minlength=len(counts))
     return counts
 
 
