@@ -304,6 +304,23 @@ def test_nothing_of_a_package_is_run(host: doubles.Host, tmp_path: Path) -> None
     assert manifest_["packages"][0]["purl"] == "pkg:pypi/evil@1.0"
 
 
+def test_a_manifest_is_followed_to_the_byte_or_refused(host: doubles.Host, tmp_path: Path) -> None:
+    serve(host, one=deb({"en": "pair|a question|an answer\n"}))
+    run(host, corpus("one"), tmp_path / "theirs")
+    like = tmp_path / "theirs" / "demo" / "manifest.json"
+    built, _ = run(host, corpus(), tmp_path / "ours", like=like)
+    assert built.counts["pairs"] == 1
+    ours, theirs = (tmp_path / name / "demo" / "pairs.jsonl.gz" for name in ("ours", "theirs"))
+    assert ours.read_bytes() == theirs.read_bytes()
+    serve(host, one=deb({"en": "pair|a question|another answer\n"}))
+    built, _ = run(host, corpus(), tmp_path / "later", like=like)
+    assert "has other files than those of the manifest" in built.failed["deb:one==1-1"]
+    with pytest.raises(InputError, match=r"is of demo by method 1; this is demo by method 2"):
+        run(host, corpus(method=2), tmp_path / "method", like=like)
+    with pytest.raises(InputError, match=r"pairs.jsonl.gz is not a manifest of a corpus"):
+        run(host, corpus(), tmp_path / "wrong", like=theirs)
+
+
 KILLED = """
 import sys, time
 from pathlib import Path
@@ -380,7 +397,11 @@ def test_the_list_shows_every_corpus_with_its_licence(call: Call) -> None:
         (("nonsense", "--out", "x"), "there is no corpus 'nonsense'; the known are code-debian,"),
         ((), "give the NAME of a corpus; the known are code-debian,"),
         (("wordnet",), "give the folder the corpora are written to: --out FOLDER"),
-        (("wordnet", "iso-codes", "--out", "x", "--package", "y"), "names the packages of one"),
+        (
+            ("wordnet", "iso-codes", "--out", "x", "--package", "y"),
+            "are for one corpus; give one NAME",
+        ),
+        (("wordnet", "--out", "x", "--package", "y", "--like", "z"), "exclude each other"),
     ],
 )
 def test_what_is_missing_on_the_command_line_is_named(

@@ -284,6 +284,14 @@ def test_a_name_no_package_can_have_is_refused(spec: str, why: str) -> None:
         wanted(spec, "deb")
 
 
+def test_a_version_may_have_a_colon() -> None:
+    assert (
+        wanted("one==1:2-3", "deb")
+        == wanted("deb:one==1:2-3", "npm")
+        == Wanted("deb", "one", "1:2-3")
+    )
+
+
 def test_names_in_manifests_hold_on_every_mirror() -> None:
     assert purl(Wanted("npm", "@a/b"), "1", "x") == "pkg:npm/%40a/b@1"
     assert purl(Wanted("pypi", "demo"), "1", "x") == "pkg:pypi/demo@1"

@@ -29,7 +29,7 @@ from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
 from culet.corpora.assemble import FILES, Account, Part, assemble
 from culet.corpora.corpus import Corpus
 from culet.corpora.debian import DebianArchive
-from culet.corpora.fetch import FetchError, download
+from culet.corpora.fetch import ChecksumError, FetchError, download
 from culet.corpora.hosts import Hosts
 from culet.corpora.licences import is_free
 from culet.corpora.local import Folder
@@ -77,6 +77,7 @@ def build(
     out: Path,
     *,
     packages: Sequence[str] = (),
+    like: Path | None = None,
     hosts: Hosts | None = None,
     folder: Path | None = None,
     limits: Limits = DEFAULT_LIMITS,
@@ -89,6 +90,7 @@ def build(
         corpus: Which one.
         out: The folder in which the corpus gets a folder of its name.
         packages: Names to read in place of the corpus's own list.
+        like: A manifest whose packages are read, in the same versions and with the same sums.
         hosts: Where packages come from; the public hosts if None.
         folder: A folder of packages on disk; nothing is downloaded then.
         limits: What an archive may ask for.
@@ -100,7 +102,8 @@ def build(
         Unreachable: A host does not answer; what is done is kept.
     """
     hosts = hosts or Hosts()
-    items = list(dict.fromkeys(wanted(name, corpus.kind) for name in packages or corpus.packages))
+    names, sums = pinned(like, corpus) if like else (packages or corpus.packages, {})
+    items = list(dict.fromkeys(wanted(name, corpus.kind) for name in names))
     home = out / corpus.name
     with _alone(home) as work:
         done = {item: record for item in items if (record := _record(corpus, home, item))}
@@ -115,7 +118,9 @@ def build(
                     bar.advance(0, package=item.name)
                     try:
                         found = places[item.kind].find(item)
-                        done[item] = _read(corpus, found, home, work, hosts, limits)
+                        done[item] = _read(
+                            corpus, found, home, work, hosts, limits, sums.get(item.id)
+                        )
                     except (FetchError, ArchiveError, RefusedPackage) as error:
                         failed[item.id] = str(error)
                         say(f"{item.id} is left out: {error}")
@@ -134,6 +139,34 @@ def build(
             counts = dict(account.kept)
             _write_json(home / _MANIFEST, _accounted(manifest, account))
     return Built(home, {kind: counts.get(kind, 0) for kind in FILES}, failed)
+
+
+def pinned(manifest: Path, corpus: Corpus) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the packages of a manifest with their versions, and the sums of their files.
+
+    An index has no versions to ask for; its sum tells whether it is still the same.
+
+    Raises:
+        InputError: When the file is no manifest of this corpus and method.
+    """
+    try:
+        told = json.loads(manifest.read_bytes())
+        name, method = told["corpus"], told["method"]
+        files = {
+            entry["id"].partition("==")[0]
+            + ("" if entry["id"].startswith("index:") else f"=={entry['version']}"): [
+                file["sha256"] for file in entry["files"]
+            ]
+            for entry in told["packages"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{manifest} is not a manifest of a corpus: {error!r}") from error
+    if (name, method) != (corpus.name, corpus.method):
+        raise InputError(
+            f"{manifest} is of {name} by method {method}; this is {corpus.name} by method "
+            f"{corpus.method}, which gives other rows"
+        )
+    return list(files), files
 
 
 def _places(
@@ -158,7 +191,13 @@ def _places(
 
 
 def _read(
-    corpus: Corpus, found: Found, home: Path, work: Path, hosts: Hosts, limits: Limits
+    corpus: Corpus,
+    found: Found,
+    home: Path,
+    work: Path,
+    hosts: Hosts,
+    limits: Limits,
+    expected: list[str] | None,
 ) -> dict[str, Any]:
     """Fetch and read one package; keep its rows and return what is to be known of it."""
     item = found.wanted
@@ -170,6 +209,8 @@ def _read(
         to = work / str(number)
         sums[remote.name] = download(remote, to)
         files.append((to, remote.name))
+    if expected is not None and sorted(sums.values()) != sorted(expected):
+        raise ChecksumError(f"{item.name} has other files than those of the manifest to be like")
     package = Package(item, found.version, tuple(files), limits)
     counts: Counter[str] = Counter()
     part = _part(home, item.id)

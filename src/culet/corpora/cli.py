@@ -28,6 +28,12 @@ def corpus(
             help="Read this in place of the corpus's own list; may be repeated.",
         ),
     ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="MANIFEST", help="Read what this manifest.json lists, the same files."
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("--from", help="A folder of packages on disk; nothing is downloaded."),
@@ -56,8 +62,10 @@ def corpus(
     if out is None:
         raise InputError("give the folder the corpora are written to: --out FOLDER")
     wanted = [find(name) for name in dict.fromkeys(names)]
-    if packages and len(wanted) > 1:
-        raise InputError("--package names the packages of one corpus; give one NAME with it")
+    if (packages or like) and len(wanted) > 1:
+        raise InputError("--package and --like are for one corpus; give one NAME with them")
+    if packages and like:
+        raise InputError("--package and --like exclude each other; give one")
     from culet.corpora.build import build
     from culet.corpora.hosts import find_hosts
 
@@ -68,6 +76,7 @@ def corpus(
             one,
             out,
             packages=packages or (),
+            like=like,
             hosts=hosts,
             folder=folder,
             say=_say,

@@ -64,7 +64,7 @@ def summary(comment: str) -> str | None:
     text = _EMPHASIS.sub(lambda match: match[1] or match[2] or "", text) if "{" in text else text
     text = _TAG.sub(" ", text)
     text = _MARKDOWN_LINK.sub(r"\1", text)
-    text = re.sub(r"`+|\*\*", "", text)
+    text = re.sub(r"`+|\*\*|%%", "", text)
     text = " ".join(text.split()).rstrip(":")
     if not text or text[0] in "@\\:" or _NOT_PROSE.search(text[:200]):
         return None

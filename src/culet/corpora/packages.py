@@ -48,7 +48,7 @@ def wanted(spec: str, kind: str) -> Wanted:
         InputError: For a kind there is not, or a name no package can have.
     """
     front, colon, rest = spec.partition(":")
-    if colon:
+    if colon and "==" not in front:  # versions of Debian may have a colon of their own
         kind, spec = front, rest
     name, _, version = spec.partition("==")
     if kind not in KINDS:

@@ -17,8 +17,8 @@ from culet.corpora.rows import Aligned, Pair, Row
 from culet.corpora.tidy import language
 
 _LANGUAGES = (
-    "en ca cs da de el eo es eu fi fr gl hr hu hy id it ja km ko lt ml nb nl pl pt pt_BR ro ru sk "
-    "sl sr sv tr uk vi zh_CN zh_TW"
+    "en ca cs da de el eo es eu fi fr gl hr hu id it ja km ko ml nb nl pl pt pt_BR ro ru sk sr sv "
+    "tr uk vi zh_CN zh_TW"
 )
 _NOTHING_TOLD = re.compile(
     r"transiti?on|dummy| - feature \"|debug(?:ging)? symbols|übergangspaket|platzhalter|"
@@ -76,7 +76,7 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 DEBIAN_DESCRIPTIONS = Corpus(
     name="debian-descriptions",
-    about="What Debian's packages are, title to text, in English and 37 translations; parallel.",
+    about="What Debian's packages are, title to text, in English and 34 translations; parallel.",
     licence="the licence of each package, all free by Debian's guidelines",
     kind="index",
     packages=tuple(f"main/i18n/Translation-{code}" for code in _LANGUAGES.split()),

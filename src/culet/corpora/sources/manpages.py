@@ -31,6 +31,8 @@ _LEFT_OUT = re.compile(
 )
 _LANGUAGES = "cs da de el es fi fr hu id it ja mk nb nl pl pt-br ro ru sr sv tr uk vi zh"
 
+_FOR_PROGRAMMERS = "de es fr it ja nl pl pt-br ru uk"
+
 
 def _read(package: Package) -> Iterator[Row]:
     for name, data in package.members(lambda path: _PATH.fullmatch(path) is not None):
@@ -101,6 +103,7 @@ MANPAGES = Corpus(
         "manpages",
         "manpages-dev",
         *(f"manpages-{code}" for code in _LANGUAGES.split()),
+        *(f"manpages-{code}-dev" for code in _FOR_PROGRAMMERS.split()),
         "dpkg",
         "apt",
         "git-man",

@@ -76,6 +76,7 @@ _GENERAL = re.compile(r"\s*\((?:generic term|Oberbegriff)\)")
 _OPPOSITE = re.compile(r"\s*\((?:antonym|Antonym)\)")
 _REMARK = re.compile(r"\s*\([^()]*\)")
 _MOST_SYNONYMS = 8
+_MOST_TERMS = 16  # of a meaning
 
 
 def _read_thesaurus(package: Package) -> Iterator[Row]:
@@ -100,7 +101,7 @@ def _decoded(body: bytes, coding: str) -> str:
 
 def _meaning(word: str, meaning: str, lang: str) -> Iterator[Row]:
     synonyms: list[str] = []
-    for term in meaning.split("|")[1:]:
+    for term in meaning.split("|")[1 : 1 + _MOST_TERMS]:
         plain = _REMARK.sub("", term).strip()
         if not plain or plain.casefold() == word.casefold() or "(...)" in term or "..." in term:
             continue
