@@ -44,7 +44,7 @@ NOUNS = """  1 This is the licence.
 00000001 03 n 02 dog 0 domestic_dog 0 002 @ 00000003 n 0000 \
 ! 00000002 n 0101 | a tame animal; "the dog barked"
 00000002 03 n 01 cat 0 001 @ 00000003 n 0000 | a small animal
-00000003 03 n 01 animal 0 000 | a living thing
+00000003 03 n 01 animal 0 000 | a living thing; "all animals are equal"- G.Orwell
 00000004 03 n 01 dog 1 001 @ 00000005 n 0000 | a bad man
 00000005 03 n 01 man 0 000 | a grown person
 """
@@ -62,6 +62,7 @@ def test_wordnet_gives_definitions_with_the_other_meanings_against_them(tmp_path
     assert found["the dog barked"].negatives == ("dog: a bad man",)
     assert found["a tame animal"].positive == "dog, domestic dog"
     assert found["a tame animal"].negatives == ("cat",)
+    assert found["all animals are equal"].positive == "animal: a living thing"
     facts = {(row.s, row.r, row.o) for row in rows if isinstance(row, Triple)}
     assert facts == {
         ("dog", "synonym", "domestic dog"),

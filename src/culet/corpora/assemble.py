@@ -42,14 +42,14 @@ class Part:
         path: Its rows.
         licence: What the package says of itself.
         num_rows: How many there are.
-        num_aligned: How many of them are to be joined by a key.
+        num_english: How many of them are the English side of a join.
     """
 
     id: str
     path: Path
     licence: str | None
     num_rows: int
-    num_aligned: int
+    num_english: int
 
 
 @dataclass
@@ -133,7 +133,7 @@ def _english(parts: Sequence[Part]) -> dict[bytes, str]:
     return {
         _digest(row.key): row.text
         for part in parts
-        if part.num_aligned
+        if part.num_english
         for row in read_part(part.path)
         if isinstance(row, Aligned) and row.lang == ENGLISH
     }

@@ -36,7 +36,7 @@ from culet.corpora.local import Folder
 from culet.corpora.npm import Npm
 from culet.corpora.packages import Found, Package, Wanted, purl, wanted
 from culet.corpora.pypi import PyPI
-from culet.corpora.rows import Aligned, Pair, Row, Text, to_line
+from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, to_line
 from culet.errors import InputError
 from culet.progress import Progress
 
@@ -213,10 +213,12 @@ def _read(
         raise ChecksumError(f"{item.name} has other files than those of the manifest to be like")
     package = Package(item, found.version, tuple(files), limits)
     counts: Counter[str] = Counter()
+    num_english = 0
     part = _part(home, item.id)
     with new_file(part) as aside, gzip.open(aside, "wb", compresslevel=1) as file:
         for row in _named(corpus.read(package), item):
             counts[_kind(row)] += 1
+            num_english += isinstance(row, Aligned) and row.lang == ENGLISH
             file.write(to_line(row).encode("utf-8", "replace"))
         if corpus.only_free and not is_free(package.licence):
             raise RefusedPackage(
@@ -235,6 +237,7 @@ def _read(
         "licence": package.licence,
         "members": package.num_members,
         "read": dict(counts),
+        "aligned_english": num_english,
         "method": corpus.method,
     }
     for path, _ in files:
@@ -273,7 +276,7 @@ def _part(home: Path, package_id: str) -> Path:
 def _part_of(home: Path, record: dict[str, Any]) -> Part:
     read, name = record["read"], record["id"]
     path = _part(home, name)
-    return Part(name, path, record["licence"], sum(read.values()), read.get("aligned", 0))
+    return Part(name, path, record["licence"], sum(read.values()), record["aligned_english"])
 
 
 def _record(corpus: Corpus, home: Path, item: Wanted) -> dict[str, Any] | None:

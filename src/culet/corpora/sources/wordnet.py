@@ -30,7 +30,7 @@ _RELATIONS = {
     ";u": "used as",
 }
 _MOST_NEGATIVES = 5
-_EXAMPLE = re.compile(r'"([^"]+)"')
+_EXAMPLE = re.compile(r'"([^"]+)"(?:\s*-+\s*[^;"]+)?')  # some with who said so
 
 
 @dataclass(slots=True)
