@@ -20,6 +20,7 @@ from culet.model.embedding import EmbeddingModel
 from culet.train.contrastive import (
     Chunking,
     LossConfig,
+    Projection,
     Temperature,
     contrastive_loss,
     contrastive_step,
@@ -400,3 +401,55 @@ def test_settings_that_contradict_each_other_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         LossConfig(**wrong)
+
+
+# --- a teacher of another width
+
+
+def test_a_learnt_projection_begins_as_the_prefix_and_gets_the_gradient_of_one_pass() -> None:
+    batch = random_batch(negatives=2, teacher=True)  # a teacher of 20 numbers, a student of 16
+    config = replace(LOSS, distill_projection="learned")
+    net, projection = model(), Projection(16, 20)
+    total, parts = contrastive_loss(
+        net(pack(batch.texts)),
+        batch,
+        config,
+        temperature=0.1,
+        widths=net.config.widths,
+        projection=projection,
+    )
+    total.backward()
+    expected = gradients(net) | {"projection": gradients(projection)["weight"]}
+    found_parts = contrastive_step(
+        net, batch, config, projection=projection, chunking=Chunking(40, 60)
+    )
+    found = gradients(net) | {"projection": gradients(projection)["weight"]}
+    assert_close(found, expected)
+    assert found_parts["distill"] == pytest.approx(parts["distill"].item(), rel=1e-5)
+    # at its start the map leaves the student's numbers and adds zeros
+    student = torch.nn.functional.normalize(torch.randn(3, 16), dim=-1)
+    assert torch.equal(projection(student)[:, :16], student)
+    assert not projection(student)[:, 16:].any()
+
+
+def test_a_projection_learns_a_linear_teacher_that_no_prefix_resembles() -> None:
+    """EmbedDistill's case: the teacher is a rotation of the student into more numbers."""
+    torch.manual_seed(0)
+    student = torch.nn.functional.normalize(torch.randn(200, 16), dim=-1)
+    rotation, _ = torch.linalg.qr(torch.randn(24, 16))
+    teacher = student @ rotation.T
+    projection = Projection(16, 24)
+    optimizer = torch.optim.Adam(projection.parameters(), lr=0.02)
+
+    def distance() -> Tensor:
+        return embed_distill(projection(student), teacher)
+
+    before = distance().item()
+    for step in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 0.02 * (1 - step / 400)
+        optimizer.zero_grad()
+        distance().backward()
+        optimizer.step()
+    assert before > 1
+    assert distance().item() < 1e-2

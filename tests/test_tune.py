@@ -416,3 +416,62 @@ def test_every_setting_survives_the_way_to_toml_and_back() -> None:
         loss=LossConfig(directions=("qd", "dd")),
     )
     assert build(TuneConfig, to_tables(config), where="toy") == config
+
+
+# --- a teacher of another width, snapshots, lineage
+
+
+def test_a_learnt_projection_is_trained_and_left_behind(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    rows = [row | {"teacher_query": f"q{i}"} for i, row in enumerate(toy_rows(12))]
+    keys = [f"q{i}" for i in range(12)]
+    vectors = np.random.default_rng(0).normal(size=(12, 20)).tolist()
+    pq.write_table(pa.table({"key": keys, "vector": vectors}), tmp_path / "t.parquet")
+    path = write_lines(tmp_path / "taught.jsonl", rows)
+    learned = LossConfig(distill_projection="learned", distill=5.0)
+    with_teacher = SourceConfig(path=path, teacher=tmp_path / "t.parquet")
+    config = stage(with_teacher, loss=learned, steps=8)
+    go(config, start, tmp_path / "out")
+    assert log(tmp_path / "out")[-1]["distill"] < log(tmp_path / "out")[0]["distill"]
+    assert set(arrays(tmp_path / "out" / "checkpoint")) == set(arrays(start))
+    with pytest.raises(RecipeError, match="needs sources with a `teacher`, all of one width"):
+        go(stage(source, loss=learned), start, tmp_path / "no")
+
+
+def test_the_last_snapshots_are_kept_and_can_be_averaged(
+    start: Path, source: SourceConfig, tmp_path: Path
+) -> None:
+    from culet.lineage import lineage
+    from culet.stages import merge
+
+    config = stage(source, steps=5, snapshot_every=1, snapshots=3)
+    go(config, start, tmp_path / "out")
+    folders = sorted((tmp_path / "out" / "snapshots").iterdir())
+    assert [folder.name for folder in folders] == [f"step-{n:09d}" for n in (3, 4, 5)]
+    last, checkpoint = arrays(folders[-1]), arrays(tmp_path / "out" / "checkpoint")
+    assert all(np.array_equal(last[name], checkpoint[name]) for name in checkpoint)
+    plain = stage(source, steps=5)
+    go(plain, start, tmp_path / "plain")  # keeping snapshots leaves no trace in the run
+    assert all(
+        np.array_equal(checkpoint[name], array)
+        for name, array in arrays(tmp_path / "plain" / "checkpoint").items()
+    )
+    soup = merge.run(
+        merge.MergeConfig(last=2),
+        models=[tmp_path / "out" / "checkpoint"],
+        out=tmp_path / "soup",
+        say=lambda line: None,
+    )
+    mean = (arrays(folders[1])["up"] + last["up"]) / 2
+    assert np.allclose(arrays(soup)["up"], mean, atol=1e-7)
+    origin = read_checkpoint(start).fingerprint
+    for folder in (*folders, tmp_path / "out" / "checkpoint", soup):
+        chain = lineage(read_checkpoint(folder))
+        assert chain is not None
+        assert chain[0] == origin
+
+
+def test_snapshots_do_not_go_with_low_rank_additions(source: SourceConfig) -> None:
+    with pytest.raises(RecipeError, match="neither goes with lora"):
+        stage(source, snapshot_every=2, lora=LoraConfig(rank=2))

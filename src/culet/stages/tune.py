@@ -7,10 +7,11 @@ better ones with them.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,79 +22,30 @@ from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.data.collate import PairBatch
 from culet.data.ledger import training_papers
 from culet.data.records import data_files
-from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
+from culet.data.source import Batcher, Source, read_source
 from culet.data.teacherfolder import MANIFEST
 from culet.errors import InputError, RecipeError
+from culet.lineage import descent
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, check_dtype
-from culet.model.lora import LoraConfig, add_lora, merge_lora
+from culet.model.lora import add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
 from culet.prompts import Prompts
-from culet.recipe import LATER, identity, to_tables
+from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
-from culet.tensorfile import StoredDtype
+from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
 from culet.tokenizer import TextTokenizer
-from culet.train.contrastive import Chunking, LossConfig, Temperature, contrastive_step
+from culet.train.contrastive import (
+    Projection,
+    Temperature,
+    contrastive_step,
+)
 from culet.train.distributed import current, whole
 from culet.train.loop import Action, Loop
 from culet.train.loop import run as run_loop
-from culet.train.optim import OptimConfig, Optimizer
+from culet.train.optim import Optimizer
 from culet.train.report import Report, Unreported, read_log
 from culet.train.resume import drop_state, load_state, save_state
-
-
-@dataclass(frozen=True)
-class TuneConfig:
-    """One contrastive stage.
-
-    Attributes:
-        steps: Optimiser steps.
-        sources: Where pairs come from; every batch is from one of them.
-        mixing: How the weights of sources become shares of the batches.
-        batch_size: Pairs in a batch.
-        num_negatives: Hard negatives per query that are used.
-        max_tokens: Longer texts are cut in training (and counted).
-        dropout: See `EncoderConfig`.
-        loss: What is minimised.
-        optim: How weights move.
-        chunking: How batches are cut for memory.
-        lora: Train low-rank additions only and merge them at the end.
-        seed: Decides batches, negatives and dropout.
-        compute_dtype: Dtype of activations; weights stay float32.
-        save_dtype: Dtype of the checkpoint the stage writes.
-        save_every: Steps between resumable states.
-        eval_every: Steps between evaluations of the model as it is; 0 turns them off.
-        skip_bad_records: Leave bad lines out and count them instead of stopping.
-        init: Checkpoint to start from; the stage before, if left out.
-    """
-
-    steps: int
-    sources: tuple[SourceConfig, ...]
-    mixing: MixingConfig = field(default_factory=MixingConfig, metadata=LATER)
-    batch_size: int = 128
-    num_negatives: int = 0
-    max_tokens: int = 256
-    dropout: float = 0.0
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    chunking: Chunking = field(default_factory=Chunking)
-    lora: LoraConfig | None = None
-    seed: int = 0
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    save_dtype: StoredDtype = "float32"
-    save_every: int = 200
-    eval_every: int = 0
-    skip_bad_records: bool = False
-    init: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 2 or self.save_every < 1 or self.max_tokens < 3:
-            raise RecipeError(
-                "steps and save_every must be at least 1, batch_size 2 and max_tokens 3; got "
-                f"{self.steps}, {self.save_every}, {self.batch_size}, {self.max_tokens}"
-            )
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
 
 
 @dataclass(frozen=True)
@@ -158,7 +110,10 @@ def run(
     prompts = Prompts.from_names(start.prompts)
     sources = _read_sources(config, prompts, say=say, name=name)
     batcher = _batcher(config, sources, prompts, start)
-    trained = _train(config, start, folder, batcher, device, name=name, say=say, evaluate=evaluate)
+    projection = _projection(config, sources, start)
+    trained = _train(
+        config, start, folder, batcher, projection, device, name=name, say=say, evaluate=evaluate
+    )
     skipped = sum(len(source.records.skipped) for source in sources)
     if trained is not None:  # the first process writes
         _write_result(trained, config, replace(start.config, widths=widths), start, folder)
@@ -175,6 +130,7 @@ def _train(
     start: Checkpoint,
     folder: StageFolder,
     batcher: Batcher,
+    projection: Projection | None,
     device: str,
     *,
     name: str,
@@ -189,6 +145,9 @@ def _train(
     if temperature is not None:
         temperature.to(device)
         named.append(("temperature", temperature.log))
+    if projection is not None:
+        projection.to(device)
+        named.append(("projection", projection.weight))
     optimizer = Optimizer(named, config.optim, steps=config.steps)
     torch.manual_seed(config.seed)
     first = load_state(folder.state, optimizer, fingerprint=folder.fingerprint)
@@ -201,12 +160,19 @@ def _train(
             (config.eval_every, lambda step: _evaluate(model, step, evaluate, config, start))
         ]
 
+    if config.snapshot_every:
+        actions = [
+            *actions,
+            (config.snapshot_every, lambda step: _snapshot(model, step, config, start, folder)),
+        ]
+
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(
             model,
             batch,
             config.loss,
             temperature=temperature,
+            projection=projection,
             chunking=config.chunking,
             compute_dtype=getattr(torch, config.compute_dtype),
         )
@@ -260,14 +226,14 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
     Where they lie inside the folder `run` does not matter; see `culet.recipe.identity`.
     """
     files = [file for source in config.sources for file in data_files(source.path)]
-    files += [source.teacher for source in config.sources if source.teacher is not None]
+    # of a folder of stage teach, the manifest says what is in it
+    teachers = [source.teacher for source in config.sources if source.teacher is not None]
+    files += [teacher / MANIFEST if teacher.is_dir() else teacher for teacher in teachers]
     if absent := [str(file) for file in files if not file.exists()]:
         raise InputError(f"teacher file {absent[0]} does not exist")
-    # of a folder of stage teach, the manifest says what is in it
-    files = [file / MANIFEST if file.is_dir() else file for file in files]
     settings = identity(config, run=run)
-    # neither changes what is learnt
-    settings.pop("save_every"), settings.pop("eval_every")
+    for key in ("save_every", "eval_every"):  # neither changes what is learnt
+        settings.pop(key)
     return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
 
 
@@ -301,6 +267,25 @@ def _batcher(
         world_size=current().size,
         mixing=config.mixing,
     )
+
+
+def _projection(
+    config: TuneConfig, sources: Sequence[Source], start: Checkpoint
+) -> Projection | None:
+    """Return the learnt map to the teacher's width, if one is asked for.
+
+    Raises:
+        RecipeError: If no source has a teacher of its own, or their widths differ.
+    """
+    if config.loss.distill_projection == "prefix":
+        return None
+    widths = {source.teacher.width for source in sources if source.teacher is not None}
+    if len(widths) != 1:
+        raise RecipeError(
+            "loss.distill_projection = 'learned' needs sources with a `teacher`, all of one "
+            f"width; got the widths {sorted(widths)}"
+        )
+    return Projection(start.config.embedding_dim, widths.pop())
 
 
 def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel:
@@ -356,18 +341,39 @@ def _put_together(
     return model if world.first else None
 
 
+def _snapshot(
+    model: EmbeddingModel, step: int, config: TuneConfig, start: Checkpoint, folder: StageFolder
+) -> None:
+    """Write the weights as they are as a checkpoint, and drop all but the last few of them."""
+    world = current()
+    watched = _put_together(model, dict(model.named_parameters()), config, start)
+    if watched is not None:
+        snapshots = folder.path / "snapshots"
+        shape = replace(start.config, widths=trained_widths(config, start))
+        into = snapshots / f"step-{step:09d}"
+        _write_result(watched, config, shape, start, folder, into=into)
+        # those of later steps are of a run that was interrupted after them and goes on from before
+        found = sorted(snapshots.glob("step-*"))
+        stale = [path for path in found if path.name > into.name]
+        for path in stale + [path for path in found if path.name <= into.name][: -config.snapshots]:
+            shutil.rmtree(path)
+    world.wait()
+
+
 def _write_result(
     model: EmbeddingModel,
     config: TuneConfig,
     shape: EmbeddingConfig,
     start: Checkpoint,
     folder: StageFolder,
+    *,
+    into: Path | None = None,
 ) -> None:
     """Write the tuned checkpoint: merged, with the widths it trained."""
     if config.lora is not None:
         merge_lora(model)
     write_checkpoint(
-        folder.checkpoint,
+        into or folder.checkpoint,
         shape,
         to_arrays(model),
         tokenizer_json=start.tokenizer_json.read_text(encoding="utf-8"),
@@ -375,6 +381,7 @@ def _write_result(
         dtype=config.save_dtype,
         extra_files={
             "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
+            **descent(start),
             **training_papers(shape, [start.folder], [s.path for s in config.sources]),
         },
     )

@@ -10,7 +10,7 @@ with one kept chunk.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -34,6 +34,7 @@ from culet.losses import (
 )
 from culet.model.batch import pack
 from culet.model.embedding import EmbeddingModel
+from culet.recipe import LATER
 from culet.train.distributed import World, current
 from culet.train.gather import gather_batch
 
@@ -54,6 +55,10 @@ class LossConfig:
         spread_out: Weight of the spread-out term (weights are not published; 1 is ours).
         distill: Weight of embedding distillation where records carry teacher vectors.
         distill_distance: "l2", "squared" or "cosine".
+        distill_projection: Where the teacher's width is another: "prefix" compares the shorter
+            prefix of both, as a Matryoshka teacher allows; "learned" maps the student's vectors
+            to the teacher's width by a linear map that is trained along and then dropped, as
+            EmbedDistill does (arXiv 2301.12005, equation 7).
         widths: Matryoshka prefixes; empty means those of the model.
     """
 
@@ -66,6 +71,7 @@ class LossConfig:
     spread_out: float = 1.0
     distill: float = 1.0
     distill_distance: Distance = "l2"
+    distill_projection: Literal["prefix", "learned"] = field(default="prefix", metadata=LATER)
     widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,6 +128,18 @@ class Temperature(nn.Module):
         return self.log.exp()
 
 
+class Projection(nn.Module):
+    """A linear map from the student's vectors to a teacher's; it begins as the plain prefix."""
+
+    def __init__(self, student_width: int, teacher_width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.eye(teacher_width, student_width))
+
+    def forward(self, student: Float[Tensor, "B E"]) -> Float[Tensor, "B T"]:
+        """Return the vectors in the teacher's width."""
+        return F.linear(student, self.weight)
+
+
 def contrastive_loss(
     embedding: Float[Tensor, "T E"],
     batch: PairBatch,
@@ -129,6 +147,7 @@ def contrastive_loss(
     *,
     temperature: float | Float[Tensor, ""],
     widths: Sequence[int],
+    projection: Projection | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
     """Return the total loss of a batch and its parts, from the embeddings of its texts."""
     device = embedding.device
@@ -175,7 +194,7 @@ def contrastive_loss(
         roles = {"query": query, "positive": positive}
         if negative is not None:
             roles["negative"] = negative
-        parts["distill"] = _distill(roles, batch.teacher, config.distill_distance)
+        parts["distill"] = _distill(roles, batch.teacher, config.distill_distance, projection)
         total = total + config.distill * parts["distill"]
     return total, parts
 
@@ -189,7 +208,10 @@ def _rows(embedding: Float[Tensor, "T E"], index: Int[Tensor, "*B"]) -> Float[Te
 
 
 def _distill(
-    roles: dict[str, Tensor], teacher: dict[str, np.ndarray], distance: Distance
+    roles: dict[str, Tensor],
+    teacher: dict[str, np.ndarray],
+    distance: Distance,
+    projection: Projection | None,
 ) -> Float[Tensor, ""]:
     """Return the sum over roles of the mean distance to the teacher, where it has a vector."""
     total = torch.zeros((), device=roles["query"].device)
@@ -199,7 +221,8 @@ def _distill(
         target = torch.from_numpy(teacher[role]).to(student.device, torch.float32)
         known = ~target[..., 0].isnan()
         if known.any():
-            total = total + embed_distill(student[known], target[known], distance=distance)
+            taught = student[known] if projection is None else projection(student[known])
+            total = total + embed_distill(taught, target[known], distance=distance)
     return total
 
 
@@ -209,6 +232,7 @@ def contrastive_step(
     config: LossConfig,
     *,
     temperature: Temperature | None = None,
+    projection: Projection | None = None,
     chunking: Chunking | None = None,
     compute_dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
@@ -222,6 +246,7 @@ def contrastive_step(
         batch: The batch.
         config: What to minimise.
         temperature: The learnt temperature; None uses the config's.
+        projection: The learnt map to the teacher's width; None compares prefixes.
         chunking: How to cut the batch for memory.
         compute_dtype: Dtype of activations and matrix products.
     """
@@ -253,12 +278,15 @@ def contrastive_step(
         config,
         temperature=config.temperature if temperature is None else temperature(),
         widths=config.widths or model.config.widths,
+        projection=projection,
     )
     # Every process has the whole loss, so that a gradient it takes itself counts once in the sum;
     # where weights are split, summing divides by the number of processes.
     total.backward()  # type: ignore[no-untyped-call]
-    if temperature is not None and temperature.log.grad is not None:
-        temperature.log.grad /= world.size
+    for learnt in (temperature, projection):
+        for parameter in () if learnt is None else learnt.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= world.size
     values = {"loss": total.item()} | {name: part.item() for name, part in parts.items()}
     assert embedding.grad is not None
     gradient = torch.zeros_like(own)
