@@ -82,6 +82,9 @@ def test_a_pair_of_languages_is_told_from_a_region() -> None:
         ("query", "a \\fBfont\\fP", "en", "markup"),
         ("Was ist es?", "これはテキストです", "de", "script"),
         ("これはなに", "Das ist ein Text", "ja", "script"),
+        ("grep --count", "行を数えます", "ja", None),
+        ("grep --count", "数行", "en-ja", None),
+        ("数行", "行を数えます", "en-ja", "script"),
         ("Was?", "Dies ist gut.\nThis is the part that nobody translated.", "de", "english"),
     ],
 )
