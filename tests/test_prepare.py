@@ -7,6 +7,7 @@ import json
 import shutil
 import tomllib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -329,6 +330,37 @@ def test_inconsistent_pairs_go(
     )
     run(others, tmp_path / "others")
     assert rows[6] in written(tmp_path / "others")["first"]
+
+
+@pytest.mark.parametrize("after", range(4, 12))
+def test_a_killed_check_of_consistency_goes_on_from_its_last_save(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    monkeypatch.setattr(passes, "_JUDGED", 2)
+    monkeypatch.setattr(passes, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(prepare, "load", FirstWord())
+    rows = [pair(i, query=f"{STONES[i]} is {i // 2 * 2}") for i in range(8)]
+    lines(tmp_path / "in" / "first.jsonl", rows)
+    judged = PrepareConfig(config.sources[:1], consistency=ConsistencyConfig(top=1), compress=False)
+    saves, save = 0, survey.Survey.save
+
+    def dying(self: survey.Survey, **more: Any) -> None:
+        nonlocal saves
+        saves += 1
+        save(self, **more)
+        if saves == after:
+            raise Killed
+
+    monkeypatch.setattr(survey.Survey, "save", dying)
+    with suppress(Killed):
+        run(judged, tmp_path / "out")
+    assert saves >= after or (tmp_path / "out" / "done.json").exists()
+    monkeypatch.setattr(survey.Survey, "save", save)
+    assert run(judged, tmp_path / "out").kept == 4
+    assert written(tmp_path / "out")["first"] == rows[::2]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["removed"] == {"inconsistent": 4}
+    assert len(report["examples"]["inconsistent"]) == 3
 
 
 def test_an_unlicensed_source_can_be_refused(config: PrepareConfig, tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ from culet.data.workers import examined
 from culet.errors import InputError
 from culet.progress import Progress
 
+_JUDGED = 1024  # rows at a time where each takes long, so that a stop loses little
+
 
 class Passes:
     """Passes over the rows of some files, in one order.
@@ -141,7 +143,7 @@ class Passes:
             saved = time.monotonic()
             total, done = len(survey.verdicts), survey.position.number
             with self._progress("consistency", total, done) as progress:
-                for chunk in chunks(self.files, survey.position):
+                for chunk in chunks(self.files, survey.position, most_rows=_JUDGED):
                     some = self._pairs(chunk, config.sources)
                     for pair, stays in zip(
                         some, consistent(some, pool, encoder, config), strict=True
@@ -164,7 +166,7 @@ class Passes:
             total, done = len(survey.verdicts), survey.position.number
             before = dict(notes["cost"])
             with self._progress("grading", total, done) as progress:
-                for chunk in chunks(self.files, survey.position):
+                for chunk in chunks(self.files, survey.position, most_rows=_JUDGED):
                     pairs = self._pairs(chunk, config.sources)
                     questions = (grade_question(pair.query, pair.document) for pair in pairs)
                     for pair, answer in zip(pairs, endpoint.answers(questions), strict=True):
