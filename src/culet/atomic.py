@@ -21,9 +21,15 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; on success it becomes `path`, on any error it is removed."""
-    aside = _aside(path)
+def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
+    """Yield a path to write to; on success it becomes `path`, on any error it is removed.
+
+    Args:
+        path: The file.
+        together: Several processes may write it at once: each writes aside under its own name,
+            and the last one stays.
+    """
+    aside = _aside(path, tag=f".{os.getpid()}" if together else "")
     try:
         yield aside
         _sync(aside)
@@ -77,12 +83,12 @@ def _swap(new: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _aside(path: Path) -> Path:
+def _aside(path: Path, tag: str = "") -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"cannot create {path.parent}: {error.strerror or error}") from error
-    return path.with_name(f".{path.name}.partial")
+    return path.with_name(f".{path.name}{tag}.partial")
 
 
 def _sync(path: Path) -> None:

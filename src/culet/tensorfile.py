@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -143,26 +145,71 @@ def write_tensors(
         arrays: float32 arrays by name; int8 and uint8 arrays are stored as they are.
         dtype: What to store; bfloat16 rounds to nearest, ties to even.
     """
-    header, position = {}, 0
-    for name, array in arrays.items():
-        kind, item = _stored(array, dtype)
-        stop = position + array.size * item
-        header[name] = {
-            "dtype": kind,
-            "shape": list(array.shape),
-            "data_offsets": [position, stop],
-        }
-        position = stop
-    # transformers refuses a file whose metadata does not name its framework
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    text += b" " * (-len(text) % 8)
+    head, _ = _header({n: (*_stored(array, dtype), array.shape) for n, array in arrays.items()})
     with new_file(path) as aside, aside.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+        file.write(head)
         for array in arrays.values():
             if _stored(array, dtype)[1] == 1:
                 file.write(np.ascontiguousarray(array).data)
             else:
                 file.write(_encode(np.ascontiguousarray(array, dtype="<f4"), dtype).data)
+
+
+@contextmanager
+def new_tensors(
+    path: Path, shapes: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield arrays that are views of a new safetensors file, to be filled, each when it suits.
+
+    The file is whole or not there. Several processes may write the same one at once.
+
+    Args:
+        path: The file.
+        shapes: The dtype (float32, int8, uint8) and shape of each array.
+
+    Raises:
+        InputError: If the file cannot be written, or has no room.
+    """
+    kinds = {dtype: (kind, dtype.itemsize) for kind, dtype in (_CODES | _READABLE).items()}
+    head, starts = _header({name: (*kinds[d], shape) for name, (d, shape) in shapes.items()})
+    with new_file(path, together=True) as aside:
+        with aside.open("wb") as file:
+            file.write(head)
+            size = max(
+                start + d.itemsize * math.prod(shape)
+                for (d, shape), start in zip(shapes.values(), starts, strict=True)
+            )
+            # room is claimed now: a full disk would else kill the process at some later store
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            file.truncate(size)
+        arrays = {
+            name: np.memmap(aside, dtype=dtype, mode="r+", offset=start, shape=shape)
+            for (name, (dtype, shape)), start in zip(shapes.items(), starts, strict=True)
+        }
+        yield dict(arrays)
+        for array in arrays.values():
+            array.flush()
+
+
+def _header(
+    entries: Mapping[str, tuple[str, int, tuple[int, ...]]],
+) -> tuple[bytes, list[int]]:
+    """Return what a file begins with, and where in the file each tensor starts.
+
+    Args:
+        entries: By name: the format's name of the dtype, bytes an item, shape.
+    """
+    header, starts, position = {}, [], 0
+    for name, (kind, item, shape) in entries.items():
+        stop = position + math.prod(shape) * item
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [position, stop]}
+        starts.append(position)
+        position = stop
+    # transformers refuses a file whose metadata does not name its framework
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, [8 + len(text) + start for start in starts]
 
 
 def checksum(path: Path) -> str:

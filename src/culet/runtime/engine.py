@@ -11,7 +11,7 @@ import contextlib
 import ctypes
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,19 +21,37 @@ import openvino as ov
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
-from culet.runtime.banded import masks
-from culet.runtime.graph import build
+from culet.runtime.attention import View, views
+from culet.runtime.graph import encoder_graph
+from culet.runtime.layerwise import Layerwise
 from culet.runtime.quantized import quantized_weights
-from culet.runtime.weights import FloatWeights, Precision, Weights
+from culet.runtime.weights import (
+    CodedTable,
+    CodedWeights,
+    FloatTable,
+    FloatWeights,
+    Precision,
+    Table,
+    Weights,
+    release,
+)
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
-_LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (1 << 30, 64))  # up to a length, round to this
+_LENGTH_STEPS = (
+    (64, 4),
+    (128, 8),
+    (512, 16),
+    (768, 64),
+    (1 << 30, 128),
+)  # up to a length, round to this
 # Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
 # bfloat16 is float32's constants and two packed copies of half the size.
-_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 3.5, "int4": 3.0}
+_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.0, "int4": 1.0}
+# Compiled operations that are kept for shapes seen before; about 15 a shape, of 30 to 250 KB.
+_KEPT_CODE = {"float32": 512, "bfloat16": 512, "int8": 512, "int4": 64}
 
 
 class OpenVinoEngine:
@@ -70,20 +88,31 @@ class OpenVinoEngine:
         self.name = f"openvino cpu {self.precision}"
         self._config = checkpoint.config
         check_memory(checkpoint.config, self.precision, _available_memory())
-        self._weights: Weights = (
-            quantized_weights(checkpoint, self.precision, folder=cache)
-            if self.precision in ("int8", "int4")
-            else FloatWeights(checkpoint.tensors)
-        )
+        self._table: Table
+        self._mapped: list[np.ndarray] = []  # what memory can be given back of
+        self._run: Callable[[np.ndarray, View, View, np.ndarray], np.ndarray]
+
+        def compiler(graph: ov.Model) -> ov.CompiledModel:
+            with few_primitives(_KEPT_CODE[self.precision]):
+                return core.compile_model(graph, "CPU", _settings(self.precision, threads))
+
         try:
-            graph = build(checkpoint.config, self._weights)
-            compiled = core.compile_model(graph, "CPU", _settings(self.precision, threads))
-            self._request = compiled.create_infer_request()
+            if self.precision in ("int8", "int4"):
+                arrays = quantized_weights(checkpoint, self.precision, folder=cache)
+                self._table, self._mapped = CodedTable(arrays), list(arrays.values())
+                if self.precision == "int4":
+                    self._run = Layerwise(checkpoint.config, arrays, compiler)
+                else:
+                    self._run = _Whole(checkpoint.config, CodedWeights(arrays), compiler)
+            else:
+                self._table = FloatTable(checkpoint.tensors["embed"])
+                self._mapped = self._table.arrays()
+                self._run = _Whole(checkpoint.config, FloatWeights(checkpoint.tensors), compiler)
         except RuntimeError as error:
             raise CheckpointError(
                 f"OpenVINO cannot compile {checkpoint.folder}: {error}"
             ) from error
-        self._weights.release()
+        self._release()
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
         self._lock = threading.Lock()  # a request computes one batch at a time
@@ -94,7 +123,7 @@ class OpenVinoEngine:
         Args:
             texts: Token ids of each text; none without tokens.
         """
-        if not self._shapes and self.precision in ("int8", "int4"):
+        if not self._shapes and self.precision == "int8":
             # The plugin repacks all weights at the first shape. At a small one, the pages they
             # are read from can be given back before a large one needs its memory.
             self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)])
@@ -106,19 +135,22 @@ class OpenVinoEngine:
         length = round_length(int(lengths.max()), self._longest)
         inside = np.arange(length)[None, :] < lengths[:, None]
         embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
-        embedded[inside] = self._weights.tokens(np.concatenate(texts)) * self._scale
-        inputs = masks(inside, self._config.encoder)
-        inputs |= {"embedded": embedded, "pool": self._pool(inside)}
+        embedded[inside] = self._table.rows(np.concatenate(texts)) * self._scale
+        local, whole = views(inside, self._config.encoder)
         with self._lock:
-            out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
+            out = self._run(embedded, local, whole, self._pool(inside))
             # A new shape may have read all weights again; and every text reads rows of the table.
             self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
             self._shapes.add(inside.shape)
             if self._untidy >= _TIDY_TOKENS:
                 self._untidy = 0
-                self._weights.release()
+                self._release()
         norms = np.linalg.norm(out, axis=1, keepdims=True)
         return np.asarray(out / np.maximum(norms, 1e-12), dtype=np.float32)
+
+    def _release(self) -> None:
+        for array in self._mapped:
+            release(array)
 
     @property
     def _longest(self) -> int:
@@ -142,6 +174,34 @@ class OpenVinoEngine:
         return np.asarray(weights, dtype=np.float32)[:, None, :]
 
 
+class _Whole:
+    """A model compiled as one graph.
+
+    Args:
+        config: The architecture.
+        weights: Its weights, copied into the compiled graph where it wants them otherwise.
+        compiler: Compiles a graph.
+    """
+
+    def __init__(self, config: EmbeddingConfig, weights: Weights, compiler: Any) -> None:
+        self._request = compiler(encoder_graph(config, weights)).create_infer_request()
+
+    def __call__(
+        self, embedded: np.ndarray, local: View, whole: View, pool: np.ndarray
+    ) -> np.ndarray:
+        """Return embeddings [B, E], not of unit length."""
+        inputs = {
+            "embedded": embedded,
+            "global_mask": whole.mask,
+            "local_mask": local.mask,
+            "local_reach": local.reach,
+            "local_width": local.width,
+            "pool": pool,
+        }
+        out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
+        return out
+
+
 @contextlib.contextmanager
 def own_signal_stack() -> Iterator[None]:
     """Leave the thread's alternate signal stack as it was.
@@ -159,6 +219,23 @@ def own_signal_stack() -> Iterator[None]:
         yield
     finally:
         sigaltstack(before, None)
+
+
+@contextlib.contextmanager
+def few_primitives(capacity: int) -> Iterator[None]:
+    """Bound the code that oneDNN, under OpenVINO, keeps for shapes it has seen.
+
+    It reads the bound once in a process, when it first compiles; one that the user has set stays.
+    """
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(capacity)
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def check_precision(precision: str | None, capabilities: Sequence[str]) -> Precision:
@@ -243,7 +320,8 @@ def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision in ("int8", "int4") else "0",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
+        "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_CODE[precision]),
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
