@@ -1,76 +1,61 @@
-"""What a process of a test of several processes runs: `python distributed_doubles.py JOB FOLDER`.
+"""Jobs that several processes do together, started as torchrun would start them.
 
-The environment says which of them it is, as torchrun's does.
+They are forked from a server that has imported what takes seconds.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-JOBS: dict[str, Callable[[Path], None]] = {}
+import numpy as np
+
+_SECONDS = 240
 
 
-def job(function: Callable[[Path], None]) -> Callable[[Path], None]:
-    JOBS[function.__name__] = function
-    return function
-
-
-def start(arguments: list[str], *, size: int = 2, **environment: str) -> list[subprocess.Popen]:
-    """Start some processes that find each other, as torchrun would."""
+def run(name: str, folder: Path, *, size: int = 2) -> list[tuple[int, str]]:
+    """Run a job of this file in some processes; return each one's exit code and what it said."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    common = (
-        os.environ
-        | environment
-        | {
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["culet.stages.tune", "torch._dynamo"])
+    said = [folder.parent / f"{folder.name}-{name}-{rank}.txt" for rank in range(size)]
+    processes = []
+    for rank in range(size):
+        environment = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
             "WORLD_SIZE": str(size),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(Path(__file__).parent),
         }
-    )
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
+        process = context.Process(target=_do, args=(name, folder, environment, said[rank]))
+        process.start()
+        processes.append(process)
+    for process in processes:
+        process.join(_SECONDS)
+        process.kill()
+    return [(p.exitcode or 0, file.read_text()) for p, file in zip(processes, said, strict=True)]
 
 
-def finish(
-    processes: list[subprocess.Popen], *, seconds: float = 180
-) -> list[tuple[int, str, str]]:
-    """Return (exit code, stdout, stderr) of each process."""
-    try:
-        outcomes = []
-        for process in processes:
-            out, err = process.communicate(timeout=seconds)
-            outcomes.append((process.returncode, out, err))
-        return outcomes
-    finally:
-        for process in processes:
-            process.kill()
-
-
-def run(name: str, folder: Path, *, size: int = 2) -> list[tuple[int, str, str]]:
-    """Run a job of this file in some processes."""
-    return finish(start([__file__, name, str(folder)], size=size))
+def _do(name: str, folder: Path, environment: dict[str, str], said: Path) -> None:
+    """Do a job, with both outputs in a file."""
+    os.environ.update(environment)
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    sys.stdout = os.fdopen(1, "w", buffering=1)
+    sys.stderr = os.fdopen(2, "w", buffering=1)
+    globals()[name](folder)
 
 
 def stage_settings(folder: Path) -> Any:
@@ -80,17 +65,17 @@ def stage_settings(folder: Path) -> Any:
     """
     from training_doubles import every_feature
 
-    config = every_feature(folder / "data", dropout=0.0, batch_size=5)
+    config = every_feature(folder / "data", dropout=0.0, batch_size=5, eval_every=4)
     first, second = config.sources
     return replace(config, sources=(first, replace(second, batch_size=3)))
 
 
-@job
 def stages(folder: Path) -> None:
     """Train the same stage in several ways."""
     import torch
 
     from culet.errors import Interrupted
+    from culet.model.batch import pack
     from culet.stages import tune
     from culet.train import distributed
 
@@ -113,12 +98,20 @@ def stages(folder: Path) -> None:
 
             tune.contrastive_step = counted
             out = folder / way["name"]
+            watched: list[int] = []
+
+            def watch(model: Any, step: int, watched: list[int] = watched) -> None:
+                model(pack([np.arange(5, 9)]))  # by itself: no other process takes part
+                watched.append(step)
+
+            settings = {"out": out, "name": "toy", "say": lambda line: None, "evaluate": watch}
             with suppress(Interrupted):
-                tune.run(config, init=folder / "start", out=out, name="toy", say=lambda line: None)
+                tune.run(config, init=folder / "start", **settings)
+            expected = [] if "stop_after" in way or world.rank else [4]
+            assert watched == expected, (way, watched)
             world.wait()
 
 
-@job
 def stopping(folder: Path) -> None:
     """Train; in its third step the second process raises an error, or is killed."""
     import torch
@@ -151,5 +144,9 @@ def stopping(folder: Path) -> None:
         sys.exit(2)
 
 
-if __name__ == "__main__":
-    JOBS[sys.argv[1]](Path(sys.argv[2]))
+def recipe(file: Path) -> None:
+    """Run a recipe from the command line."""
+    from culet.cli import main
+
+    sys.argv = ["culet", "train", str(file)]
+    main()

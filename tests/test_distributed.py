@@ -14,7 +14,7 @@ import distributed_doubles as doubles
 import numpy as np
 import pytest
 import torch
-from distributed_doubles import finish, run, stage_settings, start
+from distributed_doubles import run, stage_settings
 from training_doubles import checkpoint, random_batch, toy_rows, write_lines, write_sources
 
 from culet.checkpoint import read_checkpoint
@@ -81,8 +81,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("from-one", "from-one-split"):
         tune_alone(folder, name, stop_after=3)
         assert not (folder / name / "done.json").exists()
-    for code, _, err in run("stages", folder):
-        assert code == 0, err
+    for code, said in run("stages", folder):
+        assert code == 0, said
     for name in ("to-one", "to-one-whole"):
         assert not (folder / name / "done.json").exists()
         tune_alone(folder, name)
@@ -165,11 +165,11 @@ def test_a_recipe_runs_in_two_processes_and_one_of_them_speaks(tmp_path: Path) -
     write_lines(tmp_path / "pairs.jsonl", toy_rows(36))
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(folder=tmp_path))
-    (code, out, err), other = finish(start(["-m", "culet.cli", "train", str(recipe)]))
-    assert code == 0, err
-    assert other == (0, "", "")
-    assert out.startswith("start: training a tokenizer of 400 tokens")
-    assert "done in" in out
+    (code, said), other = run("recipe", recipe)
+    assert code == 0, said
+    assert other == (0, "")
+    assert said.startswith("start: training a tokenizer of 400 tokens")
+    assert "done in" in said
     assert len(read_log(tmp_path / "run/finetune/log.jsonl")) == 3
     assert (tmp_path / "run/finetune/checkpoint/model.safetensors").exists()
 
