@@ -1,11 +1,11 @@
 """Whether a small encoder-decoder learns facts from triples and answers about them (SKILL).
 
-From the same random weights, once with text alone and once with half of the examples facts
-(arXiv 2205.08184), the same number of steps; then the same finetuning on questions about one half
-of the entities, and exact match on questions about the other half, whose facts only one of the two
-has read. One hop, and two hops.
+From the same random weights, for the same number of steps: once with text and as many facts
+(arXiv 2205.08184), once with the same number of texts alone. Then the same finetuning on questions
+about one half of the entities, and exact match on questions about the other half, whose facts only
+one of the two has read. One hop, and two hops.
 
-    python benchmarks/skill.py --triples DIR/geo-kg/triples.jsonl.gz --text FILE --seeds 3
+    python benchmarks/skill.py --triples DIR/geo-kg/triples.jsonl.gz --text FILE
 """
 
 from __future__ import annotations
@@ -35,20 +35,32 @@ from culet.tokenizer_training import train_tokenizer
 from culet.train.optim import OptimConfig
 
 COUNTRY = ("capital", "is in subregion", "top-level domain")
-TEMPLATES = {"is in subregion": "what is the subregion of {subject}?"}
+# Subject first, as in the facts: a model of a million weights has little English to turn them by.
+TEMPLATES = {
+    relation: f"{{subject}}: what is the {name}?"
+    for relation, name in {
+        "capital": "capital",
+        "is in subregion": "subregion",
+        "top-level domain": "top-level domain",
+        "country": "country",
+    }.items()
+}
+TWO_HOPS = "{subject}: what is the {second} of the {first}?"
 SHAPE = DecoderShape(num_layers=2, model_dim=96, ffn_dim=192, num_heads=2, head_dim=48, window=63)
 
 
-def chosen(triples: Sequence[Triple], cities: int, seed: int) -> list[Triple]:
-    """Return the facts of countries, and the countries of some cities of one name."""
-    facts = [t for t in triples if t.relation in COUNTRY]
-    countries = {t.subject for t in facts}
+def chosen(triples: Sequence[Triple], countries: int, cities: int, seed: int) -> list[Triple]:
+    """Return facts of some countries, and which of them some cities of one name are in."""
+    generator = np.random.default_rng(seed)
+    known = sorted({t.subject for t in triples if t.relation == "capital"})
+    kept = set(generator.permutation(known)[:countries])
+    facts = [t for t in triples if t.relation in COUNTRY and t.subject in kept]
     homes: dict[str, list[Triple]] = {}
     for t in triples:
-        if t.relation == "is a city in" and t.object in countries:
+        if t.relation == "is a city in" and t.object in kept:
             homes.setdefault(t.subject, []).append(replace(t, relation="country"))
     unique = [found[0] for found in homes.values() if len(found) == 1]
-    picks = np.random.default_rng(seed).choice(len(unique), cities, replace=False)
+    picks = generator.choice(len(unique), min(cities, len(unique)), replace=False)
     return facts + [unique[i] for i in sorted(picks)]
 
 
@@ -72,9 +84,9 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
     """Return exact match in percent, by arm and hops."""
     folder = args.folder / f"seed{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    facts = chosen(read_triples([args.triples]), args.cities, seed)
+    facts = chosen(read_triples([args.triples]), args.countries, args.cities, seed)
     rows = write_rows(folder / "facts.jsonl", facts)
-    hops = {"one": one_hop(facts, templates=TEMPLATES), "two": two_hops(facts)}
+    hops = {"one": one_hop(facts, templates=TEMPLATES), "two": two_hops(facts, template=TWO_HOPS)}
     for name, questions in hops.items():
         parts = split_by_entity(questions, held_out=0.5, seed=seed)
         for part, some in zip(("train", "test"), parts, strict=True):
@@ -96,7 +108,7 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
         began = time.monotonic()
         config = PretrainConfig(
             steps=args.steps,
-            batch_size=args.batch,
+            batch_size=args.batch // (2 if arm == "text" else 1),
             sources=sources,
             window=args.window,
             optim=OptimConfig(lr=args.lr, warmup_steps=50),
@@ -129,20 +141,21 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--folder", type=Path, default=Path("runs/skill"))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cities", type=int, default=100)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--countries", type=int, default=130)
+    parser.add_argument("--cities", type=int, default=80)
     parser.add_argument("--questions", type=int, default=400)
     parser.add_argument("--vocab", type=int, default=1536)
     parser.add_argument("--window", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--tune", type=int, default=150)
+    parser.add_argument("--tune", type=int, default=60)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--tune-lr", type=float, default=1e-3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     results = {}
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         results[seed] = run(args, seed)
         print(seed, json.dumps(results[seed]), flush=True)
     settings = {key: str(value) for key, value in vars(args).items()}

@@ -105,6 +105,8 @@ def test_two_hops_go_through_a_middle_and_not_back() -> None:
     question = found["what is the city of the mother of Ann?"]
     assert (question.answers, question.entities) == (("Rome", "Roma"), ("Ann", "Bea"))
     assert len(two_hops(FACTS, most=1)) == 1
+    texts = [q.text for q in two_hops(FACTS, template="{subject}/{first}/{second}")]
+    assert texts[0] == "Ann/mother/city"
 
 
 def test_no_entity_is_asked_about_in_both_parts() -> None:

@@ -58,7 +58,11 @@ def one_hop(
 
 
 def two_hops(
-    triples: Sequence[Triple], *, most: int | None = None, seed: int = 0
+    triples: Sequence[Triple],
+    *,
+    most: int | None = None,
+    seed: int = 0,
+    template: str = TWO_HOPS,
 ) -> list[Question]:
     """Return questions over two facts, the object of the first being the subject of the second.
 
@@ -69,6 +73,7 @@ def two_hops(
         triples: The facts.
         most: Questions at most, drawn evenly.
         seed: Decides the draw.
+        template: Text with {subject}, {first} and {second}.
     """
     answers = aliases(triples)
     relations: dict[str, dict[str, None]] = {}
@@ -82,7 +87,7 @@ def two_hops(
             objects = answers(triple.object, second)
             if triple.subject in objects:
                 continue
-            text = TWO_HOPS.format(second=second, first=triple.relation, subject=triple.subject)
+            text = template.format(second=second, first=triple.relation, subject=triple.subject)
             questions.append(Question(text, objects, (triple.subject, triple.object)))
     if most is not None and len(questions) > most:
         chosen = np.random.default_rng(seed).choice(len(questions), most, replace=False)
