@@ -570,3 +570,20 @@ def test_a_tokenizer_that_does_not_go_with_the_model_is_not_written(tmp_path: Pa
             tmp_path / "m", tiny(), random_arrays(tiny()), tokenizer_json=words.to_str(), prompts={}
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_decoders_tokenizer_is_told_to_end_texts(tmp_path: Path) -> None:
+    content = json.loads(byte_tokenizer().to_str())
+    template = content["post_processor"]
+    template["single"] = template["single"][:2]  # <bos> and the text
+    assert Tokenizer.from_str(json.dumps(content)).encode("a").ids == [2, 16 + 97]
+    write_checkpoint(
+        tmp_path / "a",
+        tiny(),
+        random_arrays(tiny()),
+        tokenizer_json=json.dumps(content),
+        prompts={},
+    )
+    written = Tokenizer.from_file(str(tmp_path / "a/tokenizer.json"))
+    assert written.encode("a").ids == [2, 16 + 97, 1]
+    assert written.to_str() == byte_tokenizer().to_str()

@@ -31,6 +31,7 @@ from culet.modelfolder import (
     write_shards,
 )
 from culet.tensorfile import StoredDtype, StoredTensor, read_tensors, write_tensors
+from culet.tokenizer import with_both_ends
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def write_checkpoint(
         folder: Where; an older checkpoint there is replaced once the new one is whole.
         config: The architecture.
         arrays: float32 weights under culet's names.
-        tokenizer_json: Content of tokenizer.json.
+        tokenizer_json: Content of tokenizer.json; a decoder's is told to end texts, too.
         prompts: Prompt name to prefix.
         dtype: How weights are stored.
         max_shard_bytes: Encoder weights beyond this size are split into several files.
@@ -149,7 +150,7 @@ def write_checkpoint(
                 dtype=dtype,
             )
         texts = foreigntexts.folder_texts(config, dtype=dtype, prompts=dict(prompts))
-        texts["tokenizer.json"] = tokenizer_json
+        texts["tokenizer.json"] = with_both_ends(tokenizer_json)
         texts["README.md"] = card or foreigntexts.model_card(config)
         for name, text in (texts | dict(extra_files or {})).items():
             (aside / name).parent.mkdir(exist_ok=True)

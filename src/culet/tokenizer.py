@@ -278,6 +278,33 @@ def without_image_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(content))
 
 
+def with_both_ends(tokenizer_json: str) -> str:
+    """Return a tokenizer.json that puts <bos> and <eos> around a text, as embedding models do.
+
+    A decoder's puts only <bos> in front. Other tools follow the file, and would embed other tokens
+    than `TextTokenizer` does.
+    """
+    content = json.loads(tokenizer_json)
+    present = content.get("post_processor") or {"type": "TemplateProcessing", "single": []}
+    if present["type"] != "TemplateProcessing":
+        return tokenizer_json
+    around = [part["SpecialToken"]["id"] for part in present["single"] if "SpecialToken" in part]
+    ids = {token["content"]: token["id"] for token in content["added_tokens"]}
+    if around == ["<bos>", "<eos>"] or not {"<bos>", "<eos>"} <= set(ids):
+        return tokenizer_json
+    bos, eos = ({"SpecialToken": {"id": name, "type_id": 0}} for name in ("<bos>", "<eos>"))
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in ("A", "B"))
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [bos, first, eos],
+        "pair": [bos, first, eos, bos, second, eos],
+        "special_tokens": {
+            name: {"id": name, "ids": [ids[name]], "tokens": [name]} for name in ("<bos>", "<eos>")
+        },
+    }
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
 def unused_ids(tokenizer: Tokenizer | TextTokenizer, count: int) -> list[int]:
     """Return the ids of the first tokens kept for later use: <unused0>, <unused1> and so on.
 
