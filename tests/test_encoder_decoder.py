@@ -19,6 +19,7 @@ from decoder_doubles import (
 )
 
 from culet.errors import InputError
+from culet.model.attention import attend
 from culet.model.batch import IGNORED, PairRun, Seq2SeqBatch, TokenBatch, pack, pack_pairs
 from culet.model.decoder_config import EncoderDecoderConfig
 from culet.model.encoder_decoder import EncoderDecoder
@@ -218,3 +219,18 @@ def test_merged_attention_without_a_source_is_the_plain_decoder() -> None:
     with torch.inference_mode():
         ours = model.decode(torch.zeros(0, 32), batch)
         torch.testing.assert_close(ours, plain(target), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_the_shares_of_both_parts_of_a_merged_softmax_sum_to_one(window: int | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 3, 20, 8, generator=generator)
+    key = torch.randn(2, 3, 26, 8, generator=generator)  # 6 of the source, then 20 of the target
+    far = torch.zeros_like(key)
+    far[:, :, :6] = 1.0  # what comes out is then the share of the source
+    shares = [
+        attend(query, key, value, scale=0.3, window=window, after=0, prefix=6)
+        for value in (far, 1 - far)
+    ]
+    assert all(share.min() > 0.001 and share.max() < 0.999 for share in shares)
+    torch.testing.assert_close(shares[0] + shares[1], torch.ones_like(query), rtol=0, atol=1e-5)
