@@ -181,7 +181,6 @@ class Killed(BaseException):
 def test_a_killed_run_ends_as_if_it_had_not_been(
     config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(rows, "MOST_ROWS", 2)
     monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"most_rows": 2, "most_bytes": 1 << 20})
     config = replace(config, shard_rows=1, bad_lines="isolate", compress=True)
     lines(tmp_path / "in" / "first.jsonl", [*FIRST, "{"])

@@ -54,6 +54,7 @@ class Survey:
         self.seconds: dict[str, float] = {}
         self.verdicts = np.zeros(0, np.uint8)
         self._verdict_file = "verdicts.u8"
+        self._present, self._before, self._began = "", 0.0, time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "state.json").exists():
             self._load(keep)
@@ -74,8 +75,8 @@ class Survey:
         if name in self.done:
             yield False
             return
-        before, self._began = self.seconds.get(name, 0.0), time.monotonic()
-        self._present, self._before = name, before
+        self._present, self._before = name, self.seconds.get(name, 0.0)
+        self._began = time.monotonic()
         yield True
         self.done.append(name)
         self.position = Position()
