@@ -145,6 +145,20 @@ def test_what_is_done_is_not_asked_for_again(host: doubles.Host, tmp_path: Path)
     assert (tmp_path / "demo" / "pairs.jsonl.gz").read_bytes() == first
 
 
+def test_other_rules_assemble_again_without_reading_again(
+    host: doubles.Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(host, one=deb({"en": "pair|a question|an answer\n"}))
+    run(host, corpus("one"), tmp_path)
+    host.asked.clear()
+    monkeypatch.setattr("culet.corpora.build.RULES", 1000)
+    monkeypatch.setattr("culet.corpora.assemble.fault_of_pair", lambda *_: "all of them")
+    built, _ = run(host, corpus("one"), tmp_path)
+    assert (built.counts["pairs"], host.asked) == (0, [])
+    assert manifest(tmp_path)["dropped"] == {"all of them": 1}
+    assert not (tmp_path / "demo" / "pairs.jsonl.gz").exists()
+
+
 def test_the_same_packages_give_the_same_bytes(host: doubles.Host, tmp_path: Path) -> None:
     serve(host, one=deb({"en": "pair|a|b\nfact|a|b|c\n", "de": "text|Haus \n"}))
     for name in ("first", "second"):

@@ -26,6 +26,7 @@ from culet.corpora.tidy import MOST_CHARS, cut, fault_of_pair, fault_of_text, ti
 from culet.errors import InputError
 from culet.progress import Progress
 
+RULES = 1  # raised whenever the same rows would be tidied, kept or dropped otherwise
 FILES = {"pairs": "pairs.jsonl.gz", "text": "text.jsonl.gz", "triples": "triples.jsonl.gz"}
 _MOST_TEXT_CHARS = 40_000
 _FEWEST_TEXT_CHARS = 200

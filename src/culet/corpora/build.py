@@ -26,7 +26,7 @@ from typing import Any, Protocol
 
 from culet.atomic import new_file
 from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
-from culet.corpora.assemble import FILES, Account, Part, assemble
+from culet.corpora.assemble import FILES, RULES, Account, Part, assemble
 from culet.corpora.corpus import Corpus
 from culet.corpora.debian import DebianArchive
 from culet.corpora.fetch import ChecksumError, FetchError, download
@@ -294,12 +294,13 @@ def _manifest(
     corpus: Corpus, records: Sequence[dict[str, Any]], failed: dict[str, str]
 ) -> dict[str, Any]:
     inputs = [[r["id"], r["version"], [file["sha256"] for file in r["files"]]] for r in records]
-    told = json.dumps([corpus.name, corpus.method, inputs, sorted(failed)])
+    told = json.dumps([corpus.name, corpus.method, RULES, inputs, sorted(failed)])
     return {
         "corpus": corpus.name,
         "about": corpus.about,
         "licence": corpus.licence,
         "method": corpus.method,
+        "rules": RULES,
         "inputs": hashlib.sha256(told.encode()).hexdigest(),
         "packages": list(records),
         "left_out": failed,
