@@ -87,6 +87,7 @@ def stages(folder: Path) -> None:
             config = stage_settings(folder)
             if way.get("full"):
                 config = replace(config, lora=None)
+            config = replace(config, dropout=way.get("dropout", 0.0))
             left = way.get("stop_after", 0)
 
             def counted(*args: Any, **settings: Any) -> Any:

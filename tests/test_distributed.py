@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import torch
 from distributed_doubles import run, stage_settings
-from training_doubles import checkpoint, random_batch, toy_rows, write_lines, write_sources
+from training_doubles import (
+    checkpoint,
+    random_batch,
+    toy_rows,
+    weights,
+    write_lines,
+    write_sources,
+)
 
 from culet.checkpoint import read_checkpoint
 from culet.errors import Interrupted, RecipeError
@@ -34,6 +41,11 @@ WAYS: list[dict[str, Any]] = [
     {"name": "from-one-split", "parallel": "fsdp"},
     {"name": "to-one", "parallel": "ddp", "stop_after": 3},
     {"name": "to-one-whole", "parallel": "fsdp", "stop_after": 3},
+]
+NOISY: list[dict[str, Any]] = [
+    {"name": "noisy", "parallel": "ddp", "dropout": 0.2},
+    {"name": "noisy-parts", "parallel": "ddp", "dropout": 0.2, "stop_after": 3},
+    {"name": "noisy-parts", "parallel": "ddp", "dropout": 0.2},
 ]
 
 
@@ -77,7 +89,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(folder / "start")
     write_sources(folder / "data")
     write_lines(folder / "data/a.jsonl", rows_with_everything())
-    (folder / "ways.json").write_text(json.dumps(WAYS))
+    (folder / "ways.json").write_text(json.dumps(WAYS + NOISY))
     for name in ("from-one", "from-one-split"):
         tune_alone(folder, name, stop_after=3)
         assert not (folder / name / "done.json").exists()
@@ -102,15 +114,20 @@ def test_two_processes_learn_what_one_learns(trained: Path, way: str) -> None:
     assert [line["source"] for line in expected] == [line["source"] for line in found]
     # a text that both processes hold counts in both
     assert all(f["tokens"] >= e["tokens"] for e, f in zip(expected, found, strict=True))
-    weights = read_checkpoint(one / "checkpoint").arrays()
+    right = read_checkpoint(one / "checkpoint").arrays()
     for name, value in read_checkpoint(trained / way / "checkpoint").arrays().items():
-        assert np.allclose(value, weights[name], rtol=0, atol=1e-5), name
+        assert np.allclose(value, right[name], rtol=0, atol=1e-5), name
 
 
 def test_training_moved_the_weights_by_more_than_the_tolerance(trained: Path) -> None:
     before = read_checkpoint(trained / "start").arrays()
     after = read_checkpoint(trained / "one" / "checkpoint").arrays()
     assert max(np.abs(after[name] - before[name]).max() for name in before) > 1e-2
+
+
+def test_as_many_processes_make_the_same_noise_again(trained: Path) -> None:
+    assert weights(trained / "noisy") == weights(trained / "noisy-parts")
+    assert weights(trained / "noisy") != weights(trained / "ddp")
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,31 @@ def test_stages_that_are_alike_start_from_the_same(tmp_path: Path) -> None:
     assert merge.files == (Path("other/model"),)
 
 
+DOCS = (Path(__file__).parent.parent / "docs/training.md").read_text(encoding="utf-8")
+
+
+def test_the_documented_graph_is_one(tmp_path: Path) -> None:
+    example = next(b for b in DOCS.split("```") if b.startswith("toml") and "[merge]" in b)
+    recipe = read(tmp_path, START + example.removeprefix("toml"))
+    assert recipe.stages["merge"].needs == ("finetune-a", "finetune-b")
+    assert recipe.stages["finetune-b"].extra.mixture_number == 2
+    assert recipe.stages["finetune-b"].inputs["mixture"] == Path("r/search_mixture/mixtures.json")
+    search = recipe.stages["search_mixture"]
+    assert (search.config.sources, search.config.start) == (("web", "code"), (3.0, 1.0))
+
+
+def test_the_documentation_lists_every_kind_with_what_it_reads_and_gives() -> None:
+    rows = {}
+    for line in DOCS.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("| `") and len(cells) == 3:
+            rows |= dict.fromkeys(cells[0].replace("`", "").split(", "), cells)
+    for kind in KINDS.values():
+        _, takes, gives = rows[kind.name]
+        assert all(f"`{spec.key}`" in takes for spec in kind.inputs), kind.name
+        assert all(output in gives for output in kind.gives), kind.name
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
