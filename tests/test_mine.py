@@ -58,6 +58,22 @@ def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> N
     assert np.allclose(found, np.take_along_axis(scores, numbers, axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("groups", [False, True])
+def test_under_a_ceiling_the_nearest_below_it_are_found(groups: bool) -> None:
+    queries, documents, ceiling = unit(6), unit(80, seed=1), np.linspace(-0.2, 0.6, 6)
+    own, theirs = np.arange(6) % 2, np.arange(80) % 2
+    scores = queries @ documents.T
+    scores[scores > ceiling[:, None]] = -np.inf
+    settings: dict[str, Any] = {}
+    if groups:
+        scores[own[:, None] != theirs] = -np.inf
+        settings = {"query_groups": own, "document_groups": theirs}
+    _, numbers = nearest(
+        queries, documents, depth=5, banned=NONE, ceiling=ceiling, block=30, **settings
+    )
+    assert listed(numbers) == by_sorting(scores, 5)
+
+
 @pytest.mark.parametrize("block", [2, 5, 100])
 def test_equal_scores_keep_the_order_of_documents(block: int) -> None:
     queries = np.array([[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]], dtype=np.float32)

@@ -126,6 +126,21 @@ def test_margins_count_from_each_records_own_positive(tmp_path: Path) -> None:
             assert float(query @ embedder.encode_document([negative])[0]) < bound + 1e-3
 
 
+def test_below_the_margins_a_record_whose_positive_is_far_gets_negatives_too(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"query": "one two three", "positive": "one of those words"},
+        *({"query": f"q{i}", "positive": f"one two three {i}"} for i in range(4)),
+        *({"query": f"other {i}", "positive": f"word{i} thing{i} stuff{i}"} for i in range(4)),
+    ]
+    rules: dict[str, Any] = {"depth": 3, "relative_margin": 0.05, "number": 2}
+    assert "negatives" not in go(tmp_path, rows, rules=rules)[0]
+    found = go(tmp_path, rows, rules=rules | {"below_margins": True})
+    assert len(found[0]["negatives"]) == 2
+    assert all(text.startswith("word") for text in found[0]["negatives"])
+
+
 def test_negatives_can_be_held_to_fields_of_the_record(tmp_path: Path) -> None:
     rows = [
         {"query": "red", "positive": "red apple", "lang": "en"},

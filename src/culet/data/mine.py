@@ -31,6 +31,9 @@ class Rules:
         relative_margin: A negative scores at most the positive's score times 1 minus this; 0.05 is
             the share that NV-Retriever found best (arXiv 2407.15831).
         min_score: A negative scores at least this: what is too easy teaches nothing.
+        below_margins: Look for the nearest documents that the margins allow, instead of asking the
+            margins of the nearest. With an embedder that is weak on the data, for which most of
+            the nearest stand above the positive, every record still gets negatives.
         pick: "hardest" takes the first of those left, "lowest" the last (as Gemini Embedding
             does), "random" any, by the seed.
     """
@@ -41,6 +44,7 @@ class Rules:
     absolute_margin: float | None = None
     relative_margin: float | None = 0.05
     min_score: float | None = None
+    below_margins: bool = False
     pick: Pick = "hardest"
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ def nearest(
     query_groups: np.ndarray | None = None,
     document_groups: np.ndarray | None = None,
     candidates: np.ndarray | None = None,
+    ceiling: np.ndarray | None = None,
     block: int = 16_384,
     device: str = "cpu",
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -92,6 +97,7 @@ def nearest(
             query's group are looked at.
         document_groups: Group of each document [N].
         candidates: Which documents may be found at all, bool [N].
+        ceiling: Highest score a document may have for each query [Q].
         block: Documents scored at once.
         device: Where the products are computed.
 
@@ -101,6 +107,7 @@ def nearest(
     """
     if query_groups is not None and document_groups is not None:
         settings = {"depth": depth, "candidates": candidates, "block": block, "device": device}
+        settings["ceiling"] = ceiling
         return _nearest_within(queries, documents, banned, query_groups, document_groups, settings)
     best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     best = np.full((len(queries), depth), -1, dtype=np.int64)
@@ -112,6 +119,8 @@ def nearest(
         scores[banned.query[here], banned.document[here] - first] = -np.inf
         if candidates is not None:
             scores[:, ~candidates[part]] = -np.inf
+        if ceiling is not None:
+            scores[scores > ceiling[:, None]] = -np.inf
         _merge(best_scores, best, scores, first)
     return best_scores, best
 
@@ -125,7 +134,8 @@ def _nearest_within(
     settings: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search group by group: with many groups a small part of all the products."""
-    depth, candidates = settings["depth"], settings.pop("candidates")
+    depth = settings["depth"]
+    candidates, ceiling = settings.pop("candidates"), settings.pop("ceiling")
     scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     numbers = np.full((len(queries), depth), -1, dtype=np.int64)
     order = np.argsort(document_groups, kind="stable")  # keeps numbers in order in each group
@@ -145,7 +155,13 @@ def _nearest_within(
         place = np.minimum(np.searchsorted(members, banned.document), len(members) - 1)
         here = (members[place] == banned.document) & (query_groups[banned.query] == group)
         own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
-        scores[rows], found = nearest(queries[rows], documents[members], banned=own, **settings)
+        scores[rows], found = nearest(
+            queries[rows],
+            documents[members],
+            banned=own,
+            ceiling=None if ceiling is None else ceiling[rows],
+            **settings,
+        )
         numbers[rows] = np.where(found >= 0, members[found], -1)
     return scores, numbers
 
@@ -193,6 +209,16 @@ def _merge(best_scores: np.ndarray, best: np.ndarray, scores: np.ndarray, first:
     best_scores[:], best[:] = values[taken], numbers[taken]
 
 
+def highest(positive: np.ndarray, rules: Rules) -> np.ndarray:
+    """Return the highest score that a negative may have beside each positive."""
+    bound = np.full(positive.shape, np.inf)
+    if rules.absolute_margin is not None:
+        bound = np.minimum(bound, positive - rules.absolute_margin)
+    if rules.relative_margin is not None:
+        bound = np.minimum(bound, positive - rules.relative_margin * np.abs(positive))
+    return bound
+
+
 def within_margins(
     scores: np.ndarray, numbers: np.ndarray, positive: np.ndarray, rules: Rules
 ) -> np.ndarray:
@@ -204,12 +230,8 @@ def within_margins(
         positive: Score of each row's positive [R].
         rules: Window and margins.
     """
-    keep = numbers >= 0
+    keep = (numbers >= 0) & (scores <= highest(positive, rules)[:, None])
     keep[:, : rules.skip] = False
-    if rules.absolute_margin is not None:
-        keep &= scores <= (positive - rules.absolute_margin)[:, None]
-    if rules.relative_margin is not None:
-        keep &= scores <= (positive - rules.relative_margin * np.abs(positive))[:, None]
     if rules.min_score is not None:
         keep &= scores >= rules.min_score
     return keep

@@ -27,7 +27,7 @@ import numpy as np
 from culet import fingerprint
 from culet.atomic import new_file
 from culet.data.judges import CrossEncoderJudge, Grades, Judge
-from culet.data.mine import Rules, choose, fuse, nearest, within_margins
+from culet.data.mine import Rules, choose, fuse, highest, nearest, within_margins
 from culet.data.minereport import Tally
 from culet.data.pairindex import PairIndex, build_index, open_index
 from culet.data.records import data_files, stream_records
@@ -321,25 +321,30 @@ class _Miner:
         documents: np.ndarray,
     ) -> tuple[list[dict[str, Any]], Tally]:
         """Return the rows of one block with their negatives, and what was counted."""
-        here = slice(first, first + len(part))
-        distinct, place = np.unique(index.query[here], return_inverse=True)
-        vectors = queries[distinct].astype(np.float32)
+        here, rules = slice(first, first + len(part)), self._config.rules
+        query, right = index.query[here], documents[index.positive[here]]
+        positive = np.einsum(
+            "re,re->r", queries[query].astype(np.float32), right.astype(np.float32)
+        )
+        # under a ceiling of its own each record is searched for, otherwise each distinct query
+        asked, place = np.unique(query, return_inverse=True)
+        if rules.below_margins:
+            asked, place = query, np.arange(len(query))
         grouped = bool(self._source.within)
         scores, numbers = nearest(
-            vectors,
+            queries[asked].astype(np.float32),
             documents,
-            depth=self._config.rules.depth,
-            banned=index.banned(distinct),
-            query_groups=index.query_groups[distinct] if grouped else None,
+            depth=rules.depth,
+            banned=index.banned(asked),
+            query_groups=index.query_groups[asked] if grouped else None,
             document_groups=index.document_groups if grouped else None,
             candidates=None if index.candidates.all() else index.candidates,
+            ceiling=highest(positive, rules) if rules.below_margins else None,
             block=self._config.block_documents,
             device=self._device,
         )
         scores, numbers = scores[place], numbers[place]
-        right = documents[index.positive[here]].astype(np.float32)
-        positive = np.einsum("re,re->r", vectors[place], right)
-        keep = within_margins(scores, numbers, positive, self._config.rules)
+        keep = within_margins(scores, numbers, positive, rules)
         tally, found = Tally(), []
         for i, (record, row) in enumerate(part):
             left = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
