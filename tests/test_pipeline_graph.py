@@ -10,6 +10,7 @@ import pytest
 from culet.errors import RecipeError
 from culet.pipeline import Recipe, read_recipe
 from culet.pipeline.kinds import KINDS
+from culet.recipe import identity
 
 SOURCES = '[{path = "pairs.jsonl"}]'
 START = '[start]\ncorpus = ["pairs.jsonl"]\n'
@@ -99,7 +100,34 @@ def test_stages_that_are_alike_start_from_the_same(tmp_path: Path) -> None:
     assert merge.files == (Path("other/model"),)
 
 
-DOCS = (Path(__file__).parent.parent / "docs/training.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    "file", sorted([*ROOT.glob("recipes/*.toml"), *ROOT.glob("demo/*.toml")]), ids=lambda f: f.name
+)
+def test_every_recipe_of_the_project_can_be_read(file: Path) -> None:
+    recipe = read_recipe(file)
+    assert "model" in list(recipe.stages.values())[-1].gives
+
+
+def test_runs_of_the_first_version_keep_their_fingerprints() -> None:
+    """A setting that came later must be marked so; see `culet.recipe.LATER`."""
+    config = read_recipe(ROOT / "recipes/packaged.toml").stages["finetune"].config
+    settings = identity(config)
+    assert set(settings) == {
+        "steps", "sources", "batch_size", "num_negatives", "max_tokens", "dropout", "loss", "optim",
+        "chunking", "seed", "compute_dtype", "save_dtype", "save_every", "eval_every",
+        "skip_bad_records",
+    }  # fmt: skip
+    assert set(settings["sources"][0]) == {"path", "weight", "task", "name", "batch_by"}
+    assert set(settings["loss"]) == {
+        "temperature", "learn_temperature", "hardness", "directions", "samtone", "literal",
+        "spread_out", "distill", "distill_distance", "widths",
+    }  # fmt: skip
+
+
+DOCS = (ROOT / "docs/training.md").read_text(encoding="utf-8")
 
 
 def test_the_documented_graph_is_one(tmp_path: Path) -> None:
