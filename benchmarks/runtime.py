@@ -61,9 +61,10 @@ def real_texts(embedder: culet.Embedder, lengths: list[int]) -> list[str]:
             sections += [json.loads(line)["text"] for line in lines]
     order = np.random.default_rng(1).permutation(len(sections))
     words = " ".join(sections[i] for i in order).split()
-    ids = embedder.prepare_document(words[:4000], titles=[None] * 4000).ids
+    rows = [" ".join(words[i : i + 200]) for i in range(0, 8000, 200)]
+    ids = embedder.prepare_document(rows, titles=[None] * len(rows)).ids
     bare = len(embedder.prepare_document([""], titles=[None]).ids[0])
-    per_word = float(np.mean([len(i) - bare for i in ids]))
+    per_word = float(np.mean([len(i) - bare for i in ids])) / 200
     texts, place = [], 0
     for length in lengths:
         count = max(1, int((length - bare) / per_word))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +19,12 @@ from culet.checkpoint import Checkpoint, read_checkpoint
 from culet.errors import InputError
 from culet.model.config import EmbeddingConfig, embeddinggemma_300m, tiny
 from culet.runtime import engine as engine_module
+from culet.runtime.attention import in_blocks, views
 from culet.runtime.engine import (
     OpenVinoEngine,
     check_memory,
     check_precision,
+    few_primitives,
     largest_rows,
     rectangles,
     round_length,
@@ -78,6 +81,26 @@ def test_every_pooling_agrees(changes: dict[str, Any], precision: str, tmp_path:
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path / "cache")
     gap = np.abs(embed(engine, ids) - reference(checkpoint, ids)).max()
     assert gap <= (1e-5 if precision == "float32" else 0.05)
+
+
+@pytest.mark.parametrize("length", [4, 9, 128, 256, 640])
+def test_a_local_layer_sees_its_window_and_no_padding(length: int) -> None:
+    config = replace(tiny().encoder, window=8, max_length=2048)
+    inside = np.ones((2, length), dtype=bool)
+    inside[1, length // 2 :] = False
+    local, whole = views(inside, config)
+    width = int(local.width[0])
+    reach = local.reach.reshape(length // width, -1)
+    assert in_blocks(length, config) == (length > 144) == (len(reach) > 1)
+    mask = np.broadcast_to(local.mask, (2 * len(reach), 1, width, reach.shape[1]))
+    mask = mask.reshape(2, len(reach), width, -1)
+    seen = np.zeros((2, length, length), dtype=int)
+    for text, block, query, key in np.argwhere(mask == 0):
+        seen[text, block * width + query, reach[block, key]] += 1
+    place = np.arange(length)
+    near = np.abs(place[:, None] - place[None, :]) <= 8
+    assert np.array_equal(seen, (near[None] & inside[:, None, :]).astype(int))  # each key once
+    assert np.array_equal(np.broadcast_to(whole.mask == 0, (2, 1, 1, length))[:, 0, 0], inside)
 
 
 # --- rectangles ----------------------------------------------------------------------------------
@@ -164,6 +187,19 @@ def test_too_little_memory_is_said_before_loading(
     monkeypatch.setattr(engine_module, "_available_memory", lambda: 1000)
     with pytest.raises(InputError, match="needs about 101 MB of memory"):
         OpenVinoEngine(checkpoint)
+
+
+def test_code_kept_for_shapes_is_bounded_unless_the_user_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    monkeypatch.delenv(name, raising=False)
+    with few_primitives(64):
+        assert os.environ[name] == "64"
+    assert name not in os.environ  # other libraries read it too
+    monkeypatch.setenv(name, "7")
+    with few_primitives(64):
+        assert os.environ[name] == "7"
 
 
 FREED_ELSEWHERE = """

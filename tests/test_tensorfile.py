@@ -11,9 +11,10 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
-from culet.errors import CheckpointError
-from culet.tensorfile import read_tensors, write_tensors
+from culet.errors import CheckpointError, InputError
+from culet.tensorfile import new_tensors, read_tensors, write_tensors
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -186,3 +187,33 @@ def test_any_json_as_header_is_read_or_refused(tmp_path: Path, header: object) -
     path = file_of(tmp_path / "m.safetensors", header)
     with contextlib.suppress(CheckpointError):
         assert all(0 in tensor.shape for tensor in read_tensors(path).values())
+
+
+def test_arrays_of_a_new_file_are_filled_when_it_suits(tmp_path: Path) -> None:
+    shapes = {
+        "a": (np.dtype("<f4"), (3, 2)),
+        "codes": (np.dtype("i1"), (5,)),
+        "packed": (np.dtype("u1"), (2, 3)),
+    }
+    path = tmp_path / "w.safetensors"
+    with new_tensors(path, shapes) as arrays:
+        arrays["packed"][1] = 7
+        arrays["a"][...] = 1.5
+        arrays["codes"][2] = -3
+        assert not path.exists()  # not before it is whole
+    read = read_tensors(path, codes=True)
+    assert read["a"].mapped().tolist() == [[1.5, 1.5]] * 3
+    assert read["codes"].mapped().tolist() == [0, 0, -3, 0, 0]
+    assert read["packed"].mapped().tolist() == [[0, 0, 0], [7, 7, 7]]
+    with safe_open(path, framework="numpy") as theirs:
+        assert theirs.get_tensor("codes").tolist() == [0, 0, -3, 0, 0]
+
+
+def test_a_new_file_that_fails_or_has_no_room_leaves_nothing(tmp_path: Path) -> None:
+    shapes = {"a": (np.dtype("<f4"), (3,))}
+    with pytest.raises(ZeroDivisionError), new_tensors(tmp_path / "w", shapes):
+        _ = 1 / 0
+    vast = {"a": (np.dtype("<f4"), (1 << 58,))}
+    with pytest.raises(InputError, match=r"cannot write .*w"), new_tensors(tmp_path / "w", vast):
+        raise AssertionError("claimed an exabyte")
+    assert list(tmp_path.iterdir()) == []
