@@ -328,6 +328,7 @@ def test_a_function_is_found_below_its_comment(ending: str, source: str, code: s
         (".js", DOC + "class Add {\n  constructor() { this.sum = 0 }\n}"),
         (".js", DOC + "const numbers = { one: call(1), two: 2222222222222222222 };"),
         (".js", DOC + "function add(a, b) {\n  return a + b;\n"),
+        (".js", DOC + "function does_nothing_at_all(first, second) {\n}\n"),
         (".js", DOC + "function add(a, b) {\n  return '" + "x" * 400 + "';\n}"),
         (".c", DOC + "int add(int first_number, int second_number);\n"),
         (".go", "// Adds one number to another.\ntype Adder struct {\n\tsum int\n}\n"),
@@ -348,6 +349,13 @@ def test_where_the_scanner_finds_no_function_it_gives_nothing(ending: str, sourc
 )
 def test_hostile_code_comes_to_an_end(source: str) -> None:
     assert list(functions(source, LANGUAGES[".js"])) == []
+
+
+def test_marks_of_gtk_doc_are_taken_off() -> None:
+    source = "/**\n * g_add:\n * @one: a number\n *\n * Adds @one to the #GValue, or %NULL.\n */\n"
+    source += "int\ng_add (int one)\n{\n  return one + g_value ();\n}\n"
+    (pair,) = functions(source, LANGUAGES[".c"])
+    assert pair.query == "Adds one to the GValue, or NULL."
 
 
 def test_languages_are_told_by_the_ending() -> None:

@@ -83,6 +83,8 @@ def functions(source: str, language: Language) -> Iterator[Pair]:
         if query is None:
             continue
         query = _without_name(query)
+        if language.name in ("c", "cpp"):  # gtk-doc marks parameters, types and constants
+            query = re.sub(r"(?<!\w)[@#%](?=[A-Za-z_]\w)", "", query)
         code = _function(source, end, language, scanner)
         text = trimmed(_from_left_edge(code)) if code else None
         if text and len(query.split()) > 2:
@@ -179,7 +181,8 @@ def _function(source: str, at: int, language: Language, scanner: re.Pattern[str]
         elif sign == "}":
             depth -= 1
             if body and depth == 0:
-                return source[begin : token.end()]
+                found = source[begin : token.end()]
+                return None if re.search(r"\{\s*\}$", found) else found
         elif sign == ";" and depth == 0 and not body:
             whole = seen_call and language.declarations
             return source[begin : token.start()] if whole else None
