@@ -17,6 +17,7 @@ from decoder_doubles import (
     texts_of,
     their_encoder_decoder,
 )
+from random_checkpoint import random_arrays
 
 from culet.errors import InputError
 from culet.model.attention import attend
@@ -166,6 +167,23 @@ def test_a_tied_table_is_one_storage_and_its_gradient_the_sum_of_its_three_uses(
     assert all(part is not None and part.abs().max() > 0 for part in parts)
     total = torch.stack([part for part in parts if part is not None]).sum(0)
     torch.testing.assert_close(models[0].encoder.embed.grad, total, rtol=1e-4, atol=1e-6)
+
+
+@every_pair
+def test_bfloat16_activations_give_nearly_the_same_states_and_gradients(
+    config: EncoderDecoderConfig,
+) -> None:
+    model = from_arrays(config, random_arrays(config))
+    batch = pack_pairs(texts_of(5, 20, 300), texts_of(9, 30, 12, seed=1))
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        model.zero_grad()
+        hidden = model(batch, compute_dtype=dtype)
+        assert hidden.dtype == dtype
+        F.cross_entropy(model.logits(hidden).float(), batch.labels).backward()
+        found.append((hidden.float(), model.encoder.blocks[0].attention.qkv.weight.grad.clone()))
+    for exact, rough in zip(*found, strict=True):
+        assert F.cosine_similarity(exact.flatten(), rough.flatten(), dim=0) > 0.99
 
 
 # --- pairs ---------------------------------------------------------------------------------------
