@@ -9,10 +9,12 @@ bytes each (272 by default), and 12 × bands more while near-duplicates are soug
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -182,13 +184,23 @@ def _similar(
     found = np.zeros(len(rows), bool)
     if not len(rows):
         return found
-    for first in range(0, len(rows), _PAIRS):
-        span = slice(first, first + _PAIRS)
-        # mapped anew each time, so that pages read do not stay in this process's memory
-        table = np.memmap(signatures, np.dtype("<u2"), "r").reshape(-1, config.hashes)
-        found[span] = similarities(table[rows[span]], table[leaders[span]]) >= config.threshold
-        del table
+    with signatures.open("rb") as file:
+        for first in range(0, len(rows), _PAIRS):
+            span = slice(first, first + _PAIRS)
+            left, right = (_rows_of(file, of[span], config.hashes) for of in (rows, leaders))
+            found[span] = similarities(left, right) >= config.threshold
     return found
+
+
+def _rows_of(file: BinaryIO, rows: np.ndarray, columns: int) -> np.ndarray:
+    """Return some rows of a file of uint16, [b, columns].
+
+    Not by mapping it: the pages around every row that is touched would count as this process's
+    memory, and all of them together are the file.
+    """
+    width = 2 * columns
+    parts = [os.pread(file.fileno(), width, row * width) for row in rows.tolist()]
+    return np.frombuffer(b"".join(parts), np.dtype("<u2")).reshape(len(rows), columns)
 
 
 def _keep_examples(result: Duplicates, gone: np.ndarray, stayed: np.ndarray, examples: int) -> None:
