@@ -62,7 +62,7 @@ def main() -> None:
     summary = {arm: interval(values) for arm, values in scores.items()}
     print(json.dumps(summary, indent=2))
     if args.out:
-        settings = {key: str(value) for key, value in vars(args).items()}
+        settings = {key: said(value) for key, value in vars(args).items()}
         report = {"machine": describe(), "settings": settings, "means": summary, "runs": details}
         args.out.write_text(json.dumps(report, indent=2) + "\n")
 
@@ -193,6 +193,13 @@ def interval(values: list[float]) -> dict[str, float]:
         spread = statistics.stdev(values) / len(values) ** 0.5
         found["plus_minus"] = round(T95[len(values)] * spread, 3)
     return found
+
+
+def said(value: object) -> object:
+    """Return a setting without the place of this machine in it."""
+    if isinstance(value, list):
+        return [said(item) for item in value]
+    return f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":
