@@ -19,7 +19,7 @@ from culet.atomic import new_folder
 from culet.checkpoint import Checkpoint, write_checkpoint
 from culet.errors import InputError
 from culet.lineage import descent, lineage
-from culet.tensorfile import StoredDtype
+from culet.tensorfile import StoredDtype, StoredTensor, to_float32
 
 # Median cosine of the matrices of two models below which they are taken for unrelated. Measured on
 # the packaged model's runs: 0.82 and more between any two that come from one start, even the random
@@ -61,7 +61,7 @@ def cosine(first: Checkpoint, second: Checkpoint) -> float:
             continue
         dot = np.zeros(3)
         a, b = (c.tensors[name] for c in (first, second))
-        for x, y in zip(_pieces(a.float32()), _pieces(b.float32()), strict=True):
+        for x, y in zip(_pieces(a), _pieces(b), strict=True):
             dot += [float(np.dot(x, y)), float(np.dot(x, x)), float(np.dot(y, y))]
         found.append(dot[0] / max(np.sqrt(dot[1] * dot[2]), 1e-30))
     return float(np.median(found))
@@ -133,7 +133,7 @@ def write_mean(
         for number, (name, shape) in enumerate(shapes.items()):
             array = np.memmap(aside / f"{number}.f32", dtype="<f4", mode="w+", shape=shape)
             flat = array.reshape(-1)
-            sources = [_pieces(c.tensors[name].float32()) for c in checkpoints]
+            sources = [_pieces(c.tensors[name]) for c in checkpoints]
             for place, pieces in enumerate(zip(*sources, strict=True)):
                 mean = sum(
                     (w / total) * piece.astype(np.float64)
@@ -152,7 +152,8 @@ def write_mean(
         )
 
 
-def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield an array's numbers in order, a few million at a time."""
-    flat = array.reshape(-1)
-    return (flat[start : start + _PIECE] for start in range(0, max(1, flat.size), _PIECE))
+def _pieces(tensor: StoredTensor) -> Iterator[np.ndarray]:
+    """Yield a stored tensor's numbers in order as float32, a few million at a time."""
+    flat = tensor.mapped().reshape(-1)
+    for start in range(0, max(1, flat.size), _PIECE):
+        yield to_float32(flat[start : start + _PIECE], tensor.dtype)
