@@ -271,6 +271,25 @@ def test_a_signal_at_every_step_ends_bit_for_bit_the_same(
     assert tensors(tmp_path / "other") != tensors(whole)
 
 
+def test_a_kill_between_the_state_and_the_weights_of_a_step_loses_none(
+    tmp_path: Path,
+    init: Path,
+    teacher: Path,
+    data: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "toy"
+    with monkeypatch.context() as patch:
+        interrupting({6}, patch)
+        with pytest.raises(Interrupted):
+            pretrain_quietly(pretraining(data), init, teacher, out)
+    newest = saved(out / ".weights")[6]
+    newest.unlink()
+    pretrain_quietly(pretraining(data), init, teacher, out)
+    assert tensors(out) == tensors(whole)
+
+
 def test_kill_9_at_random_moments_ends_bit_for_bit_the_same(
     tmp_path: Path, init: Path, data: Path
 ) -> None:

@@ -216,6 +216,8 @@ def train(
             save_weights(weights, optimizer.named, step=done, keep=config.average_last)
 
         actions.append((config.average_every, keep))
+        if first and first % config.average_every == 0 and first not in saved(weights):
+            keep(first)  # a kill came between the state and the weights of that step
     if freeze is not None and first < freeze.steps:
         _let_learn(named, freeze, False)
         actions.append((freeze.steps, lambda done: _let_learn(named, freeze, True)))
