@@ -198,6 +198,18 @@ def test_a_dry_run_says_what_is_finished(finished: tuple[Path, list[str]]) -> No
     assert said[3].split()[7] == str(tokens)  # 2 steps, as there were
 
 
+def test_the_scores_alone_can_be_asked_for(
+    finished: tuple[Path, list[str]], recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    run_recipe(finished[0], only="evaluate", say=said.append)
+    assert len(said) == 1
+    assert "the model of stage finetune is in" in said[0]
+    assert "finetune 8d" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"there is no model in .* to evaluate; run the stages"):
+        run_recipe(recipe, only="evaluate")
+
+
 def test_nothing_to_do_is_said(finished: tuple[Path, list[str]]) -> None:
     said: list[str] = []
     run_recipe(finished[0], dry_run=True, say=said.append)
@@ -268,6 +280,22 @@ def test_a_choice_of_stages_that_cannot_be_is_refused(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         run_recipe(recipe, **options)
+
+
+def test_a_kill_before_the_pipeline_made_its_note_costs_nothing(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    quiet = ["prefinetune.eval_every=0"]
+    run_recipe(path, quiet, only="start", say=lambda line: None)
+    note = tmp_path / "run/start/pipeline.json"
+    before = note.read_text()
+    note.unlink()
+    said: list[str] = []
+    run_recipe(path, quiet, dry_run=True, say=said.append)
+    assert said[1].startswith("start        finished, to be checked")
+    said.clear()
+    run_recipe(path, quiet, only="start", say=said.append)
+    assert said[0] == "start: finished before, nothing to do"
+    assert note.read_text() == before
 
 
 @pytest.mark.parametrize("harm", ["gone", "changed", "no longer readable"])

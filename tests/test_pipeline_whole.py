@@ -169,6 +169,24 @@ def test_finetuning_takes_the_mixtures_that_were_found(finished: tuple[Path, lis
         assert [source["weight"] for source in tables["sources"]] == pytest.approx(shares)
 
 
+def test_all_of_it_can_be_planned_before_and_shown_after(
+    finished: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    names = list(read_recipe(finished[0]).stages)
+    planned: list[str] = []
+    (tmp_path / "new").mkdir()
+    run_recipe(make(tmp_path / "new"), dry_run=True, say=planned.append)
+    rows = {line.split()[0]: line.split() for line in planned[1 : len(names) + 1]}
+    assert list(rows) == names
+    assert {row[1] for row in rows.values()} == {"runs"}
+    assert rows["decoder"][2:4] == ["2", "128"]  # 2 steps of 4 windows of 16 tokens
+    assert rows["finetune-a"][2] == "2"
+    assert planned[-1].startswith("in all: ")
+    shown: list[str] = []
+    run_recipe(finished[0], status=True, say=shown.append)
+    assert [line.split()[2] for line in shown[1:]] == ["finished"] * len(names)
+
+
 def test_all_of_it_is_finished_the_second_time_and_after_a_move(
     finished: tuple[Path, list[str]], tmp_path: Path
 ) -> None:

@@ -73,7 +73,8 @@ def run_recipe(
         run_stages(recipe, selected, world=world, say=said)
         if world.first and recipe.evaluate is not None and EVALUATE in selected:
             measure.measure(recipe, recipe.evaluate)
-    stage = [stage for name, stage in recipe.stages.items() if name in selected or not only][-1]
+    last = list(recipe.stages)[-1]
+    stage = recipe.stages.get(only or last, recipe.stages[last])
     what = "model" if "model" in stage.gives else "output"
     said(
         f"done in {time.monotonic() - began:.0f} s; the {what} of stage {stage.name} is in "

@@ -1,0 +1,65 @@
+"""What the pipeline hands from stage to stage: mixtures that were found, scores of a soup."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from training_doubles import checkpoint
+
+from culet.data.source import SourceConfig
+from culet.errors import InputError, RecipeError
+from culet.pipeline import read_recipe
+from culet.pipeline.glue import run_merge, with_mixture, with_shares
+from culet.pipeline.stage import Job
+from culet.stages.tune import TuneConfig
+
+CONFIG = TuneConfig(
+    steps=1,
+    sources=(SourceConfig(path=Path("x/web.jsonl")), SourceConfig(path=Path("y"), name="code")),
+)
+
+
+def found(
+    folder: Path, *shares: list[float], sources: tuple[str, ...] = ("web.jsonl", "code")
+) -> Path:
+    path = folder / "mixtures.json"
+    kept = [{"shares": list(point), "score": 0.5} for point in shares]
+    path.write_text(json.dumps({"sources": sources, "kept": kept, "mixtures": kept}))
+    return path
+
+
+def test_a_mixture_gives_each_source_its_share_by_name(tmp_path: Path) -> None:
+    path = found(tmp_path, [0.75, 0.25], [0.0, 1.0])
+    assert [s.weight for s in with_mixture(CONFIG, path, 1).sources] == [0.75, 0.25]
+    second = with_mixture(CONFIG, path, 2)
+    assert [(s.name, s.weight) for s in second.sources] == [("code", 1.0)]  # none of the other
+    turned = found(tmp_path, [0.75, 0.25], sources=("code", "web.jsonl"))
+    assert [s.weight for s in with_mixture(CONFIG, turned, 1).sources] == [0.25, 0.75]
+
+
+def test_a_mixture_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match="holds 1 mixtures that are far enough apart, and number 2"
+    ):
+        with_mixture(CONFIG, found(tmp_path, [0.5, 0.5]), 2)
+    other = found(tmp_path, [0.5, 0.5], sources=("web", "code"))
+    with pytest.raises(InputError, match=r"is about the sources web, code; the stage has web\.js"):
+        with_mixture(CONFIG, other, 1)
+    other.write_text("{")
+    with pytest.raises(InputError, match=r"mixtures\.json does not hold the mixtures of a search"):
+        with_mixture(CONFIG, other, 1)
+    with pytest.raises(InputError, match="the search is about the sources code; the stage has"):
+        with_shares(CONFIG, {"code": 1.0}, where="the search")
+
+
+def test_a_greedy_soup_without_dev_tasks_is_refused(tmp_path: Path) -> None:
+    models = [str(checkpoint(tmp_path / name)) for name in ("a", "b")]
+    path = tmp_path / "recipe.toml"
+    path.write_text(f'[run]\nfolder = "r"\n[merge]\nmodels = {models}\nmethod = "greedy"\n')
+    stage = read_recipe(path).stages["merge"]
+    with pytest.raises(
+        RecipeError, match=r"\[merge\] a greedy soup goes by dev scores: give it `d"
+    ):
+        run_merge(Job(stage, "cpu", print))
