@@ -281,8 +281,18 @@ def test_a_type_that_is_not_read_is_named(tmp_path: Path) -> None:
     name = b"blk.3.ffn_up.weight"
     at = raw.index(name) + len(name) + 4 + 16  # dimensions: their number and two of them
     overwrite(tmp_path / "a.gguf", at, struct.pack("<I", 20))
-    expected = r"blk\.3\.ffn_up\.weight is stored as ggml type 20, which .* expected F32, F16, Q4_0"
+    expected = r"blk\.3\.ffn_up\.weight is stored as IQ4_NL, which .* expected F32, F16, Q4_0"
     with pytest.raises(CheckpointError, match=expected):
+        read_gguf(tmp_path / "a.gguf")
+
+
+def test_lists_within_lists_within_lists_do_not_bring_it_down(tmp_path: Path) -> None:
+    write(tmp_path / "a.gguf")
+    key = struct.pack("<Q", 1) + b"k" + struct.pack("<I", 9)
+    deep = key + struct.pack("<IQ", 9, 1) * 5000
+    raw = (tmp_path / "a.gguf").read_bytes()
+    (tmp_path / "a.gguf").write_bytes(raw[:24] + deep + raw[24:])
+    with pytest.raises(CheckpointError, match="not a whole GGUF file"):
         read_gguf(tmp_path / "a.gguf")
 
 

@@ -28,6 +28,9 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MOST_DIMENSIONS = 4
+_OTHERS = {9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"}
+_OTHERS |= {18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
+_OTHERS |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M"}
 _ALIGNMENT = 32
 
 
@@ -87,7 +90,7 @@ def read_gguf(path: Path) -> GGUFFile:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _read(path, _Cursor(data))
-    except (struct.error, IndexError, OverflowError) as error:
+    except (struct.error, IndexError, OverflowError, RecursionError) as error:
         raise CheckpointError(_damaged(path, "it ends in the middle of its header")) from error
     except UnicodeDecodeError as error:
         raise CheckpointError(_damaged(path, f"a name or token is not UTF-8 ({error})")) from error
@@ -189,7 +192,8 @@ def _entry(path: Path, cursor: _Cursor) -> tuple[str, tuple[int, ...], BlockType
     if kind not in BLOCK_TYPES:
         readable = ", ".join(known.name for known in BLOCK_TYPES.values())
         raise CheckpointError(
-            f"{path}: tensor {name} is stored as ggml type {kind}, which is not read here; "
+            f"{path}: tensor {name} is stored as {_OTHERS.get(kind, f'ggml type {kind}')}, which is "
+            "not read here; "
             f"expected {readable}: convert the model to one of them"
         )
     return name, shape, BLOCK_TYPES[kind], offset
