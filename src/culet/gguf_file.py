@@ -191,10 +191,10 @@ def _entry(path: Path, cursor: _Cursor) -> tuple[str, tuple[int, ...], BlockType
     (offset,) = cursor.numbers("Q")
     if kind not in BLOCK_TYPES:
         readable = ", ".join(known.name for known in BLOCK_TYPES.values())
+        found = _OTHERS.get(kind, f"ggml type {kind}")
         raise CheckpointError(
-            f"{path}: tensor {name} is stored as {_OTHERS.get(kind, f'ggml type {kind}')}, which is "
-            "not read here; "
-            f"expected {readable}: convert the model to one of them"
+            f"{path}: tensor {name} is stored as {found}, which is not read here; expected "
+            f"{readable}: convert the model to one of them"
         )
     return name, shape, BLOCK_TYPES[kind], offset
 
