@@ -14,6 +14,7 @@ state/                       texts, vectors and counts, gone once it is finished
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -272,6 +273,7 @@ class _Miner:
             for vectors in self._embed(store.since(done), what):
                 file.write(vectors.astype(np.float16).tobytes())
                 file.flush()
+                os.fsync(file.fileno())  # else a crash of the machine may leave a hole of zeros
                 bar.advance(len(vectors))
         return np.memmap(path, dtype=np.float16, mode="r", shape=(len(store), self._width))
 
