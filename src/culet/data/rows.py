@@ -16,7 +16,7 @@ from typing import Any
 from culet.data.records import parsed_row, raw_rows, record_of, text_field
 from culet.errors import InputError
 
-MOST_ROWS, MOST_BYTES = 16_384, 16 << 20  # of a chunk
+MOST_ROWS, MOST_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
 
 
 @dataclass(frozen=True)
