@@ -57,6 +57,7 @@ check: install-dev
 
 bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train_step.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/seq2seq_step.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packaged.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/runtime.py
 
