@@ -363,7 +363,7 @@ assert culet.load and culet.Embedder
 import importlib
 for name in sys.argv[1:]:
     importlib.import_module(f"culet.{name}")
-print(sorted(name for name in sys.modules if name.startswith("culet.model")))
+print(sorted(name for name in sys.modules if f"{name}.".startswith("culet.model.")))
 """
 
 
