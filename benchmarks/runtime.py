@@ -87,7 +87,10 @@ def flops_a_token(config: EncoderConfig) -> float:
 
 
 def ceiling(threads: int) -> float:
-    """Return the operations per second of a large float32 matrix product in OpenVINO."""
+    """Return the operations per second of a large float32 matrix product in OpenVINO, at its best.
+
+    At its best, because what else runs on the machine only ever takes from a ceiling.
+    """
     import openvino as ov
     from openvino import opset15 as op
 
@@ -98,8 +101,12 @@ def ceiling(threads: int) -> float:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}
     request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
     value = np.ones((rows, inner), dtype=np.float32)
-    seconds = machine.interleaved({"x": lambda: request.infer([value])}, repeats=9)["x"]
-    return 2.0 * rows * inner * outer / seconds
+    best = float("inf")
+    for _ in range(30):
+        began = time.perf_counter()
+        request.infer([value])
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * rows * inner * outer / best
 
 
 def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str, Any]:
@@ -188,14 +195,15 @@ def peak_megabytes(folder: Path, precision: str) -> float | None:
     program = (
         "import sys, culet\n"
         "e = culet.load(sys.argv[1], device='cpu', precision=sys.argv[2], threads=1)\n"
-        "for i in range(4): e.encode_document('wort ' * 700 + str(i), progress=False)\n"
+        "for text in sys.argv[3:]: e.encode_document(text, progress=False)\n"
         "for line in open('/proc/self/status'):\n"
         "    if line.startswith('VmHWM'): print(int(line.split()[1]) / 1024)\n"
     )
+    texts = real_texts(culet.load(folder, device="cpu", precision="int4", threads=1), [512] * 4)
     # The first run may quantise; the second is what a user sees from then on.
     for _ in range(2):
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program, str(folder), precision],
+            [sys.executable, "-W", "ignore", "-c", program, str(folder), precision, *texts],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
     return float(done.stdout) if done.returncode == 0 and done.stdout else None

@@ -115,6 +115,7 @@ class OpenVinoEngine:
         self._release()
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
+        self._packed = False
         self._lock = threading.Lock()  # a request computes one batch at a time
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -123,11 +124,17 @@ class OpenVinoEngine:
         Args:
             texts: Token ids of each text; none without tokens.
         """
-        if not self._shapes and self.precision == "int8":
-            # The plugin repacks all weights at the first shape. At a small one, the pages they
-            # are read from can be given back before a large one needs its memory.
-            self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)])
         for index in rectangles([len(text) for text in texts], TOKEN_BUDGET):
+            longest = len(texts[index[0]])
+            if (
+                self.precision == "int8"
+                and not self._packed
+                and longest * len(index) > _WARM_TOKENS
+            ):
+                # The plugin repacks all weights at the first large shape. At the smallest of these,
+                # the pages they are read from can be given back before another needs its memory.
+                self._packed = True
+                self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)])
             yield index, self._rectangle([texts[i] for i in index])
 
     def _rectangle(self, texts: list[np.ndarray]) -> np.ndarray:
