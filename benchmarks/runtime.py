@@ -234,7 +234,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Measure and write benchmarks/results/runtime.json."""
+    """Measure and write benchmarks/results/runtime-MODEL.json, a file a model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="*", default=["300m", "packaged"])
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
@@ -244,29 +244,26 @@ def main() -> None:
     options = parser.parse_args()
     if options.one:
         (threads,) = options.threads
-        found = measure(
-            Path(options.one), threads=threads, count=options.texts, repeats=options.repeats
-        )
-        print(json.dumps(found))
+        folder, count = Path(options.one), options.texts
+        print(json.dumps(measure(folder, threads=threads, count=count, repeats=options.repeats)))
         return
-    results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = random_300m(Path(temporary) / "300m") if name == "300m" else PACKAGED
-            results[name] = {"runs": []}
+            found: dict[str, Any] = {"runs": []}
             for threads in options.threads:
                 command = [sys.executable, "-W", "ignore", __file__, "--one", str(folder)]
                 command += ["--threads", str(threads), "--texts", str(options.texts)]
                 command += ["--repeats", str(options.repeats)]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                results[name]["runs"].append(json.loads(done.stdout.splitlines()[-1]))
-                show(name, results[name]["runs"][-1])
-                machine.write("runtime", results)  # a run of hours keeps what it has
-            results[name]["peak_megabytes"] = {
+                found["runs"].append(json.loads(done.stdout.splitlines()[-1]))
+                show(name, found["runs"][-1])
+                machine.write(f"runtime-{name}", found)  # a run of hours keeps what it has
+            found["peak_megabytes"] = {
                 p: peak_megabytes(folder, p) for p in ("float32", "int8", "int4")
             }
-            print(f"  peak memory, MB: {results[name]['peak_megabytes']}")
-    machine.write("runtime", results)
+            print(f"  peak memory, MB: {found['peak_megabytes']}")
+            machine.write(f"runtime-{name}", found)
 
 
 if __name__ == "__main__":

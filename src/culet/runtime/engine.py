@@ -40,16 +40,11 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
-_LENGTH_STEPS = (
-    (64, 4),
-    (128, 8),
-    (512, 16),
-    (768, 64),
-    (1 << 30, 128),
-)  # up to a length, round to this
+# Up to a length, round to this.
+_LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (768, 64), (1 << 30, 128))
 # Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
 # bfloat16 is float32's constants and two packed copies of half the size.
-_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.0, "int4": 1.0}
+_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
 # Compiled operations that are kept for shapes seen before; about 15 a shape, of 30 to 250 KB.
 _KEPT_CODE = {"float32": 512, "bfloat16": 512, "int8": 512, "int4": 64}
 

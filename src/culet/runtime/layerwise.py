@@ -2,8 +2,8 @@
 
 The weights are inputs, views of a mapped file of codes that are decoded inside the graph, so
 nothing of them is copied, packed or kept: EmbeddingGemma in int4 needs the pages of one layer
-and that layer decoded. The price is that a layer is decoded for each
-rectangle: a tenth of the time of 1,024 tokens, but most of that of a short query.
+and that layer decoded. The price is that every layer is decoded for every rectangle: texts of mixed
+length take half as long again as in float32, a single short query three times as long (LOG.md).
 """
 
 from __future__ import annotations

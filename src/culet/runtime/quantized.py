@@ -10,8 +10,8 @@ for a linear map or the token table W, `W.codes` and `W.scales`; a stack of maps
     table    as 4 bits; in int8 codes int8 [V, D/32, 32], scales float32 [V, D/32, 1]
 
 "int4" keeps value, out and down at 8 bits: of the error of a model of 24 layers, three quarters
-came from these (LOG.md), as llama.cpp's Q4_K_M has it. Norms, the head and the maps of attention
-pooling are float32.
+came from these (LOG.md); llama.cpp's Q4_K_M spends its extra bits much alike. Norms, the head and
+the maps of attention pooling are float32.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def quantized_weights(
     return _read(path)
 
 
-def stacks(config: EmbeddingConfig, precision: str) -> Stacks:
+def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
     """Return the weights that are one matrix each, and the bits they are kept in (32: float)."""
     small = 4 if precision == "int4" else 8
     found: Stacks = {}
@@ -125,7 +125,7 @@ def _shapes(config: EmbeddingConfig, precision: str) -> Shapes:
             shapes[f"{name}.codes"] = (uint8, (*counts, size // 2))
             shapes[f"{name}.zeros"] = (uint8, (*counts, 1))
 
-    for names, bits in stacks(config, precision).items():
+    for names, bits in _stacks(config, precision).items():
         stack = "+".join(names)
         rows, columns = sum(weights[name][0] for name in names), weights[names[0]][1]
         if bits == 32:
@@ -157,7 +157,7 @@ def _fill_maps(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint, precisi
     for name, shape in checkpoint.config.weight_shapes().items():
         if len(shape) == 1:
             arrays[name][...] = tensors[name].float32()
-    for names, bits in stacks(checkpoint.config, precision).items():
+    for names, bits in _stacks(checkpoint.config, precision).items():
         stack, weights = "+".join(names), matrix(tensors, *names)
         if bits == 32:
             arrays[stack][...] = weights
@@ -176,8 +176,8 @@ def _fill_table(
         if precision == "int4":
             parts = _blocks4(piece)
         else:
-            rows = {k: v.reshape(len(piece), -1) for k, v in _codes8(piece, size).items()}
-            parts = {k: v.reshape(len(piece), len(piece[0]) // size, -1) for k, v in rows.items()}
+            rows = _codes8(piece.reshape(-1, size))  # a block is a row of its own
+            parts = {k: v.reshape(len(piece), -1, v.shape[1]) for k, v in rows.items()}
         for part, array in parts.items():
             arrays[f"embed.{part}"][first : first + len(piece)] = array
         bar.advance(len(piece))
@@ -186,8 +186,8 @@ def _fill_table(
             release(array)
 
 
-def _codes8(weights: np.ndarray, size: int | None = None) -> dict[str, np.ndarray]:
-    codes, scales = int8_rows(weights.reshape(-1, size or weights.shape[1]))
+def _codes8(weights: np.ndarray) -> dict[str, np.ndarray]:
+    codes, scales = int8_rows(weights)
     return {"codes": codes, "scales": scales}
 
 
