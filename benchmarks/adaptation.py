@@ -10,35 +10,53 @@ Each arm sees the same number of tokens of text before the same contrastive fine
 scored on the tasks of a folder. Without --decoder a tiny one is trained first.
 
     python benchmarks/adaptation.py --text FILE... --pairs FILE... --tasks demo/data/eval
-    python benchmarks/adaptation.py --decoder DIR (a trimmed Gemma 3 270M) --tokens 20000000 …
+
+A real decoder, with a vocabulary trimmed to the texts (data from `adaptation_data.py`):
+
+    python benchmarks/adaptation.py --decoder gemma-3-270m.gguf --trim --short-prompts --adapt-once
+        --text DIR/text.jsonl --pairs DIR/pairs-*.jsonl --tasks DIR/tasks
+        --held-out DIR/held-out.jsonl --rates 1e-4 3e-4 1e-3 …
+
+With --rates each arm gets the rate of finetuning that is best for it: a shorter run a rate, on a
+seed of its own, judged by the contrastive loss of pairs that no arm is trained on. The same command
+goes on where it was stopped; what is scored is not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import describe
 
+from culet.atomic import new_file
+from culet.checkpoint import read_checkpoint, write_checkpoint
 from culet.data.pretraining import TextSourceConfig
 from culet.data.source import SourceConfig
 from culet.decoder_checkpoint import read_decoder, write_decoder
 from culet.evaluate.results import evaluate_folder
 from culet.loading import load
-from culet.model.from_encoder import HeadConfig
-from culet.stages import adapt, decoder, encoder, pretrain, tune
+from culet.losses import info_nce
+from culet.model.from_encoder import HeadConfig, with_head
+from culet.stages import adapt, decoder, encoder, pretrain, trim, tune
 from culet.stages.adapt import AdaptConfig
 from culet.stages.decoder import DecoderShape, DecoderStageConfig, random_weights
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
+from culet.stages.trim import TrimConfig
 from culet.stages.tune import TuneConfig
 from culet.train.optim import OptimConfig
 
 ARMS = ("ul2", "mntp", "mlm", "none", "random")
+HELD_OUT_SEED = 1000
+# Settings that change no score; the seeds and arms of earlier commands stay what they were.
+UNIMPORTANT = ("arms", "seeds", "threads", "folder", "out", "save_every", "rates")
 T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # of Student's t, by number of seeds
 
 
@@ -47,24 +65,60 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     args.folder.mkdir(parents=True, exist_ok=True)
     base = args.decoder or tiny_decoder(args)
-    scores: dict[str, list[float]] = {arm: [] for arm in args.arms}
-    details: list[dict[str, object]] = []
+    if args.trim:
+        base = trimmed(args, base)
+    rates: dict[str, float] = {}
     for seed in range(args.seeds):
         for arm in args.arms:
-            began = time.monotonic()
-            model = adapted(args, base, arm, seed)
-            tuned = finetuned(args, model, arm, seed)
-            tasks = scored(args, tuned, arm, seed)
-            scores[arm].append(statistics.mean(tasks.values()))
-            details.append({"arm": arm, "seed": seed, "tasks": tasks})
-            seconds = time.monotonic() - began
-            print(f"{arm}, seed {seed}: {scores[arm][-1]:.2f} after {seconds:.0f} s", flush=True)
-    summary = {arm: interval(values) for arm, values in scores.items()}
-    print(json.dumps(summary, indent=2))
+            if arm not in rates:
+                rates[arm] = chosen_rate(args, base, arm)
+            record = args.folder / "scores" / f"{arm}-{seed}.json"
+            settings = identity(args, rates[arm])
+            if read(record).get("settings") != settings:
+                began = time.monotonic()
+                tuned = finetuned(args, adapted(args, base, arm, seed), arm, seed, rates[arm])
+                tasks = scored(args, tuned, arm, seed)
+                seconds = round(time.monotonic() - began)
+                run = {"arm": arm, "seed": seed, "tasks": tasks, "seconds": seconds}
+                write(record, {"settings": settings, "run": run})
+                shutil.rmtree(tuned.parent)
+            mean = statistics.mean(read(record)["run"]["tasks"].values())
+            print(f"{arm}, seed {seed}: {mean:.2f}", flush=True)
+            report(args, rates)
+
+
+def report(args: argparse.Namespace, rates: dict[str, float]) -> None:
+    """Write what is known so far, after every run."""
+    runs = [
+        found["run"]
+        for seed in range(args.seeds)
+        for arm in rates
+        if (found := read(args.folder / "scores" / f"{arm}-{seed}.json")).get("settings")
+        == identity(args, rates[arm])
+    ]
+    scores: dict[str, dict[int, float]] = {arm: {} for arm in rates}
+    for run in runs:
+        scores[run["arm"]][run["seed"]] = statistics.mean(run["tasks"].values())
+    means = {arm: interval(list(found.values())) for arm, found in scores.items() if found}
+    pairs = [(a, b) for a in means for b in means if a < b]
+    differences = {}
+    for one, other in pairs:
+        both = sorted(scores[one].keys() & scores[other].keys())
+        if both:
+            apart = [scores[one][seed] - scores[other][seed] for seed in both]
+            differences[f"{one} - {other}"] = interval(apart)
+    told = {
+        "machine": describe(),
+        "settings": {key: said(value) for key, value in vars(args).items()},
+        "vocabulary": read(args.folder / "trim" / "done.json", without=("files",)),
+        "rates": {arm: read(args.folder / "rates" / f"{arm}.json") for arm in rates},
+        "means": means,
+        "differences": differences,
+        "runs": runs,
+    }
+    print(json.dumps(means), flush=True)
     if args.out:
-        settings = {key: said(value) for key, value in vars(args).items()}
-        report = {"machine": describe(), "settings": settings, "means": summary, "runs": details}
-        args.out.write_text(json.dumps(report, indent=2) + "\n")
+        write(args.out, told)
 
 
 def arguments() -> argparse.Namespace:
@@ -89,7 +143,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tune-batch", type=int, default=64)
     parser.add_argument("--tune-lr", type=float, default=1e-3)
     parser.add_argument("--max-tokens", type=int, default=64)
-    return parser.parse_args()
+    parser.add_argument("--trim", action="store_true", help="cut the vocabulary to the texts")
+    parser.add_argument("--min-count", type=int, default=2, help="see the stage trim")
+    parser.add_argument("--short-prompts", action="store_true", help="two tokens, to save time")
+    parser.add_argument("--adapt-once", action="store_true", help="seeds are of finetuning only")
+    parser.add_argument("--rates", type=float, nargs="*", default=[], help="in place of --tune-lr")
+    parser.add_argument("--rate-steps", type=int, default=12)
+    parser.add_argument("--held-out", type=Path, help="pairs by which a rate is chosen")
+    parser.add_argument("--save-every", type=int, default=200)
+    args = parser.parse_args()
+    if args.rates and not args.held_out:
+        parser.error("--rates needs pairs to judge them by: --held-out FILE")
+    return args
 
 
 def sources(args: argparse.Namespace) -> tuple[TextSourceConfig, ...]:
@@ -120,8 +185,17 @@ def tiny_decoder(args: argparse.Namespace) -> Path:
     return decoder.run(config, out=out, name="decoder", device=args.device)
 
 
+def trimmed(args: argparse.Namespace, base: Path) -> Path:
+    """Return the decoder with the tokens that the texts and pairs need."""
+    config = TrimConfig(texts=(*args.text, *args.pairs), min_count=args.min_count)
+    return trim.run(config, init=base, out=args.folder / "trim")
+
+
 def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
-    """Return the embedding checkpoint an arm comes to before finetuning."""
+    """Return the embedding checkpoint an arm comes to before finetuning, its head by the seed."""
+    taught = 0 if args.adapt_once else seed
+    if arm == "random":
+        base, taught = random_decoder(args, base, seed), seed
     steps = max(1, args.tokens // (args.batch * args.window))
     common = {
         "steps": steps,
@@ -129,11 +203,12 @@ def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
         "window": args.window,
         "sources": sources(args),
         "optim": optim(args, steps),
-        "seed": seed,
-        "head": HeadConfig(seed=seed),
+        "seed": taught,
+        "head": HeadConfig(seed=taught),
         "compute_dtype": args.dtype,
+        "save_every": args.save_every,
     }
-    out, name = args.folder / f"{arm}-{seed}", f"{arm}, seed {seed}"
+    out, name = args.folder / f"{arm}-{taught}", f"{arm}, seed {taught}"
     if arm == "ul2":
         shape = AdaptConfig(tied_embeddings=True, cross_norms="copied")
         pair = adapt.run(shape, decoder=base, out=args.folder / "adapt", name="adapt")
@@ -141,12 +216,31 @@ def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
             PretrainConfig(**common), init=pair, out=out, name=name, device=args.device
         )
         assert made.encoder is not None
-        return made.encoder
-    if arm == "random":
-        base = random_decoder(args, base, seed)
-    objective = arm if arm in ("mntp", "mlm") else "none"
-    config = EncoderStageConfig(**common, objective=objective)
-    return encoder.run(config, init=base, out=out, name=name, device=args.device)
+        encoded = made.encoder
+    else:
+        objective = arm if arm in ("mntp", "mlm") else "none"
+        config = EncoderStageConfig(**common, objective=objective)
+        encoded = encoder.run(config, init=base, out=out, name=name, device=args.device)
+    return started(args, encoded, args.folder / f"{arm}-{seed}-start", seed)
+
+
+def started(args: argparse.Namespace, encoded: Path, out: Path, seed: int) -> Path:
+    """Return an embedding checkpoint with a head of this seed and the prompts that are asked for.
+
+    With EmbeddingGemma's prompts a short text is prompt for a third.
+    """
+    found = read_checkpoint(encoded)
+    prompts = dict(found.prompts)
+    if args.short_prompts:
+        prompts = {k: "text: " if "title" in v else "query: " for k, v in prompts.items()}
+    write_checkpoint(
+        out,
+        found.config,
+        with_head(found.config, found.arrays(), HeadConfig(seed=seed)),
+        tokenizer_json=found.tokenizer_json.read_text("utf-8"),
+        prompts=prompts,
+    )
+    return out
 
 
 def random_decoder(args: argparse.Namespace, base: Path, seed: int) -> Path:
@@ -157,15 +251,54 @@ def random_decoder(args: argparse.Namespace, base: Path, seed: int) -> Path:
     return out
 
 
-def finetuned(args: argparse.Namespace, model: Path, arm: str, seed: int) -> Path:
+def chosen_rate(args: argparse.Namespace, base: Path, arm: str) -> float:
+    """Return the rate of finetuning that is best for an arm, among those asked for."""
+    if not args.rates:
+        return float(args.tune_lr)
+    record = args.folder / "rates" / f"{arm}.json"
+    settings = identity(args, 0.0)
+    losses = read(record).get("losses", {}) if read(record).get("settings") == settings else {}
+    for rate in args.rates:
+        if str(rate) in losses:
+            continue
+        start = adapted(args, base, arm, HELD_OUT_SEED)
+        tuned = finetuned(args, start, arm, HELD_OUT_SEED, rate, steps=args.rate_steps)
+        losses[str(rate)] = held_out_loss(args, tuned)
+        shutil.rmtree(tuned.parent)
+        write(record, {"settings": settings, "losses": losses})
+        print(f"{arm}, rate {rate}: held-out loss {losses[str(rate)]:.4f}", flush=True)
+    return min(args.rates, key=lambda rate: losses[str(rate)])
+
+
+def held_out_loss(args: argparse.Namespace, model: Path) -> float:
+    """Return the contrastive loss of pairs that no arm is trained on, in batches of 32."""
+    rows = [json.loads(line) for line in args.held_out.read_text("utf-8").splitlines()]
+    embedder = load(model, device=args.device, threads=args.threads)
+    query = embedder.encode_query([row["query"] for row in rows])
+    positive = embedder.encode_document([row["positive"] for row in rows])
+    batches = zip(torch.tensor(query).split(32), torch.tensor(positive).split(32), strict=True)
+    return statistics.mean(info_nce(q, p, temperature=0.05).item() for q, p in batches)
+
+
+def finetuned(
+    args: argparse.Namespace,
+    model: Path,
+    arm: str,
+    seed: int,
+    rate: float,
+    *,
+    steps: int | None = None,
+) -> Path:
+    steps = steps or args.tune_steps
     config = TuneConfig(
-        steps=args.tune_steps,
+        steps=steps,
         batch_size=args.tune_batch,
         max_tokens=args.max_tokens,
         sources=tuple(SourceConfig(path) for path in args.pairs),
-        optim=OptimConfig(lr=args.tune_lr, warmup_steps=max(1, args.tune_steps // 10)),
+        optim=OptimConfig(lr=rate, warmup_steps=max(1, steps // 10)),
         seed=seed,
         compute_dtype=args.dtype,
+        save_every=args.save_every,
     )
     out, name = args.folder / f"{arm}-{seed}-tuned", f"tune {arm}, seed {seed}"
     return tune.run(config, init=model, out=out, name=name, device=args.device).checkpoint
@@ -173,7 +306,7 @@ def finetuned(args: argparse.Namespace, model: Path, arm: str, seed: int) -> Pat
 
 def scored(args: argparse.Namespace, model: Path, arm: str, seed: int) -> dict[str, float]:
     """Return the main score of each task in percent."""
-    embedder = load(model, device=args.device)
+    embedder = load(model, device=args.device, threads=args.threads)
     outcome = evaluate_folder(
         embedder,
         args.tasks,
@@ -193,6 +326,26 @@ def interval(values: list[float]) -> dict[str, float]:
         spread = statistics.stdev(values) / len(values) ** 0.5
         found["plus_minus"] = round(T95[len(values)] * spread, 3)
     return found
+
+
+def identity(args: argparse.Namespace, rate: float) -> dict[str, Any]:
+    """Return the settings that a score depends on, as they are read back from JSON."""
+    kept = {key: said(value) for key, value in vars(args).items() if key not in UNIMPORTANT}
+    answer: dict[str, Any] = json.loads(json.dumps(kept | {"rate": rate}))
+    return answer
+
+
+def read(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return what a file of JSON holds, or nothing where there is none."""
+    if not path.exists():
+        return {}
+    return {k: v for k, v in json.loads(path.read_text("utf-8")).items() if k not in without}
+
+
+def write(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as aside:
+        aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def said(value: object) -> object:
