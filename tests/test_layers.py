@@ -41,6 +41,7 @@ ORDER = [
     "gguf_file",
     "gguf_tokenizer",
     "gguf_decoder",
+    "generatingfolder",
     "encoder_decoder_checkpoint",
     "decoder_checkpoint",
     "vocabulary",
@@ -85,6 +86,7 @@ FORBIDDEN = {
     "data": {"embedder": "data is text and tokens", "model": "likewise"},
     "stages.start": {"stages.tune": "stages meet only on disk"},
     "stages.tune": {"stages.start": "stages meet only on disk"},
+    "stages.decoder": {"stages.start": "stages meet only on disk"},
 }
 
 MOST_LINES_OF_A_FUNCTION = 90

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from culet.lexical import token_directions, token_information
+from culet.lexical import token_directions, token_information, token_table
 from culet.model.batch import pack
 from culet.model.config import tiny
 from culet.model.embedding import EmbeddingModel, initialize
@@ -57,9 +57,12 @@ def test_directions_follow_the_seed_and_nothing_else() -> None:
 def test_an_untrained_model_weighs_tokens_by_their_information() -> None:
     config = tiny()
     vocab = config.encoder.vocab_size
-    information = torch.ones(vocab)
+    information = np.ones(vocab)
     information[10] = 0.0  # says nothing
-    model = initialize(EmbeddingModel(config), seed=0, information=information).eval()
+    directions = np.random.default_rng(0).standard_normal((vocab, config.encoder.model_dim))
+    table = token_table(information, directions)
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-6)
+    model = initialize(EmbeddingModel(config), seed=0, table=torch.from_numpy(table)).eval()
     plain = initialize(EmbeddingModel(config), seed=0).eval()
     texts = [[20, 21], [20, 21, 10, 10, 10, 10]]
     with torch.no_grad():

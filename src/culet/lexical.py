@@ -68,6 +68,23 @@ def token_directions(tokenizer: Tokenizer, dim: int, *, seed: int) -> np.ndarray
     return directions
 
 
+def token_table(information: np.ndarray, directions: np.ndarray) -> np.ndarray:
+    """Return a first token table, float32 [V, D], of unit rows, with which a mean is a TF-IDF sum.
+
+    A model's last norm gives every token the same size, so a token's weight cannot lie in the
+    length of its row. It lies in its direction: what a token lacks in information goes into
+    dimension 0, which the head of an embedding model then should not read.
+
+    Args:
+        information: How much each token says, [V], from 0 to 1, as of `token_information`.
+        directions: Where each token points, [V, D]; dimension 0 is not used.
+    """
+    weight = np.clip(information, 0, 1)[:, None]
+    rest = directions[:, 1:]
+    rest = weight * (rest / np.linalg.norm(rest, axis=1, keepdims=True))
+    return np.concatenate([np.sqrt(1 - weight**2), rest], axis=1).astype(np.float32)
+
+
 def _grams(piece: str) -> Iterator[str]:
     for n in _NGRAMS:
         for start in range(len(piece) - n + 1):

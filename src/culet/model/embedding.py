@@ -98,11 +98,7 @@ def check_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @torch.no_grad()
 def initialize(
-    model: EmbeddingModel,
-    *,
-    seed: int,
-    information: Float[Tensor, " V"] | None = None,
-    directions: Float[Tensor, "V D"] | None = None,
+    model: EmbeddingModel, *, seed: int, table: Float[Tensor, "V D"] | None = None
 ) -> EmbeddingModel:
     """Give a model random weights to train from nothing, and return it.
 
@@ -115,17 +111,12 @@ def initialize(
                       speak as loudly as the token itself
     attention probe   normal, std D^-0.5
 
-    With `information`, the untrained model is already a search engine, a random projection of
-    TF-IDF: the last norm gives every token the same size, so a token's weight cannot lie in the
-    length of its row. It lies in its direction: what a token lacks in information goes into
-    dimension 0, which the first map of the head does not read.
-
     Args:
         model: The model.
         seed: Decides the weights.
-        information: How much each token says, from 0 to 1, such as its inverse document
-            frequency over the largest.
-        directions: Where each token points, instead of anywhere; dimension 0 is not used.
+        table: The token embedding, as of `culet.lexical.token_table`: the untrained model is
+            then already a search engine, a random projection of TF-IDF. The first map of the head
+            does not read dimension 0, where what a token lacks in information lies.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -138,12 +129,8 @@ def initialize(
     up, down = random_head(model.config, generator)
     model.up.weight.copy_(up)
     model.down.weight.copy_(down)
-    if directions is not None:
-        model.encoder.embed.copy_(directions)
-    if information is not None:
-        weight = information.clamp(0, 1)[:, None]
-        model.encoder.embed[:, 1:] = weight * normalize(model.encoder.embed[:, 1:])
-        model.encoder.embed[:, :1] = (1 - weight.square()).sqrt()
+    if table is not None:
+        model.encoder.embed.copy_(table)
         model.up.weight[:, 0] = 0
     return model
 

@@ -10,42 +10,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer
 
 from culet import fingerprint
 from culet.checkpoint import write_checkpoint
+from culet.data.ledger import training_papers
 from culet.data.records import data_files, read_records
 from culet.errors import RecipeError
-from culet.lexical import token_directions, token_information
-from culet.model.config import EmbeddingConfig, EncoderConfig, every_sixth
+from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
 from culet.prompts import Prompts
 from culet.recipe import to_tables
+from culet.stages.beginning import StackShape, lexical_embedding, new_tokenizer, stack_config
 from culet.stages.folder import StageFolder
-from culet.tokenizer_training import train_tokenizer
 
 
 @dataclass(frozen=True)
-class ShapeConfig:
-    """The sizes of a model that begins with random weights; see `EncoderConfig`.
+class ShapeConfig(StackShape):
+    """The sizes of a model that begins with random weights; see `EmbeddingConfig`."""
 
-    Attributes:
-        global_layers: Layers that see the whole text; every sixth and the last, if left out.
-    """
-
-    num_layers: int = 4
-    model_dim: int = 256
-    ffn_dim: int = 512
-    num_heads: int = 4
-    num_kv_heads: int = 1
-    head_dim: int = 64
-    window: int = 256
-    max_length: int = 2048
     projection_dim: int = 512
     embedding_dim: int = 256
     widths: tuple[int, ...] = (256, 128, 64, 32)
-    global_layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,23 +77,21 @@ def run(
         return folder.checkpoint
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
     prompts = Prompts.default()
-    tokenizer = _tokenizer(config, prompts)
-    known = {}
+    tokenizer = new_tokenizer(_texts(config), config.vocab_size)
+    table = None
     if config.lexical:
-        information = token_information(tokenizer, _texts(config))
-        directions = token_directions(tokenizer, config.shape.model_dim, seed=config.seed)
-        known = {
-            "information": torch.from_numpy(information),
-            "directions": torch.from_numpy(directions),
-        }
+        dim = config.shape.model_dim
+        known = lexical_embedding(tokenizer, lambda: _texts(config), dim, seed=config.seed)
+        table = torch.from_numpy(known)
     shape = model_config(config.shape, vocab_size=tokenizer.get_vocab_size(with_added_tokens=True))
-    model = initialize(EmbeddingModel(shape), seed=config.seed, **known)
+    model = initialize(EmbeddingModel(shape), seed=config.seed, table=table)
     write_checkpoint(
         folder.checkpoint,
         shape,
         to_arrays(model),
         tokenizer_json=tokenizer.to_str(),
         prompts=prompts.to_names(),
+        extra_files=training_papers(shape, (), config.corpus),
     )
     folder.finish({"parameters": shape.num_parameters()})
     say(f"{name}: {shape.num_parameters():,} parameters, random weights")
@@ -116,22 +100,8 @@ def run(
 
 def model_config(shape: ShapeConfig, *, vocab_size: int) -> EmbeddingConfig:
     """Return the architecture of a shape."""
-    global_layers = shape.global_layers
-    if global_layers is None:
-        global_layers = tuple(sorted({*every_sixth(shape.num_layers), shape.num_layers - 1}))
     return EmbeddingConfig(
-        encoder=EncoderConfig(
-            vocab_size=vocab_size,
-            num_layers=shape.num_layers,
-            model_dim=shape.model_dim,
-            ffn_dim=shape.ffn_dim,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            window=shape.window,
-            global_layers=global_layers,
-            max_length=shape.max_length,
-        ),
+        encoder=stack_config(shape, vocab_size, causal=False),
         projection_dim=shape.projection_dim,
         embedding_dim=shape.embedding_dim,
         widths=shape.widths,
@@ -145,15 +115,3 @@ def _texts(config: StartConfig) -> Iterator[str]:
     for i in range(0, len(records), every):
         yield records[i].query
         yield records[i].positive
-
-
-def _tokenizer(config: StartConfig, prompts: Prompts) -> Tokenizer:
-    """Train the tokenizer and give each prompt one token of its own.
-
-    A small model's texts are short: a prompt of ten tokens would outweigh them in the mean over
-    tokens, and double the work.
-    """
-    whole = sorted({prompt.rstrip() for prompt in prompts.to_names().values()})
-    tokenizer = train_tokenizer(_texts(config), config.vocab_size - len(whole))
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
-    return tokenizer

@@ -1,0 +1,76 @@
+"""What the stages that begin with nothing share: sizes, a tokenizer, a first token table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from tokenizers import AddedToken, Tokenizer
+
+from culet.lexical import token_directions, token_information, token_table
+from culet.model.config import EncoderConfig, every_sixth
+from culet.prompts import Prompts
+from culet.tokenizer_training import NUM_UNUSED, train_tokenizer
+
+
+@dataclass(frozen=True)
+class StackShape:
+    """The sizes of a stack that begins with random weights; see `EncoderConfig`.
+
+    Attributes:
+        window: Tokens a local layer sees: on each side of a token, or before it in a decoder.
+        global_layers: Layers that see the whole text; every sixth and the last, if left out.
+    """
+
+    num_layers: int = 4
+    model_dim: int = 256
+    ffn_dim: int = 512
+    num_heads: int = 4
+    num_kv_heads: int = 1
+    head_dim: int = 64
+    window: int = 256
+    max_length: int = 2048
+    global_layers: tuple[int, ...] | None = None
+
+
+def stack_config(shape: StackShape, vocab_size: int, *, causal: bool) -> EncoderConfig:
+    """Return the architecture of a shape."""
+    layers = shape.global_layers
+    if layers is None:
+        layers = tuple(sorted({*every_sixth(shape.num_layers), shape.num_layers - 1}))
+    return EncoderConfig(
+        vocab_size=vocab_size,
+        num_layers=shape.num_layers,
+        model_dim=shape.model_dim,
+        ffn_dim=shape.ffn_dim,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        window=shape.window,
+        global_layers=layers,
+        max_length=shape.max_length,
+        causal=causal,
+    )
+
+
+def new_tokenizer(
+    texts: Iterable[str], vocab_size: int, *, num_unused: int = NUM_UNUSED
+) -> Tokenizer:
+    """Return a tokenizer trained on texts, in which each prompt is one token of its own.
+
+    A small model's texts are short: a prompt of ten tokens would outweigh them in the mean over
+    tokens, and double the work.
+    """
+    whole = sorted({prompt.rstrip() for prompt in Prompts.default().to_names().values()})
+    tokenizer = train_tokenizer(texts, vocab_size - len(whole), num_unused=num_unused)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    return tokenizer
+
+
+def lexical_embedding(
+    tokenizer: Tokenizer, texts: Callable[[], Iterable[str]], dim: int, *, seed: int
+) -> np.ndarray:
+    """Return the token table [V, D] of `culet.lexical`: rarity among texts, and spelling."""
+    information = token_information(tokenizer, texts())
+    return token_table(information, token_directions(tokenizer, dim, seed=seed))
