@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from culet.decoder_checkpoint import (
@@ -275,6 +276,23 @@ def written(folder: Path) -> Path:
 def edit(path: Path, **changes: Any) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))
+
+
+def test_a_tied_copy_beside_the_table_is_dropped_under_its_older_name_too(tmp_path: Path) -> None:
+    config = json.loads((written(tmp_path / "a") / "config.json").read_text())
+    arrays = {
+        f"language_model.{name}": array
+        for name, array in load_file(tmp_path / "a/model.safetensors").items()
+    }
+    table = arrays["language_model.model.embed_tokens.weight"]
+    named = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
+    (tmp_path / "a/config.json").write_text(json.dumps(named))
+    copy = "language_model.lm_head.weight"
+    save_file(arrays | {copy: table}, tmp_path / "a/model.safetensors")
+    assert np.array_equal(read_decoder(tmp_path / "a").arrays()["embed"], table)
+    save_file(arrays | {copy: table + 1}, tmp_path / "a/model.safetensors")
+    with pytest.raises(CheckpointError, match="but both are there and differ"):
+        read_decoder(tmp_path / "a")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from culet import fingerprint
-from culet.atomic import new_folder
+from culet.encoder_decoder_checkpoint import ARCHITECTURES as ENCODER_DECODERS
 from culet.encoder_decoder_checkpoint import (
     EncoderDecoderCheckpoint as EncoderDecoderCheckpoint,
 )
@@ -39,26 +39,12 @@ from culet.foreignstack import (
     writable,
     write_stack,
 )
+from culet.generatingfolder import GeneratingCheckpoint, Layout, read_folder, write_folder
 from culet.gguf_decoder import decoder_config, decoder_tensors
 from culet.gguf_file import read_gguf
 from culet.gguf_tokenizer import tokenizer_json
 from culet.model.decoder_config import DecoderConfig
-from culet.modelfolder import (
-    LazyArrays,
-    Tensor,
-    architecture,
-    check_tensors,
-    check_tokenizer,
-    drop_tied_copy,
-    fitting_tokenizer,
-    listed,
-    read_json,
-    refuse_pickle,
-    required,
-    small_files,
-    weight_files,
-    write_shards,
-)
+from culet.modelfolder import check_tensors, fitting_tokenizer, read_json
 from culet.tensorfile import StoredDtype
 
 _OWN = "CuletDecoder"
@@ -74,28 +60,28 @@ _PREFIXES = ("model.language_model.", "language_model.model.", "language_model."
 
 
 @dataclass(frozen=True)
-class DecoderCheckpoint:
-    """A checked decoder; weights are still on disk.
+class DecoderCheckpoint(GeneratingCheckpoint[DecoderConfig]):
+    """A checked decoder; weights are still on disk."""
 
-    Attributes:
-        path: The folder or the GGUF file.
-        config: The architecture.
-        tensors: Each weight where it is stored, under its canonical name.
-        tokenizer_json: The content of tokenizer.json.
-        fingerprint: 16 hex digits that change with weights, config or tokenizer.
-        notes: What was left out or deserves a word, as sentences.
+
+def read_generating(path: Path | str) -> DecoderCheckpoint | EncoderDecoderCheckpoint:
+    """Return the decoder (a folder or a GGUF file) or the encoder-decoder at a path.
+
+    Raises:
+        CheckpointError: If it is neither, or cannot be trusted.
+        InputError: If it is an embedding model, which writes nothing.
     """
-
-    path: Path
-    config: DecoderConfig
-    tensors: Mapping[str, Tensor]
-    tokenizer_json: str
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return the weights as float32 arrays, each read when it is asked for."""
-        return LazyArrays(self.tensors)
+    path = Path(path)
+    if (path / "modules.json").exists():
+        raise InputError(
+            f"{path} is an embedding model, which writes no text; expected a decoder or an "
+            "encoder-decoder"
+        )
+    if path.is_dir():
+        named = read_json(path / "config.json").get("architectures")
+        if isinstance(named, list) and named and named[0] in ENCODER_DECODERS:
+            return read_encoder_decoder(path)
+    return read_decoder(path)
 
 
 def read_decoder(path: Path | str) -> DecoderCheckpoint:
@@ -110,26 +96,7 @@ def read_decoder(path: Path | str) -> DecoderCheckpoint:
         return _read_gguf(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; expected a folder or a GGUF file")
-    refuse_pickle(path)
-    where = path / "config.json"
-    raw = read_json(where)
-    try:
-        config = _config(raw, architecture(raw, ARCHITECTURES, where), where)
-    except InputError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    tensors, notes = _tensors(weight_files(path), config)
-    check_tensors(config.weight_shapes(), tensors, path)
-    tokenizer = required(path / "tokenizer.json")
-    content = tokenizer.read_text(encoding="utf-8")
-    files = {where, tokenizer, *(tensor.path for tensor in tensors.values())}
-    return DecoderCheckpoint(
-        path=path,
-        config=config,
-        tensors={name: tensors[name] for name in config.weight_shapes()},
-        tokenizer_json=fitting_tokenizer(content, config.stack.vocab_size, tokenizer),
-        fingerprint=fingerprint.of_files(files, relative_to=path),
-        notes=tuple(notes),
-    )
+    return read_folder(DecoderCheckpoint, path, ARCHITECTURES, _described)
 
 
 def write_decoder(
@@ -157,15 +124,17 @@ def write_decoder(
         InputError: If the folder cannot be written.
         CheckpointError: If the tokenizer does not go with the model.
     """
-    with new_folder(Path(folder)) as aside:
-        named = {_disk_name(name): arrays[name] for name in config.weight_shapes()}
-        write_shards(aside, named, dtype, max_shard_bytes)
-        texts = small_files(_written(config) | {"dtype": dtype}, config.stack.max_length)
-        texts["tokenizer.json"] = tokenizer_json
-        for name, text in (texts | dict(extra_files or {})).items():
-            (aside / name).parent.mkdir(parents=True, exist_ok=True)
-            (aside / name).write_text(text, encoding="utf-8")
-        check_tokenizer(aside / "tokenizer.json", config.stack.vocab_size)
+    write_folder(
+        Path(folder),
+        _layout(config),
+        _written(config),
+        arrays,
+        max_length=config.stack.max_length,
+        tokenizer_json=tokenizer_json,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        extra_files=extra_files,
+    )
 
 
 def _read_gguf(path: Path) -> DecoderCheckpoint:
@@ -180,11 +149,19 @@ def _read_gguf(path: Path) -> DecoderCheckpoint:
     return DecoderCheckpoint(
         path=path,
         config=config,
+        architecture=str(file.metadata["general.architecture"]),
         tensors={name: tensors[name] for name in config.weight_shapes()},
         tokenizer_json=fitting_tokenizer(tokenizer, config.stack.vocab_size, path),
         fingerprint=fingerprint.of_files([path]),
         notes=(f"tensors are stored as {stored}",),
     )
+
+
+def _described(
+    raw: Mapping[str, Any], architecture: str, where: Path
+) -> tuple[DecoderConfig, Layout]:
+    config = _config(raw, architecture, where)
+    return config, _layout(config)
 
 
 def _config(raw: Mapping[str, Any], architecture: str, where: Path) -> DecoderConfig:
@@ -221,29 +198,26 @@ def _written(config: DecoderConfig) -> dict[str, Any]:
     return {"architectures": [_OWN], "model_type": "culet_decoder", "culet": own}
 
 
-def _tensors(
-    on_disk: Mapping[str, Tensor], config: DecoderConfig
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
-    own = {_disk_name(name): name for name in config.weight_shapes()}
-    tensors: dict[str, Tensor] = {}
-    notes = []
-    images = [full for full in on_disk if full.startswith(_IMAGES)]
-    if images:
-        notes.append(f"left out {len(images)} tensors that read images: {listed(images)}")
-    for full in (name for name in on_disk if name not in images):
-        head = full.removeprefix("language_model.")
-        prefix = next((p for p in _PREFIXES if full.startswith(p)), "")
-        theirs = head if head == "lm_head.weight" else f"model.{full.removeprefix(prefix)}"
-        name = own.get(theirs, full)
-        if name in tensors:
-            raise CheckpointError(
-                f"{tensors[name].path}: two tensors are both {name}: damaged checkpoint"
-            )
-        tensors[name] = on_disk[full]
-    if config.tied_head and "lm_head.weight" in tensors and "embed" in tensors:
-        drop_tied_copy(tensors, "lm_head.weight", "embed")
-    return tensors, notes
+def _layout(config: DecoderConfig) -> Layout:
+    """Return how a decoder's weights lie in a folder."""
+    shapes = config.weight_shapes()
+    return Layout(
+        shapes=shapes,
+        names={name: _disk_name(name) for name in shapes},
+        rows=config.stack.vocab_size,
+        copies={"lm_head.weight": "embed"} if config.tied_head else {},
+        renamed=_renamed,
+        reads_images=lambda full: full.startswith(_IMAGES),
+    )
+
+
+def _renamed(full: str) -> str:
+    """Return a tensor's name as a decoder without images has it."""
+    head = full.removeprefix("language_model.")
+    if head == "lm_head.weight":
+        return head
+    prefix = next((p for p in _PREFIXES if full.startswith(p)), "")
+    return f"model.{full.removeprefix(prefix)}"
 
 
 def _disk_name(name: str) -> str:

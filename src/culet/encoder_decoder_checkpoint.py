@@ -19,9 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from culet import fingerprint
-from culet.atomic import new_folder
-from culet.errors import CheckpointError, InputError
+from culet.errors import CheckpointError
 from culet.foreign import optional_number, table
 from culet.foreignstack import (
     CROSS_NAMES,
@@ -35,23 +33,8 @@ from culet.foreignstack import (
     writable,
     write_stack,
 )
+from culet.generatingfolder import GeneratingCheckpoint, Layout, read_folder, write_folder
 from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.modelfolder import (
-    LazyArrays,
-    Tensor,
-    architecture,
-    check_tensors,
-    check_tokenizer,
-    drop_tied_copy,
-    fitting_tokenizer,
-    listed,
-    read_json,
-    refuse_pickle,
-    required,
-    small_files,
-    weight_files,
-    write_shards,
-)
 from culet.tensorfile import StoredDtype
 
 _FIRST = "T5GemmaForConditionalGeneration"
@@ -75,28 +58,8 @@ _VISION = {
 
 
 @dataclass(frozen=True)
-class EncoderDecoderCheckpoint:
-    """A checked encoder-decoder; weights are still on disk.
-
-    Attributes:
-        path: The folder.
-        config: The architecture.
-        tensors: Each weight where it is stored, under its canonical name.
-        tokenizer_json: The content of tokenizer.json.
-        fingerprint: 16 hex digits that change with weights, config or tokenizer.
-        notes: What was left out or deserves a word, as sentences.
-    """
-
-    path: Path
-    config: EncoderDecoderConfig
-    tensors: Mapping[str, Tensor]
-    tokenizer_json: str
-    fingerprint: str
-    notes: tuple[str, ...] = ()
-
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return the weights as float32 arrays, each read when it is asked for."""
-        return LazyArrays(self.tensors)
+class EncoderDecoderCheckpoint(GeneratingCheckpoint[EncoderDecoderConfig]):
+    """A checked encoder-decoder; weights are still on disk."""
 
 
 def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
@@ -109,27 +72,7 @@ def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a folder; expected one with a config.json")
-    refuse_pickle(path)
-    where = path / "config.json"
-    raw = read_json(where)
-    try:
-        config = _config(raw, architecture(raw, ARCHITECTURES, where), where)
-    except InputError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-    tensors, notes = _tensors(weight_files(path), config)
-    check_tensors(config.weight_shapes(), tensors, path)
-    tokenizer = required(path / "tokenizer.json")
-    content = tokenizer.read_text(encoding="utf-8")
-    rows = min(config.encoder.vocab_size, config.decoder.stack.vocab_size)
-    files = {where, tokenizer, *(tensor.path for tensor in tensors.values())}
-    return EncoderDecoderCheckpoint(
-        path=path,
-        config=config,
-        tensors={name: tensors[name] for name in config.weight_shapes()},
-        tokenizer_json=fitting_tokenizer(content, rows, tokenizer),
-        fingerprint=fingerprint.of_files(files, relative_to=path),
-        notes=tuple(notes),
-    )
+    return read_folder(EncoderDecoderCheckpoint, path, ARCHITECTURES, _described)
 
 
 def write_encoder_decoder(
@@ -160,20 +103,25 @@ def write_encoder_decoder(
     name = _architecture_of(config)
     written = {_FIRST: _first_config, _SECOND: _second_config, _OWN: _own_config}[name](config)
     stack = config.decoder.stack
-    with new_folder(Path(folder)) as aside:
-        named = {_disk_name(own): arrays[own] for own in config.weight_shapes()}
-        if name == _SECOND:
-            named |= _no_images(stack.model_dim)
-        write_shards(aside, named, dtype, max_shard_bytes)
-        texts = small_files(
-            {"architectures": [name], **written, "is_encoder_decoder": True, "dtype": dtype},
-            stack.max_length,
-        )
-        texts["tokenizer.json"] = tokenizer_json
-        for file, text in (texts | dict(extra_files or {})).items():
-            (aside / file).parent.mkdir(parents=True, exist_ok=True)
-            (aside / file).write_text(text, encoding="utf-8")
-        check_tokenizer(aside / "tokenizer.json", min(config.encoder.vocab_size, stack.vocab_size))
+    write_folder(
+        Path(folder),
+        _layout(config),
+        {"architectures": [name], **written, "is_encoder_decoder": True},
+        arrays,
+        max_length=stack.max_length,
+        tokenizer_json=tokenizer_json,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+        extra_tensors=_no_images(stack.model_dim) if name == _SECOND else None,
+        extra_files=extra_files,
+    )
+
+
+def _described(
+    raw: Mapping[str, Any], name: str, where: Path
+) -> tuple[EncoderDecoderConfig, Layout]:
+    config = _config(raw, name, where)
+    return config, _layout(config)
 
 
 def _config(raw: Mapping[str, Any], name: str, where: Path) -> EncoderDecoderConfig:
@@ -284,31 +232,20 @@ def _own_config(config: EncoderDecoderConfig) -> dict[str, Any]:
     }
 
 
-def _tensors(
-    on_disk: Mapping[str, Tensor], config: EncoderDecoderConfig
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
-    own = {_disk_name(name): name for name in config.weight_shapes()}
-    tensors: dict[str, Tensor] = {}
-    notes = []
-    images = [full for full in on_disk if full.startswith(_IMAGES) or full.endswith(_END_OF_IMAGE)]
-    if images:
-        notes.append(f"left out {len(images)} tensors that read images: {listed(images)}")
-    for full in (name for name in on_disk if name not in images):
-        theirs = full.replace("model.encoder.text_model.", "model.encoder.", 1)
-        name = own.get(theirs, full)
-        if name in tensors:
-            raise CheckpointError(
-                f"{tensors[name].path}: two tensors are both {name}: damaged checkpoint"
-            )
-        tensors[name] = on_disk[full]
+def _layout(config: EncoderDecoderConfig) -> Layout:
+    """Return how an encoder-decoder's weights lie in a folder."""
+    shapes = config.weight_shapes()
     table_of_decoder = "encoder.embed" if config.tied_embeddings else "decoder.embed"
     copies = ["model.decoder.embed_tokens.weight"] if config.tied_embeddings else []
     copies += ["lm_head.out_proj.weight"] if config.decoder.tied_head else []
-    for copy in copies:
-        if copy in tensors and table_of_decoder in tensors:
-            drop_tied_copy(tensors, copy, table_of_decoder)
-    return tensors, notes
+    return Layout(
+        shapes=shapes,
+        names={name: _disk_name(name) for name in shapes},
+        rows=min(config.encoder.vocab_size, config.decoder.stack.vocab_size),
+        copies=dict.fromkeys(copies, table_of_decoder),
+        renamed=lambda full: full.replace("model.encoder.text_model.", "model.encoder.", 1),
+        reads_images=lambda full: full.startswith(_IMAGES) or full.endswith(_END_OF_IMAGE),
+    )
 
 
 def _disk_name(name: str) -> str:

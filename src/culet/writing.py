@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from culet.decoder_checkpoint import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_decoder,
-    read_encoder_decoder,
-)
-from culet.encoder_decoder_checkpoint import ARCHITECTURES as ENCODER_DECODERS
+from culet.decoder_checkpoint import DecoderCheckpoint, EncoderDecoderCheckpoint
+from culet.decoder_checkpoint import read_generating as read_generating
 from culet.errors import InputError
 from culet.model.decoder import Decoder
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.generate import GenerationConfig, generate
 from culet.model.weights import from_arrays
-from culet.modelfolder import SPECIAL_IDS, read_json
+from culet.modelfolder import SPECIAL_IDS
 from culet.tokenizer import TextTokenizer
 
 _BATCHES_AT_ONCE = 8  # read ahead, so that texts of like length stand together
@@ -48,25 +42,6 @@ class Written:
     tokens: int
     log_probability: float
     ended: bool
-
-
-def read_generating(path: Path) -> DecoderCheckpoint | EncoderDecoderCheckpoint:
-    """Return the decoder (a folder or a GGUF file) or the encoder-decoder at a path.
-
-    Raises:
-        CheckpointError: If it is neither, or cannot be trusted.
-        InputError: If it is an embedding model, which writes nothing.
-    """
-    if (path / "modules.json").exists():
-        raise InputError(
-            f"{path} is an embedding model, which writes no text; expected a decoder or an "
-            "encoder-decoder"
-        )
-    if path.is_dir():
-        named = read_json(path / "config.json").get("architectures")
-        if isinstance(named, list) and named and named[0] in ENCODER_DECODERS:
-            return read_encoder_decoder(path)
-    return read_decoder(path)
 
 
 class Writer:

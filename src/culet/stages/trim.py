@@ -18,20 +18,18 @@ from tokenizers import Tokenizer
 
 from culet import fingerprint
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from culet.data.ledger import training_papers
 from culet.data.records import data_files, parsed_row, raw_rows
 from culet.decoder_checkpoint import (
     DecoderCheckpoint,
     EncoderDecoderCheckpoint,
-    read_decoder,
-    read_encoder_decoder,
+    read_generating,
     write_decoder,
     write_encoder_decoder,
 )
-from culet.encoder_decoder_checkpoint import ARCHITECTURES as ENCODER_DECODERS
 from culet.errors import InputError, RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.modelfolder import read_json
 from culet.progress import Progress
 from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
@@ -130,7 +128,7 @@ def run(
         before, Tokenizer.from_str(smaller.tokenizer_json), _texts(config, held_out=True)
     )
     shape = _smaller(source.config, len(smaller.kept))
-    _write(source, shape, smaller, folder, config.dtype)
+    _write(source, shape, smaller, folder, config.dtype, init)
     facts = _facts(source.config, shape, smaller, loss)
     folder.finish(facts)
     for line in report(facts):
@@ -142,11 +140,7 @@ def read_any(path: Path) -> AnyCheckpoint:
     """Return an embedding model, a decoder or an encoder-decoder, whichever lies there."""
     if (path / "modules.json").exists():
         return read_checkpoint(path)
-    if path.is_dir():
-        named = read_json(path / "config.json").get("architectures")
-        if isinstance(named, list) and named and named[0] in ENCODER_DECODERS:
-            return read_encoder_decoder(path)
-    return read_decoder(path)
+    return read_generating(path)
 
 
 def report(facts: Mapping[str, Any]) -> list[str]:
@@ -215,12 +209,17 @@ def _write(
     smaller: Trimmed,
     folder: StageFolder,
     dtype: StoredDtype,
+    init: Path,
 ) -> None:
+    """Write the smaller checkpoint; what the larger one was trained on stays in its ledger."""
     arrays = _Rows(source.arrays(), smaller.kept)
     options: dict[str, Any] = {
         "tokenizer_json": smaller.tokenizer_json,
         "dtype": dtype,
-        "extra_files": {"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        "extra_files": {
+            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
+            **training_papers(shape if isinstance(shape, EmbeddingConfig) else None, [init], ()),
+        },
     }
     if isinstance(source, Checkpoint) and isinstance(shape, EmbeddingConfig):
         write_checkpoint(folder.checkpoint, shape, arrays, prompts=source.prompts, **options)
