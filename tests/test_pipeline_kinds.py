@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from language_doubles import prose
 from training_doubles import write_lines
 
 import culet
+from culet.data.ledger import read_ledger
 from culet.data.teacherfolder import TeacherFolder
 from culet.pipeline import read_recipe, run_recipe
 from culet.train.report import read_log
@@ -104,9 +104,10 @@ models = ["encoder", "finetune"]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("kinds")
     write_lines(folder / "prose.jsonl", prose())
+    (folder / "source.json").write_text('{"name": "prose", "licence": "CC-BY-4.0"}')
     told = [{"input": row["text"], "target": row["text"].split()[-1]} for row in prose(12)]
     write_lines(folder / "told.jsonl", told)
     said: list[str] = []
@@ -118,7 +119,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, l
         path = folder / "recipe.toml"
         path.write_text(RECIPE.format(folder=folder, url=stub.url))
         assert run_recipe(path, say=said.append) == 0
-    yield path, said
+    return path, said
 
 
 def test_every_kind_leaves_what_the_next_one_takes(finished: tuple[Path, list[str]]) -> None:
@@ -142,6 +143,25 @@ def test_what_a_model_wrote_is_taught_and_learnt(finished: tuple[Path, list[str]
     assert TeacherFolder(run / "teach/vectors").width == 16
     assert [line["distill"] > 0 for line in read_log(run / "finetune/log.jsonl")] == [True, True]
     assert any(line.startswith("seq2seq: ") and "match exactly" in line for line in said)
+
+
+def test_the_card_names_every_source_from_the_decoder_on(
+    finished: tuple[Path, list[str]],
+) -> None:
+    run = finished[0].parent / "run"
+
+    def names(folder: str) -> list[tuple[str, str]]:
+        entries = read_ledger(run / folder / "ledger.json")
+        return [(entry.source, entry.licence) for entry in entries]
+
+    prose = ("prose", "CC-BY-4.0")
+    asked, taught = ("asked", "CC0-1.0"), ("vectors of encoder", "not stated")
+    for stage in ("decoder", "trim", "encoder", "adapt", "seq2seq"):
+        assert names(f"{stage}/checkpoint") == [prose]
+    assert names("finetune/checkpoint") == [prose, asked, taught]
+    assert names("merge/checkpoint") == [prose, asked, taught]
+    assert "| asked | CC0-1.0 | 40 |" in (run / "merge/checkpoint/README.md").read_text()
+    assert "| prose | CC-BY-4.0 |" in (run / "encoder/checkpoint/README.md").read_text()
 
 
 def test_all_of_it_is_finished_without_the_endpoint(finished: tuple[Path, list[str]]) -> None:

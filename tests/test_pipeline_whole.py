@@ -11,6 +11,7 @@ from language_doubles import prose
 from training_doubles import toy_rows, write_lines
 
 import culet
+from culet.data.ledger import read_ledger
 from culet.pipeline import read_recipe, run_recipe
 
 RECIPE = """
@@ -167,6 +168,22 @@ def test_finetuning_takes_the_mixtures_that_were_found(finished: tuple[Path, lis
         tables = tomllib.loads((run / name / "recipe.toml").read_text())[name]
         shares = [share for share in point["shares"] if share > 0]
         assert [source["weight"] for source in tables["sources"]] == pytest.approx(shares)
+
+
+def test_licences_follow_the_rows_through_mining_and_pretraining(
+    finished: tuple[Path, list[str]],
+) -> None:
+    run = finished[0].parent / "run"
+    found = {
+        place: [entry.source for entry in read_ledger(run / place / "ledger.json")]
+        for place in ("pretrain/encoder", "mine", "mine/data/toys", "merge/checkpoint")
+    }
+    assert found == {
+        "pretrain/encoder": ["prose.jsonl"],
+        "mine": ["toys"],
+        "mine/data/toys": ["toys"],
+        "merge/checkpoint": ["prose.jsonl", "toys", "pairs.jsonl"],
+    }
 
 
 def test_all_of_it_can_be_planned_before_and_shown_after(

@@ -9,8 +9,9 @@ model's card.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,21 @@ def source_facts(path: Path) -> LedgerEntry | None:
     )
 
 
+def card_licence(folder: Path) -> str | None:
+    """Return the licence that the head of a model's README.md states, as hubs read it."""
+    try:
+        lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    if not lines or lines[0].strip() != "---":
+        return None
+    for line in takewhile(lambda line: line.strip() != "---", lines[1:]):
+        key, _, value = line.partition(":")
+        if key.strip() == "license" and value.strip():
+            return value.strip().strip("\"'")
+    return None
+
+
 def ledger_text(entries: Iterable[LedgerEntry]) -> str:
     """Return the content of a ledger's file."""
     return json.dumps({"sources": [asdict(entry) for entry in entries]}, indent=2) + "\n"
@@ -78,6 +94,36 @@ def write_ledger(path: Path, entries: Iterable[LedgerEntry]) -> None:
     """Write a ledger."""
     with new_file(path) as aside:
         aside.write_text(ledger_text(entries), encoding="utf-8")
+
+
+def joined(entries: Sequence[LedgerEntry], name: str) -> LedgerEntry:
+    """Return one entry under another name for rows that were made of some sources' rows."""
+    if len(entries) == 1:
+        return replace(entries[0], source=name)
+
+    def all_of(field: str) -> str:
+        return ", ".join(dict.fromkeys(v for entry in entries if (v := getattr(entry, field))))
+
+    return LedgerEntry(
+        name,
+        licence=all_of("licence") or UNSTATED,
+        origin=all_of("source"),
+        attribution=all_of("attribution"),
+        made_by=all_of("made_by"),
+    )
+
+
+def write_ledgers(out: Path, read: Mapping[str, Iterable[Path]]) -> None:
+    """Write what rows were made of into each folder `out`/data/<name>, and all of it into `out`.
+
+    Args:
+        out: A stage's folder.
+        read: What each of its sources was made of, by name.
+    """
+    entries = {name: ledger_of(paths) for name, paths in read.items()}
+    for name, own in entries.items():
+        write_ledger(out / "data" / name / LEDGER, own)
+    write_ledger(out / LEDGER, _merged(entry for own in entries.values() for entry in own))
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
@@ -110,19 +156,23 @@ def ledger_of(paths: Iterable[Path]) -> list[LedgerEntry]:
 
 
 def training_papers(
-    config: EmbeddingConfig, models: Iterable[Path], paths: Iterable[Path]
+    config: EmbeddingConfig | None, models: Iterable[Path], paths: Iterable[Path]
 ) -> dict[str, str]:
     """Return README.md and ledger.json of a model that was trained from others on some data.
 
     Args:
-        config: The model's architecture.
+        config: The model's architecture; None for a model without a card, a decoder or an
+            encoder-decoder, which has the ledger alone.
         models: Checkpoint folders it began from; what they were trained on counts as well.
         paths: The data it was trained on.
     """
     inherited = (entry for model in models for entry in _own(model / LEDGER))
     entries = _merged([*inherited, *ledger_of(paths)])
+    papers = {LEDGER: ledger_text(entries)}
+    if config is None:
+        return papers
     card = model_card(config) + ("\n" + card_section(entries) if entries else "")
-    return {"README.md": card, LEDGER: ledger_text(entries)}
+    return {"README.md": card} | papers
 
 
 def _own(path: Path) -> list[LedgerEntry]:

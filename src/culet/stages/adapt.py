@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culet import fingerprint
+from culet.data.ledger import training_papers
 from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
 from culet.encoder_decoder_checkpoint import write_encoder_decoder
 from culet.errors import InputError
@@ -114,7 +115,10 @@ def run(
         arrays,
         tokenizer_json=source.tokenizer_json,
         dtype=config.dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        extra_files={
+            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
+            **training_papers(None, [decoder, *([encoder] if encoder else [])], ()),
+        },
     )
     new = sum(arrays[key].size for key, origin in origins(shape).items() if origin is None)
     balanced = is_balanced(shape)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import Tokenizer
 
 from culet.atomic import new_file
+from culet.data.ledger import training_papers
 from culet.data.pretraining import (
     TextSourceConfig,
     TokenWindows,
@@ -23,40 +24,27 @@ from culet.data.pretraining import (
 )
 from culet.decoder_checkpoint import read_decoder, write_decoder
 from culet.errors import RecipeError
-from culet.model.config import EncoderConfig, every_sixth
 from culet.model.decoder_config import DecoderConfig, Shapes
 from culet.model.weights import from_arrays, to_arrays
-from culet.prompts import Prompts
+from culet.recipe import LATER
+from culet.stages.beginning import StackShape, lexical_embedding, new_tokenizer, stack_config
 from culet.stages.running import (
     TokenTraining,
     check_window,
     finish,
+    folder_papers,
     open_folder,
     text_tokenizer,
     train,
 )
-from culet.tokenizer_training import train_tokenizer
 from culet.train.language import head_table, windows_step
 
 
 @dataclass(frozen=True)
-class DecoderShape:
-    """The sizes of a new decoder; see `EncoderConfig`.
+class DecoderShape(StackShape):
+    """The sizes of a new decoder; see `EncoderConfig`."""
 
-    Attributes:
-        window: Tokens a local layer sees before a token.
-        global_layers: Layers that see the whole text; every sixth and the last, if left out.
-    """
-
-    num_layers: int = 4
-    model_dim: int = 256
-    ffn_dim: int = 512
-    num_heads: int = 4
-    num_kv_heads: int = 1
-    head_dim: int = 64
     window: int = 511
-    max_length: int = 2048
-    global_layers: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +58,8 @@ class DecoderStageConfig(TokenTraining):
         num_unused: Tokens it keeps for sentinels and modes of later stages.
         max_texts: Texts the tokenizer is trained on, from the first source on.
         shape: Sizes of a new decoder.
+        lexical: A new decoder's token table begins from each token's rarity and spelling; see
+            `culet.lexical`.
         init: A decoder to train on, with its own tokenizer and shape.
     """
 
@@ -79,6 +69,7 @@ class DecoderStageConfig(TokenTraining):
     num_unused: int = 128
     max_texts: int = 200_000
     shape: DecoderShape = field(default_factory=DecoderShape)
+    lexical: bool = field(default=False, metadata=LATER)
     init: Path | None = None
 
     def __post_init__(self) -> None:
@@ -125,9 +116,14 @@ def run(
         model = from_arrays(start.config, start.arrays(), device=device)
     else:
         tokenizer_json = _tokenizer_json(config, folder.path / ".tokens", say, name)
-        vocab_size = Tokenizer.from_str(tokenizer_json).get_vocab_size(with_added_tokens=True)
-        shape = decoder_config(config.shape, vocab_size)
+        words = Tokenizer.from_str(tokenizer_json)
+        shape = decoder_config(config.shape, words.get_vocab_size(with_added_tokens=True))
         arrays = random_weights(shape.weight_shapes(), seed=config.seed)
+        if config.lexical:
+            dim = config.shape.model_dim
+            arrays["embed"] = lexical_embedding(
+                words, lambda: _texts(config), dim, seed=config.seed
+            )
         model = from_arrays(shape, arrays, device=device)
         say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     check_window(config.window, model.config.stack)
@@ -156,7 +152,8 @@ def run(
         to_arrays(model),
         tokenizer_json=tokenizer_json,
         dtype=config.save_dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        extra_files=folder_papers(folder)
+        | training_papers(None, [init] if init else [], [s.path for s in config.sources]),
     )
     finish(folder, result)
     return folder.checkpoint
@@ -164,24 +161,7 @@ def run(
 
 def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:
     """Return the architecture of a shape."""
-    layers = shape.global_layers
-    if layers is None:
-        layers = tuple(sorted({*every_sixth(shape.num_layers), shape.num_layers - 1}))
-    return DecoderConfig(
-        EncoderConfig(
-            vocab_size=vocab_size,
-            num_layers=shape.num_layers,
-            model_dim=shape.model_dim,
-            ffn_dim=shape.ffn_dim,
-            num_heads=shape.num_heads,
-            num_kv_heads=shape.num_kv_heads,
-            head_dim=shape.head_dim,
-            window=shape.window,
-            global_layers=layers,
-            max_length=shape.max_length,
-            causal=True,
-        )
-    )
+    return DecoderConfig(stack_config(shape, vocab_size, causal=True))
 
 
 def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
@@ -205,20 +185,12 @@ def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
 def _tokenizer_json(
     config: DecoderStageConfig, folder: Path, say: Callable[[str], None], name: str
 ) -> str:
-    """Return a new tokenizer; one that an interrupted run has made is taken again.
-
-    Each prompt of an embedding model becomes one token of its own: a small model's texts are
-    short, and a prompt of ten tokens would outweigh them.
-    """
+    """Return a new tokenizer; one that an interrupted run has made is taken again."""
     kept = folder / "tokenizer.json"
     if kept.exists():
         return kept.read_text(encoding="utf-8")
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
-    whole = sorted({prompt.rstrip() for prompt in Prompts.default().to_names().values()})
-    tokenizer = train_tokenizer(
-        _texts(config), config.vocab_size - len(whole), num_unused=config.num_unused
-    )
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    tokenizer = new_tokenizer(_texts(config), config.vocab_size, num_unused=config.num_unused)
     text = str(tokenizer.to_str())
     with new_file(kept) as aside:
         aside.write_text(text, encoding="utf-8")

@@ -124,6 +124,8 @@ def run(
         place=folder.checkpoint,
         tokenizer_json=start.tokenizer_json,
         dtype=config.save_dtype,
+        models=[init],
+        data=[s.path for s in config.sources] if config.objective != "none" else [],
     )
     finish(folder, result)
     return folder.checkpoint

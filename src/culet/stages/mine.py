@@ -7,6 +7,7 @@ hard negatives, has its neighbours graded twice, fuses the grades by reciprocal 
 lowest.
 
 data/<source>/part-*.jsonl   the records with negatives, in order; what finetune reads
+ledger.json                  licences, here and in each source's folder
 report.json                  counts and score histograms of each source
 state/                       texts, vectors and counts, gone once it is finished
 """
@@ -28,6 +29,7 @@ import numpy as np
 from culet import fingerprint
 from culet.atomic import new_file
 from culet.data.judges import CrossEncoderJudge, Grades, Judge
+from culet.data.ledger import write_ledgers
 from culet.data.mine import Rules, choose, fuse, highest, nearest, within_margins
 from culet.data.minereport import Tally
 from culet.data.pairindex import PairIndex, build_index, open_index
@@ -170,6 +172,7 @@ def run(
     for source in config.sources:
         miner = _Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
         reports[source.label] = miner.run()
+    write_ledgers(out, {s.label: (s.path, *s.corpus) for s in config.sources})
     with new_file(out / "report.json") as aside:
         aside.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
     folder.finish({"records": {label: report["records"] for label, report in reports.items()}})

@@ -31,7 +31,7 @@ from culet.data.endpoint import Endpoint
 from culet.data.examine import Examiner
 from culet.data.filters import LanguageConfig, LanguageIdentifier, LengthConfig
 from culet.data.generate import GradesConfig
-from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, source_facts, write_ledger
+from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, joined, ledger_of, write_ledger
 from culet.data.minhash import NearConfig
 from culet.data.passes import Passes
 from culet.data.records import data_files
@@ -291,14 +291,14 @@ def _finish(
 
 
 def _entry(source: DataSourceConfig, *, refuse: bool) -> LedgerEntry:
-    """Return what the ledger says of a source: the recipe's words before its own file's."""
-    entry = source_facts(source.path) or LedgerEntry(source.called)
+    """Return what the ledger says of a source: the recipe's words before its own papers'."""
+    entry = joined(ledger_of([source.path]), source.called)
     given = {
         key: value
         for key in ("licence", "origin", "attribution")
         if (value := getattr(source, key)) is not None
     }
-    entry = replace(entry, source=source.called, **given)
+    entry = replace(entry, **given)
     if refuse and entry.licence == UNSTATED:
         raise RecipeError(
             f"no licence is stated for {source.path}; write `licence` into its table, or a "

@@ -23,6 +23,7 @@ from culet.data.denoise import (
     ul2,
     used_modes,
 )
+from culet.data.ledger import training_papers
 from culet.data.pretraining import (
     DenoisingBatcher,
     TextSourceConfig,
@@ -49,6 +50,7 @@ from culet.stages.running import (
     Freeze,
     TokenTraining,
     finish,
+    folder_papers,
     open_folder,
     text_tokenizer,
     train,
@@ -185,7 +187,8 @@ def run(
         source.name: round(plan.slots.epochs(i, config.steps), 3)
         for i, source in enumerate(sources)
     }
-    _write(model, start, config, markers, folder, say=say, name=name)
+    origin = [init, *([teacher] if teacher else [])]
+    _write(model, start, config, markers, folder, origin, say=say, name=name)
     finish(folder, result)
     return PretrainResult(folder.checkpoint, place if place.exists() else None)
 
@@ -245,6 +248,8 @@ def _check(
         )
     if teacher is None:
         return
+    if config.candidates:
+        raise RecipeError("a teacher speaks of the whole vocabulary; leave candidates out")
     size, own = teacher.config.stack.vocab_size, start.config.decoder.stack.vocab_size
     if size != own or teacher.tokenizer_json != start.tokenizer_json:
         raise InputError(
@@ -264,12 +269,14 @@ def _write(
     config: PretrainConfig,
     markers: Markers,
     folder: StageFolder,
+    origin: Sequence[Path],
     *,
     say: Callable[[str], None],
     name: str,
 ) -> None:
     """Write the encoder-decoder, and beside it the encoder alone."""
     arrays = to_arrays(model)
+    data = [source.path for source in config.sources]
     tokens: dict[str, Sequence[int] | dict[str, int]] = {
         "sentinels": markers.sentinels,
         "modes": markers.modes,
@@ -281,8 +288,9 @@ def _write(
         tokenizer_json=start.tokenizer_json,
         dtype=config.save_dtype,
         extra_files={
-            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
             "culet_markers.json": json.dumps(tokens),
+            **folder_papers(folder),
+            **training_papers(None, origin, data),
         },
     )
     encoder, weights = encoder_of(start.config, arrays)
@@ -299,4 +307,6 @@ def _write(
         place=folder.path / "encoder",
         tokenizer_json=start.tokenizer_json,
         dtype=config.save_dtype,
+        models=origin,
+        data=data,
     )

@@ -16,6 +16,7 @@ from torch import nn
 from culet import fingerprint
 from culet.ahead import Ahead
 from culet.checkpoint import write_checkpoint
+from culet.data.ledger import training_papers
 from culet.data.records import data_files
 from culet.errors import RecipeError
 from culet.model.config import EncoderConfig
@@ -23,7 +24,7 @@ from culet.model.embedding import check_dtype
 from culet.model.from_encoder import HeadConfig, embedding_config, with_head
 from culet.modelfolder import SPECIAL_IDS
 from culet.prompts import Prompts
-from culet.recipe import identity, to_tables
+from culet.recipe import LATER, identity, to_tables
 from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
@@ -52,6 +53,9 @@ class TokenTraining:
         save_every: Steps between resumable states.
         average_last: How many of the last saved weights are averaged; 1 takes the last ones.
         average_every: Steps between the weights that are averaged; the last step always counts.
+        candidates: Words that each softmax is taken over beside those of its labels, a random
+            sample that stands for all others; 0 takes the whole vocabulary. See
+            `culet.train.token_loss.Candidates`.
     """
 
     steps: int
@@ -65,12 +69,15 @@ class TokenTraining:
     save_every: int = 200
     average_last: int = 1
     average_every: int = 0
+    candidates: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "chunk_tokens": 1, "save_every": 1, "average_last": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise RecipeError(f"{name} must be at least {bound}, got {getattr(self, name)}")
+        if self.candidates < 0:
+            raise RecipeError(f"candidates must not be negative, got {self.candidates}")
         if self.average_last > 1 and self.average_every < 1:
             raise RecipeError(
                 f"average_last = {self.average_last} needs average_every, the steps between the "
@@ -80,7 +87,7 @@ class TokenTraining:
     def step_config(self, *, distill: float = 0.5) -> StepConfig:
         """Return how a step goes about a batch."""
         dtype = check_dtype(getattr(torch, self.compute_dtype))
-        return StepConfig(self.chunk_tokens, dtype, distill)
+        return StepConfig(self.chunk_tokens, dtype, distill, self.candidates)
 
 
 # Settings that change nothing of what is learnt, and inputs that are told by what is in them.
@@ -132,8 +139,21 @@ def write_encoder(
     place: Path,
     tokenizer_json: str,
     dtype: StoredDtype,
+    models: Sequence[Path],
+    data: Sequence[Path],
 ) -> None:
     """Write an encoder with a new head as an embedding checkpoint for the contrastive stages.
+
+    Args:
+        folder: The stage's folder.
+        encoder: Its architecture.
+        arrays: Its weights.
+        head: What is put on it.
+        place: Where it goes.
+        tokenizer_json: Its tokenizer.
+        dtype: How weights are stored.
+        models: What it was made of, for the ledger of its card.
+        data: What it was trained on, likewise.
 
     Raises:
         InputError: If no embedding model can have such an encoder.
@@ -146,8 +166,13 @@ def write_encoder(
         tokenizer_json=tokenizer_json,
         prompts=Prompts.default().to_names(),
         dtype=dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        extra_files=folder_papers(folder) | training_papers(config, models, data),
     )
+
+
+def folder_papers(folder: StageFolder) -> dict[str, str]:
+    """Return the small file that says with which settings a checkpoint was made."""
+    return {"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")}
 
 
 def check_window(window: int, stack: EncoderConfig) -> None:

@@ -15,6 +15,7 @@ import torch
 from tokenizers import Tokenizer
 
 from culet.atomic import new_file
+from culet.data.ledger import training_papers
 from culet.data.pretraining import TokenPairs
 from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
 from culet.decoder_checkpoint import read_encoder_decoder, write_encoder_decoder
@@ -24,7 +25,14 @@ from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.generate import GenerationConfig, generate
 from culet.model.weights import from_arrays, to_arrays
 from culet.progress import Progress
-from culet.stages.running import TokenTraining, finish, open_folder, text_tokenizer, train
+from culet.stages.running import (
+    TokenTraining,
+    finish,
+    folder_papers,
+    open_folder,
+    text_tokenizer,
+    train,
+)
 from culet.tokenizer import TextTokenizer
 from culet.train.language import pairs_step
 
@@ -131,7 +139,7 @@ def run(
         to_arrays(model),
         tokenizer_json=start.tokenizer_json,
         dtype=config.save_dtype,
-        extra_files={"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")},
+        extra_files=folder_papers(folder) | training_papers(None, [init], config.train),
     )
     result["exact_match"] = None
     if tests:

@@ -15,7 +15,7 @@ import shutil
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,14 @@ import numpy as np
 from culet import fingerprint
 from culet.atomic import new_file
 from culet.data.embedendpoint import EmbeddingEndpoint
+from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
 from culet.data.records import data_files, stream_records
 from culet.data.teacherfolder import MANIFEST, Spoken, spoken, write_shard
 from culet.data.textstore import TextStore, numbered, write_store
 from culet.errors import InputError, RecipeError
 from culet.progress import Progress
 from culet.prompts import TASKS
-from culet.recipe import identity, to_tables
+from culet.recipe import LATER, identity, to_tables
 from culet.stages.folder import StageFolder
 from culet.teachers import EndpointTeacher, Teacher, folder_teacher
 
@@ -61,6 +62,8 @@ class TeachConfig:
         sources: Records to embed the texts of.
         teacher: Folder of a model that culet or sentence-transformers reads.
         endpoint: An OpenAI-compatible endpoint, instead of a folder.
+        licence: Licence of the teacher, for the ledger of what learns from it; what its README.md
+            says if left out.
         truncate_to: Keep only so many numbers of each vector: the prefix of a Matryoshka teacher.
         shard_texts: Texts in a shard, and what a killed run loses.
         skip_bad_records: Leave bad lines out instead of stopping.
@@ -69,6 +72,7 @@ class TeachConfig:
     sources: tuple[TaughtSource, ...]
     teacher: Path | None = None
     endpoint: EmbeddingEndpoint | None = None
+    licence: str | None = field(default=None, metadata=LATER)
     truncate_to: int | None = None
     shard_texts: int = 8192
     skip_bad_records: bool = False
@@ -127,6 +131,7 @@ def run(
         "texts": len(store),
         "fingerprint": folder.fingerprint,
     }
+    write_ledger(vectors / LEDGER, [_entry(config, teacher, len(store))])
     with new_file(vectors / MANIFEST) as aside:
         aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     folder.finish({"texts": len(store), "texts_with_repeats": asked, "width": width})
@@ -140,6 +145,21 @@ def _teacher(config: TeachConfig, device: str) -> Teacher:
         return EndpointTeacher(config.endpoint)
     assert config.teacher is not None  # __post_init__
     return folder_teacher(config.teacher, device=device)
+
+
+def _entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
+    """Return what the ledger of a student says of the teacher."""
+    stated = None if config.teacher is None else card_licence(config.teacher)
+    place = Path(teacher.name)
+    generic = place.name in ("checkpoint", "model")  # of folders that many models are in
+    return LedgerEntry(
+        f"vectors of {place.parent.name if generic else place.name}",
+        licence=config.licence or stated or UNSTATED,
+        origin="distillation",
+        rows_read=texts,
+        rows_kept=texts,
+        fingerprint=teacher.fingerprint,
+    )
 
 
 def _texts(config: TeachConfig, teacher: Teacher, state: Path) -> tuple[TextStore, int]:

@@ -237,6 +237,12 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
     return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
 
 
+def _read(config: TuneConfig) -> list[Path]:
+    """Return what is trained on: the data, and the vectors of teachers."""
+    taught = [s.teacher for s in config.sources if s.teacher is not None and s.teacher.is_dir()]
+    return [*(source.path for source in config.sources), *dict.fromkeys(taught)]
+
+
 def _read_sources(
     config: TuneConfig, prompts: Prompts, *, say: Callable[[str], None], name: str
 ) -> list[Source]:
@@ -382,6 +388,6 @@ def _write_result(
         extra_files={
             "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
             **descent(start),
-            **training_papers(shape, [start.folder], [s.path for s in config.sources]),
+            **training_papers(shape, [start.folder], _read(config)),
         },
     )
