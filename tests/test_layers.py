@@ -69,6 +69,7 @@ ORDER = [
     "stages",
     "pipeline",
     "display",
+    "generating_info",
     "writing",
     "generate_cli",
     "cli",

@@ -331,22 +331,30 @@ def evaluate(
 @app.command()
 def info(
     checkpoint: Annotated[
-        str | None, typer.Argument(help="A checkpoint folder. Default: the packaged model.")
+        str | None,
+        typer.Argument(
+            help="An embedding model, a decoder (folder or .gguf) or an encoder-decoder. "
+            "Default: the packaged model."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check a checkpoint and show what it is."""
-    from culet.checkpoint import read_checkpoint
+    from culet.checkpoint import Checkpoint
     from culet.display import checkpoint_json, show_checkpoint
+    from culet.generating_info import generating_json, read_described, show_generating
     from culet.loading import find_checkpoint
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are among the notes that are shown
-        read = read_checkpoint(find_checkpoint(checkpoint))
+        read = read_described(find_checkpoint(checkpoint))
     if as_json:
-        print(json.dumps(checkpoint_json(read), ensure_ascii=False, indent=2))
-    else:
+        facts = checkpoint_json(read) if isinstance(read, Checkpoint) else generating_json(read)
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+    elif isinstance(read, Checkpoint):
         show_checkpoint(read, Console())
+    else:
+        show_generating(read, Console())
 
 
 app.command()(corpus)

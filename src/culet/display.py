@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,7 @@ def show_checkpoint(checkpoint: Checkpoint, console: Console) -> None:
     local = facts["num_layers"] - len(facts["global_layers"])
     heads = f"{facts['num_heads']} heads of {facts['head_dim']}, {facts['num_kv_heads']} key/value"
     sizes: dict[str, int] = facts["files"]
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    rows = {
+    rows: dict[str, str | Text] = {
         "folder": Text(facts["folder"], style="bold cyan"),
         "fingerprint": facts["fingerprint"],
         "parameters": f"{facts['num_parameters']:,} "
@@ -139,16 +137,25 @@ def show_checkpoint(checkpoint: Checkpoint, console: Console) -> None:
         "max length": f"{facts['max_length']:,} tokens",
         "vocabulary": f"{facts['vocab_size']:,} tokens",
     }
-    for name, value in rows.items():
-        table.add_row(name, value if isinstance(value, Text) else Text(value))
     for name, lines in (
         ("prompts", _prompt_lines(prompts)),
-        ("files", [f"{name}  {_size(size)}" for name, size in sizes.items()]),
-        ("total", [_size(sum(sizes.values()))]),
+        ("files", [f"{name}  {readable_size(size)}" for name, size in sizes.items()]),
+        ("total", [readable_size(sum(sizes.values()))]),
         ("notes", facts["notes"]),
     ):
-        if lines:
-            table.add_row(name, Text("\n".join(lines), style="yellow" if name == "notes" else ""))
+        rows[name] = "\n".join(lines)
+    show_rows(rows, console)
+
+
+def show_rows(rows: Mapping[str, str | Text], console: Console) -> None:
+    """Print names and what is said of each, in two columns; names without a word are left out."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        if value:
+            style = "yellow" if name == "notes" else ""
+            table.add_row(name, value if isinstance(value, Text) else Text(value, style=style))
     console.print(table)
 
 
@@ -192,7 +199,8 @@ def _print(console: Console, text: Text) -> None:
         console.print(text, soft_wrap=True)
 
 
-def _size(size_bytes: int) -> str:
+def readable_size(size_bytes: int) -> str:
+    """Return a number of bytes as kB, MB or GB."""
     if size_bytes < 1_000_000:
         return f"{size_bytes / 1000:,.1f} kB"
     return f"{size_bytes / 1e6:,.1f} MB" if size_bytes < 1e9 else f"{size_bytes / 1e9:,.2f} GB"
