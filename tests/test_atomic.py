@@ -170,3 +170,13 @@ def test_a_folder_never_takes_the_place_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a file of that name is there"):
         write_folder(path, a="1")
     assert path.read_text() == "precious"
+
+
+def test_what_a_killed_writer_left_goes_once_it_is_old(tmp_path: Path) -> None:
+    old, young = tmp_path / ".f.123.partial", tmp_path / ".f.456.partial"
+    for path in (old, young):
+        path.write_text("half")
+    os.utime(old, (1, 1))
+    with new_file(tmp_path / "f", together=True) as aside:
+        aside.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".f.456.partial", "f"]

@@ -97,8 +97,7 @@ def downloaded(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "culet" / "tests" / PACKAGE
+    folder = Path(os.environ["CULET_TEST_DOWNLOADS"]) / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         downloaded(folder)

@@ -78,8 +78,8 @@ def test_a_cache_that_cannot_be_written_costs_the_next_start_only(
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
-    with pytest.warns(UserWarning, match="int8 weights are not kept for the next start: cannot"):
-        engine = OpenVinoEngine(checkpoint, "int8", threads=1, cache=blocked)
+    with pytest.warns(UserWarning, match="int4 weights are not kept for the next start: cannot"):
+        engine = OpenVinoEngine(checkpoint, "int4", threads=1, cache=blocked)
     assert embed(engine, texts((5,))).shape == (1, 32)
 
 

@@ -11,12 +11,14 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from culet.errors import InputError
 
+_ABANDONED_SECONDS = 3600  # since its last write
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # Linux, renameat2(2)
 
 
@@ -27,9 +29,11 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
     Args:
         path: The file.
         together: Several processes may write it at once: each writes aside under its own name,
-            and the last one stays.
+            and the last one stays. What killed ones left is removed when it is an hour old.
     """
     aside = _aside(path, tag=f".{os.getpid()}" if together else "")
+    if together:
+        _remove_abandoned(path)
     try:
         yield aside
         _sync(aside)
@@ -89,6 +93,13 @@ def _aside(path: Path, tag: str = "") -> Path:
     except OSError as error:
         raise InputError(f"cannot create {path.parent}: {error.strerror or error}") from error
     return path.with_name(f".{path.name}{tag}.partial")
+
+
+def _remove_abandoned(path: Path) -> None:
+    for other in path.parent.glob(f".{path.name}.*.partial"):
+        with suppress(OSError):
+            if time.time() - other.stat().st_mtime > _ABANDONED_SECONDS:
+                other.unlink()
 
 
 def _sync(path: Path) -> None:

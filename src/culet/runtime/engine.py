@@ -18,10 +18,12 @@ from typing import Any, get_args
 import numpy as np
 import openvino as ov
 
+from culet.cachefolder import cache_folder
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
 from culet.runtime.attention import View, views
+from culet.runtime.compiled import WORTH_LAYERS, compiled
 from culet.runtime.graph import encoder_graph
 from culet.runtime.layerwise import Layerwise
 from culet.runtime.quantized import quantized_weights
@@ -56,7 +58,7 @@ class OpenVinoEngine:
         checkpoint: The model.
         precision: "float32", "bfloat16", "int8", "int4", or None for the best of this CPU.
         threads: CPU threads; None leaves OpenVINO's choice, one a core.
-        cache: Folder of quantised weights; the user's cache folder if None.
+        cache: Folder of quantised weights and compiled models; the user's cache folder if None.
 
     Attributes:
         name: Backend, device and precision, for messages.
@@ -86,23 +88,42 @@ class OpenVinoEngine:
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
         self._run: Callable[[np.ndarray, View, View, np.ndarray], np.ndarray]
+        settings = _settings(self.precision, threads)
 
-        def compiler(graph: ov.Model) -> ov.CompiledModel:
-            with few_primitives(_KEPT_CODE[self.precision]):
-                return core.compile_model(graph, "CPU", _settings(self.precision, threads))
+        def whole(weights: Callable[[], Weights]) -> _Whole:
+            def build() -> ov.Model:
+                return encoder_graph(checkpoint.config, weights())
+
+            if checkpoint.config.encoder.num_layers < WORTH_LAYERS:
+                return _Whole(core.compile_model(build(), "CPU", settings))
+            model, mapped = compiled(
+                core,
+                build,
+                settings,
+                folder=cache or cache_folder() / "compiled",
+                name=f"{checkpoint.fingerprint}-compiled-{self.precision}",
+            )
+            if mapped is not None:
+                self._mapped.append(mapped)
+            return _Whole(model)
 
         try:
-            if self.precision in ("int8", "int4"):
-                arrays = quantized_weights(checkpoint, self.precision, folder=cache)
-                self._table, self._mapped = CodedTable(arrays), list(arrays.values())
-                if self.precision == "int4":
-                    self._run = Layerwise(checkpoint.config, arrays, compiler)
+            with few_primitives(_KEPT_CODE[self.precision]):
+                if self.precision in ("int8", "int4"):
+                    arrays = quantized_weights(checkpoint, self.precision, folder=cache)
+                    self._table, self._mapped = CodedTable(arrays), list(arrays.values())
+                    if self.precision == "int8":
+                        self._run = whole(lambda: CodedWeights(arrays))
+                    else:
+                        self._run = Layerwise(
+                            checkpoint.config,
+                            arrays,
+                            lambda graph: core.compile_model(graph, "CPU", settings),
+                        )
                 else:
-                    self._run = _Whole(checkpoint.config, CodedWeights(arrays), compiler)
-            else:
-                self._table = FloatTable(checkpoint.tensors["embed"])
-                self._mapped = self._table.arrays()
-                self._run = _Whole(checkpoint.config, FloatWeights(checkpoint.tensors), compiler)
+                    self._table = FloatTable(checkpoint.tensors["embed"])
+                    self._mapped = self._table.arrays()
+                    self._run = whole(lambda: FloatWeights(checkpoint.tensors))
         except RuntimeError as error:
             raise CheckpointError(
                 f"OpenVINO cannot compile {checkpoint.folder}: {error}"
@@ -180,13 +201,11 @@ class _Whole:
     """A model compiled as one graph.
 
     Args:
-        config: The architecture.
-        weights: Its weights, copied into the compiled graph where it wants them otherwise.
-        compiler: Compiles a graph.
+        model: What `encoder_graph` became.
     """
 
-    def __init__(self, config: EmbeddingConfig, weights: Weights, compiler: Any) -> None:
-        self._request = compiler(encoder_graph(config, weights)).create_infer_request()
+    def __init__(self, model: ov.CompiledModel) -> None:
+        self._request = model.create_infer_request()
 
     def __call__(
         self, embedded: np.ndarray, local: View, whole: View, pool: np.ndarray

@@ -17,22 +17,21 @@ the maps of attention pooling are float32.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from culet.atomic import new_file
 from culet.cachefolder import cache_folder
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
 from culet.progress import Progress
 from culet.quant.grids import int4_blocks, int8_rows
+from culet.runtime.kept import check, remove_older, seal, warn
 from culet.runtime.weights import HEAD, matrix, pack, release
-from culet.tensorfile import StoredTensor, checksum, new_tensors, read_tensors, to_float32
+from culet.tensorfile import StoredTensor, new_tensors, read_tensors, to_float32
 
 BLOCK = 32  # weights of a row that share a scale in 4 bits and in the token table
 _VERSION = 3
@@ -58,20 +57,21 @@ def quantized_weights(
         folder: Where the file is kept; the user's cache folder if None.
     """
     folder = folder or cache_folder() / "weights"
-    path = folder / f"{checkpoint.fingerprint}-{precision}-{_VERSION}.safetensors"
+    prefix = f"{checkpoint.fingerprint}-{precision}-"
+    path = folder / f"{prefix}{_VERSION}.safetensors"
     if path.exists():
         try:
             return _read(path)
         except (CheckpointError, OSError, ValueError) as error:
-            _warn(f"the cached weights are damaged and are made again: {error}")
+            warn(f"the cached weights are damaged and are made again: {error}")
     shapes = _shapes(checkpoint.config, precision)
     try:
         with new_tensors(path, shapes) as arrays:
             _fill(arrays, checkpoint, precision)
-        with new_file(path.with_suffix(".crc32"), together=True) as aside:
-            aside.write_text(checksum(path))
+        seal(path)
+        remove_older(path, prefix)
     except InputError as error:
-        _warn(f"the {precision} weights are not kept for the next start: {error}")
+        warn(f"the {precision} weights are not kept for the next start: {error}")
         arrays = {name: np.empty(shape, dtype) for name, (dtype, shape) in shapes.items()}
         _fill(arrays, checkpoint, precision)
         return arrays
@@ -98,10 +98,7 @@ def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
 
 
 def _read(path: Path) -> Mapping[str, np.ndarray]:
-    stated = path.with_suffix(".crc32").read_text().strip()
-    found = checksum(path)
-    if stated != found:
-        raise CheckpointError(f"{path} has the CRC-32 {found} instead of {stated}")
+    check(path)
     tensors = read_tensors(path, codes=True)
     # private, since OpenVINO takes views of writable arrays only
     return {name: tensor.mapped(private=True) for name, tensor in tensors.items()}
@@ -198,7 +195,3 @@ def _blocks4(weights: np.ndarray) -> dict[str, np.ndarray]:
 
 def _block(columns: int) -> int:
     return math.gcd(columns, BLOCK)
-
-
-def _warn(text: str) -> None:
-    warnings.warn(text, UserWarning, stacklevel=4)
