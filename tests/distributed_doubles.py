@@ -151,3 +151,28 @@ def recipe(file: Path) -> None:
 
     sys.argv = ["culet", "train", str(file)]
     main()
+
+
+def tokens(folder: Path) -> None:
+    """Train the stages of language models; the second time until a signal in a step of one."""
+    import torch
+    from language_doubles import token_stages
+
+    from culet.stages import pretrain
+    from culet.train import distributed
+
+    torch.set_num_threads(1)
+    step, left = pretrain.pairs_step, 0
+
+    def counted(*args: Any, **settings: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left == 0 and os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGTERM)
+        return step(*args, **settings)
+
+    pretrain.pairs_step = counted
+    with distributed.joined("cpu", json.loads((folder / "way.json").read_text())):
+        token_stages(folder, folder / "two")
+        left = 3
+        token_stages(folder, folder / "two-then-one")

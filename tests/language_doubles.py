@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,17 @@ from training_doubles import small, write_lines
 from culet.data.denoise import Denoiser
 from culet.data.pretraining import TextSourceConfig
 from culet.decoder_checkpoint import write_decoder, write_encoder_decoder
+from culet.errors import Interrupted
 from culet.model.decoder import Decoder
 from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays
-from culet.stages import pretrain
+from culet.stages import decoder as decoder_stage
+from culet.stages import encoder, pretrain, seq2seq
+from culet.stages.decoder import DecoderShape, DecoderStageConfig
+from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
+from culet.stages.seq2seq import Seq2SeqConfig
 from culet.tokenizer_training import byte_tokenizer
 from culet.train.optim import OptimConfig
 
@@ -122,3 +128,33 @@ def tensors(folder: Path) -> dict[str, bytes]:
         str(file.relative_to(folder)): file.read_bytes()
         for file in sorted(folder.rglob("*.safetensors"))
     }
+
+
+def token_stages(folder: Path, out: Path) -> None:
+    """Run each stage that trains on tokens, short and without noise, in the way `out` is named.
+
+    Batches of five have parts of three and two; a decoder's batch of one has a part of none.
+    """
+    data, quick = folder / "data", OptimConfig(lr=2e-2, warmup_steps=2)
+    common: dict[str, Any] = {"steps": 4, "batch_size": 5, "optim": quick, "chunk_tokens": 80}
+    prose = (TextSourceConfig(data / "prose.jsonl"),)
+    quiet: dict[str, Any] = {"say": lambda line: None}
+    shape = DecoderShape(num_layers=2, model_dim=16, ffn_dim=24, num_heads=2, head_dim=8)
+    new = DecoderStageConfig(sources=prose, window=12, vocab_size=512, shape=shape, **common)
+    decoder_stage.run(new, out=out / "decoder", name="decoder", **quiet)
+    lonely = replace(new, batch_size=1)
+    decoder_stage.run(lonely, out=out / "lonely", name="lonely", init=folder / "teacher", **quiet)
+    encoder.run(
+        EncoderStageConfig(sources=prose, window=12, **common),
+        init=folder / "teacher",
+        out=out / "encoder",
+        name="encoder",
+        **quiet,
+    )
+    config = pretraining(data, dropout=0.0, batch_size=5)
+    pair, teacher = folder / "pair", folder / "teacher"
+    with suppress(Interrupted):
+        pretrain.run(config, init=pair, out=out / "pretrain", name="p", teacher=teacher, **quiet)
+    told = data / "told.jsonl"
+    last = Seq2SeqConfig(train=(told,), test=(told,), max_target_tokens=6, **common)
+    seq2seq.run(last, init=pair, out=out / "seq2seq", name="seq2seq", **quiet)

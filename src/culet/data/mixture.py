@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from culet.data.shuffle import Orders, part_of
 from culet.errors import InputError
 
 
@@ -34,19 +35,8 @@ class Draw:
 
         It may be empty where a source has fewer records than there are processes.
         """
-        check_rank(rank, world_size)
-        size, more = divmod(len(self.indices), world_size)
-        first = rank * size + min(rank, more)
-        stop = first + size + (rank < more)
-        return Draw(self.source, self.indices[first:stop], self.first + first)
-
-
-def check_rank(rank: int, world_size: int) -> None:
-    """Raise InputError unless `rank` is one of `world_size` processes, counted from 0."""
-    if not 0 <= rank < world_size:
-        raise InputError(
-            f"rank must be from 0 to world_size - 1, got rank {rank} of {world_size} processes"
-        )
+        part = part_of(len(self.indices), rank, world_size)
+        return Draw(self.source, self.indices[part], self.first + part.start)
 
 
 class Mixture:
@@ -88,7 +78,7 @@ class Mixture:
             )
         self._sizes = list(sizes)
         self._batch_sizes = list(batch_sizes)
-        self._seed = seed
+        self._order = Orders(sizes, seed)
         rng = np.random.default_rng([seed, 0])
         shares = np.array(weights, dtype=np.float64) / total
         self._source = _sources(rng.random(steps), shares, most or [None] * len(sizes))
@@ -96,7 +86,6 @@ class Mixture:
         for source in range(len(sizes)):
             mine = self._source == source
             self._turn[mine] = np.arange(mine.sum())
-        self._shuffled: dict[tuple[int, int], np.ndarray] = {}
 
     def draw(self, step: int) -> Draw:
         """Return the records of a step (from 0)."""
@@ -119,15 +108,6 @@ class Mixture:
     def batches(self, source: int) -> int:
         """Return how many batches of the run are from a source."""
         return int((self._source == source).sum())
-
-    def _order(self, source: int, epoch: int) -> np.ndarray:
-        """Return the shuffled order of a source in an epoch, keeping the last two in memory."""
-        key = (source, epoch)
-        if key not in self._shuffled:
-            rng = np.random.default_rng([self._seed, 1, source, epoch])
-            self._shuffled.pop((source, epoch - 2), None)
-            self._shuffled[key] = rng.permutation(self._sizes[source])
-        return self._shuffled[key]
 
 
 def shares(

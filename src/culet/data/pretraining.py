@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from culet.data.denoise import Denoiser, Markers, denoise, pick
+from culet.data.shuffle import part_of
 from culet.data.slots import Slot, Slots
 from culet.data.text import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
 from culet.data.triples import Triple, draw_end, masked_tokens, read_triples
@@ -134,17 +135,40 @@ def read_text_sources(
 
 
 class WindowPlan:
-    """Which windows and facts make up the batch of any step."""
+    """Which windows and facts make up the batch of any step.
+
+    Args:
+        sources: What has been read.
+        window: Tokens of a window.
+        batch_size: Examples in a batch, of all processes together.
+        seed: Decides orders, windows and what is done to them.
+        rank: Which process of `world_size` this is, from 0; it gets its part of every batch.
+        world_size: Processes that share each batch; their parts in order are the batch of one.
+    """
 
     def __init__(
-        self, sources: Sequence[TextSource], *, window: int, batch_size: int, seed: int
+        self,
+        sources: Sequence[TextSource],
+        *,
+        window: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.sources = sources
+        self._part = part_of(batch_size, rank, world_size)
         self.window = window
         self._seed = seed
         sizes = [source.size(window) for source in sources]
         weights = [source.config.weight for source in sources]
         self.slots = Slots(sizes, weights, batch_size=batch_size, seed=seed)
+
+    def draw(self, step: int) -> tuple[list[Slot], str]:
+        """Return this process's places of the batch of a step (from 0), and its sources' names."""
+        slots = self.slots.draw(step)
+        names = ", ".join(self.sources[i].name for i in sorted({slot.source for slot in slots}))
+        return slots[self._part], names
 
     def rng(self, slot: Slot) -> np.random.Generator:
         """Return the random numbers of one example; another epoch has others."""
@@ -158,10 +182,6 @@ class WindowPlan:
         start = int(draw.integers(len(stream)))
         tokens = stream.window(slot.index, self.window, start=start)
         return tokens, stream.origin(slot.index, self.window, start=start)
-
-    def names(self, slots: Sequence[Slot]) -> str:
-        """Return the names of the sources of a batch."""
-        return ", ".join(self.sources[i].name for i in sorted({slot.source for slot in slots}))
 
 
 class DenoisingBatcher:
@@ -191,16 +211,17 @@ class DenoisingBatcher:
         self._windows = windows
 
     def __call__(self, step: int) -> TokenPairs:
-        """Return the batch of a step (from 0)."""
-        slots = self._plan.slots.draw(step)
+        """Return the batch of a step (from 0), or this process's part of it."""
+        slots, names = self._plan.draw(step)
         made = [self._example(slot) for slot in slots]
-        sources, targets, windows, places, origin = map(list, zip(*made, strict=True))
+        columns = [list(column) for column in zip(*made, strict=True)]
+        sources, targets, windows, places, origin = columns or ([] for _ in range(5))
         return TokenPairs(
             sources=sources,
             targets=targets,
             windows=windows if self._windows else [],
             places=places if self._windows else [],
-            source=self._plan.names(slots),
+            source=names,
             origin=tuple(origin),
         )
 
@@ -273,8 +294,8 @@ class WindowBatcher:
         self._objective = objective
 
     def __call__(self, step: int) -> TokenWindows:
-        """Return the batch of a step (from 0)."""
-        slots = self._plan.slots.draw(step)
+        """Return the batch of a step (from 0), or this process's part of it."""
+        slots, names = self._plan.draw(step)
         cut = [self._plan.cut(slot) for slot in slots]
         made = [
             self._objective(window, self._plan.rng(slot))
@@ -283,7 +304,7 @@ class WindowBatcher:
         return TokenWindows(
             texts=[text for text, _ in made],
             labels=[labels for _, labels in made],
-            source=self._plan.names(slots),
+            source=names,
             origin=tuple(origin for _, origin in cut),
         )
 

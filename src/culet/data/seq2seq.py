@@ -12,6 +12,7 @@ from typing import Any
 
 from culet.data.pretraining import TokenPairs
 from culet.data.records import data_files, parsed_row, raw_rows, text_field
+from culet.data.shuffle import part_of
 from culet.data.slots import Slots
 from culet.errors import InputError
 from culet.tokenizer import TextTokenizer
@@ -66,6 +67,8 @@ class PairBatcher:
         max_target_tokens: Longer targets are cut, EOS kept.
         seed: Decides the order.
         name: What messages call the data.
+        rank: Which process of `world_size` this is, from 0; it gets its part of every batch.
+        world_size: Processes that share each batch.
     """
 
     def __init__(
@@ -77,7 +80,10 @@ class PairBatcher:
         max_target_tokens: int,
         seed: int,
         name: str,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
+        self._part = part_of(batch_size, rank, world_size)
         self._pairs = pairs
         self._tokenizer = tokenizer
         self._most = max_target_tokens
@@ -85,8 +91,8 @@ class PairBatcher:
         self._slots = Slots([len(pairs)], [1.0], batch_size=batch_size, seed=seed)
 
     def __call__(self, step: int) -> TokenPairs:
-        """Return the batch of a step (from 0)."""
-        pairs = [self._pairs[slot.index] for slot in self._slots.draw(step)]
+        """Return the batch of a step (from 0), or this process's part of it."""
+        pairs = [self._pairs[slot.index] for slot in self._slots.draw(step)[self._part]]
         sources = self._tokenizer.encode([pair.input for pair in pairs])
         targets = [ids[1:] for ids in self._tokenizer.encode([p.target for p in pairs]).ids]
         cut = sum(len(ids) > self._most for ids in targets)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from culet.data.shuffle import Orders
 from culet.errors import InputError
 
 
@@ -60,8 +61,7 @@ class Slots:
         self._bounds = np.concatenate([[0.0], np.cumsum(np.array(weights) / total)])
         self._bounds[-1] = 1.0
         self._batch_size = batch_size
-        self._seed = seed
-        self._shuffled: dict[tuple[int, int], np.ndarray] = {}
+        self._order = Orders(sizes, seed)
 
     def draw(self, step: int) -> list[Slot]:
         """Return the places of the batch of a step (from 0), sources in order."""
@@ -82,12 +82,3 @@ class Slots:
         """Return how many examples each source has given in the first steps; they sum exactly."""
         reached = np.floor(self._bounds * (self._batch_size * steps) + 0.5).astype(np.int64)
         return [int(n) for n in np.diff(reached)]
-
-    def _order(self, source: int, epoch: int) -> np.ndarray:
-        """Return the shuffled order of a source in an epoch, keeping the last two in memory."""
-        key = (source, epoch)
-        if key not in self._shuffled:
-            rng = np.random.default_rng([self._seed, 1, source, epoch])
-            self._shuffled.pop((source, epoch - 2), None)
-            self._shuffled[key] = rng.permutation(self._sizes[source])
-        return self._shuffled[key]

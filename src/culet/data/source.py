@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from culet.data.collate import PairBatch, check_teacher, collate, record_prompts
-from culet.data.mixture import Mixture, check_rank, shares
+from culet.data.mixture import Mixture, shares
 from culet.data.records import Record, Records, read_records
+from culet.data.shuffle import check_rank
 from culet.data.teacher import TeacherFile
 from culet.data.teacherfolder import TeacherFolder
 from culet.errors import RecipeError

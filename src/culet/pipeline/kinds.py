@@ -82,6 +82,7 @@ _ALL = (
         inputs=(Input("init", ("decoder",), needed=False),),
         unimportant=_SAVING,
         records=_sources,
+        everywhere=True,
     ),
     Kind(
         "trim",
@@ -105,6 +106,7 @@ _ALL = (
         inputs=(Input("init", ("decoder",)),),
         unimportant=_SAVING,
         records=_sources,
+        everywhere=True,
     ),
     Kind(
         "pretrain",
@@ -114,6 +116,7 @@ _ALL = (
         inputs=(_SEQ2SEQ, Input("teacher", ("decoder",), needed=False)),
         unimportant=_SAVING,
         records=_sources,
+        everywhere=True,
     ),
     Kind(
         "seq2seq",
@@ -122,6 +125,7 @@ _ALL = (
         gives={"seq2seq": "checkpoint"},
         inputs=(_SEQ2SEQ,),
         unimportant=_SAVING,
+        everywhere=True,
     ),
     Kind(
         "generate",

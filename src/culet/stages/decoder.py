@@ -18,9 +18,7 @@ from culet.data.pretraining import (
     TextSourceConfig,
     TokenWindows,
     WindowBatcher,
-    WindowPlan,
     next_token,
-    read_text_sources,
 )
 from culet.decoder_checkpoint import read_decoder, write_decoder
 from culet.errors import RecipeError
@@ -34,9 +32,11 @@ from culet.stages.running import (
     finish,
     folder_papers,
     open_folder,
+    read_windows,
     text_tokenizer,
     train,
 )
+from culet.train.distributed import current
 from culet.train.language import head_table, windows_step
 
 
@@ -115,7 +115,8 @@ def run(
         tokenizer_json = start.tokenizer_json
         model = from_arrays(start.config, start.arrays(), device=device)
     else:
-        tokenizer_json = _tokenizer_json(config, folder.path / ".tokens", say, name)
+        with current().first_then_others():
+            tokenizer_json = _tokenizer_json(config, folder.path / ".tokens", say, name)
         words = Tokenizer.from_str(tokenizer_json)
         shape = decoder_config(config.shape, words.get_vocab_size(with_added_tokens=True))
         arrays = random_weights(shape.weight_shapes(), seed=config.seed)
@@ -129,8 +130,7 @@ def run(
     check_window(config.window, model.config.stack)
     model.train()
     tokenizer = text_tokenizer(tokenizer_json)
-    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
-    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    plan = read_windows(config, config.sources, config.window, tokenizer, folder)
     settings = config.step_config()
 
     def step(batch: TokenWindows) -> dict[str, float]:
@@ -146,6 +146,8 @@ def run(
         name=name,
         say=say,
     )
+    if result is None:  # the first process writes
+        return folder.checkpoint
     write_decoder(
         folder.checkpoint,
         model.config,

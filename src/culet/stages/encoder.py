@@ -20,9 +20,7 @@ from culet.data.pretraining import (
     TextSourceConfig,
     TokenWindows,
     WindowBatcher,
-    WindowPlan,
     masked_token,
-    read_text_sources,
 )
 from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
 from culet.errors import InputError, RecipeError
@@ -37,10 +35,12 @@ from culet.stages.running import (
     check_window,
     finish,
     open_folder,
+    read_windows,
     text_tokenizer,
     train,
     write_encoder,
 )
+from culet.train.distributed import current
 from culet.train.language import windows_step
 
 MASK = "<mask>"
@@ -113,9 +113,11 @@ def run(
     if folder.result():
         return folder.checkpoint
     arrays: Any = start.arrays()
-    result: dict[str, Any] = {"steps": 0}
+    result: dict[str, Any] | None = {"steps": 0} if current().first else None
     if config.objective != "none":
         arrays, result = _train(config, start, encoder, folder, device=device, say=say, name=name)
+    if result is None:  # the first process writes
+        return folder.checkpoint
     write_encoder(
         folder,
         encoder,
@@ -140,7 +142,7 @@ def _train(
     device: str,
     say: Callable[[str], None],
     name: str,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Return the trained weights and what is worth recording."""
     mask_id = Tokenizer.from_str(start.tokenizer_json).token_to_id(MASK)
     if mask_id is None:
@@ -154,8 +156,7 @@ def _train(
     if not start.config.tied_head:
         table = named["head"] = nn.Parameter(torch.tensor(given["head"], device=device))
     tokenizer = text_tokenizer(start.tokenizer_json)
-    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
-    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    plan = read_windows(config, config.sources, config.window, tokenizer, folder)
     objective = masked_token(
         tokenizer, mask_id, rate=config.rate, shifted=config.objective == "mntp", ignored=IGNORED
     )

@@ -28,8 +28,6 @@ from culet.data.pretraining import (
     DenoisingBatcher,
     TextSourceConfig,
     TokenPairs,
-    WindowPlan,
-    read_text_sources,
 )
 from culet.decoder_checkpoint import (
     DecoderCheckpoint,
@@ -52,6 +50,7 @@ from culet.stages.running import (
     finish,
     folder_papers,
     open_folder,
+    read_windows,
     text_tokenizer,
     train,
     write_encoder,
@@ -170,8 +169,7 @@ def run(
     if teaching is not None:
         says = from_arrays(teaching.config, teaching.arrays(), device=device)
         says.requires_grad_(False)
-    sources = read_text_sources(config.sources, tokenizer, folder.path / ".tokens")
-    plan = WindowPlan(sources, window=config.window, batch_size=config.batch_size, seed=config.seed)
+    plan = read_windows(config, config.sources, config.window, tokenizer, folder)
     batcher = DenoisingBatcher(plan, config.chosen, markers, tokenizer, windows=says is not None)
     result = train(
         config,
@@ -183,9 +181,11 @@ def run(
         say=say,
         freeze=_freeze(config, model),
     )
+    if result is None:  # the first process writes
+        return PretrainResult(folder.checkpoint, place)
     result["epochs"] = {
         source.name: round(plan.slots.epochs(i, config.steps), 3)
-        for i, source in enumerate(sources)
+        for i, source in enumerate(plan.sources)
     }
     origin = [init, *([teacher] if teacher else [])]
     _write(model, start, config, markers, folder, origin, say=say, name=name)

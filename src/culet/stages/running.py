@@ -17,6 +17,7 @@ from culet import fingerprint
 from culet.ahead import Ahead
 from culet.checkpoint import write_checkpoint
 from culet.data.ledger import training_papers
+from culet.data.pretraining import TextSourceConfig, WindowPlan, read_text_sources
 from culet.data.records import data_files
 from culet.errors import RecipeError
 from culet.model.config import EncoderConfig
@@ -29,11 +30,12 @@ from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
 from culet.train.averaging import average_files, save_weights, saved
+from culet.train.distributed import current
 from culet.train.language import StepConfig
 from culet.train.loop import Action, AnyBatch, Loop
 from culet.train.loop import run as run_loop
 from culet.train.optim import OptimConfig, Optimizer
-from culet.train.report import Report, read_log
+from culet.train.report import Report, Unreported, read_log
 from culet.train.resume import drop_state, load_state, save_state
 
 
@@ -103,16 +105,22 @@ def open_folder(
     inputs: Sequence[str],
     say: Callable[[str], None],
 ) -> StageFolder:
-    """Return the stage's folder, for a run of these settings, data files and inputs."""
+    """Return the stage's folder, for a run of these settings, data files and inputs.
+
+    Among several processes the first one makes it, and the others look at it then.
+    """
     settings = identity(config, run=out.parent)
     for key in UNIMPORTANT:
         settings.pop(key, None)
     files = [file for path in data for file in data_files(path)]
-    folder = StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings([settings, fingerprint.of_files(files), *inputs]),
-        settings={name: to_tables(config)},
-    )
+    world = current()
+    with world.first_then_others():
+        folder = StageFolder(
+            out,
+            fingerprint=fingerprint.of_settings([settings, fingerprint.of_files(files), *inputs]),
+            settings={name: to_tables(config)},
+            writes=world.first,
+        )
     if folder.moved_to:
         say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
     if folder.result():
@@ -184,6 +192,31 @@ def check_window(window: int, stack: EncoderConfig) -> None:
         )
 
 
+def read_windows(
+    config: TokenTraining,
+    sources: Sequence[TextSourceConfig],
+    window: int,
+    tokenizer: TextTokenizer,
+    folder: StageFolder,
+) -> WindowPlan:
+    """Return windows of so many tokens of some texts; the first process tokenizes them, once.
+
+    Raises:
+        InputError: At the first bad row, with file and line.
+    """
+    world = current()
+    with world.first_then_others():
+        read = read_text_sources(sources, tokenizer, folder.path / ".tokens")
+    return WindowPlan(
+        read,
+        window=window,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        rank=world.rank,
+        world_size=world.size,
+    )
+
+
 @dataclass(frozen=True)
 class Freeze:
     """Parameters that wait while the others learn.
@@ -207,16 +240,18 @@ def train(
     name: str,
     say: Callable[[str], None],
     freeze: Freeze | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Train, resuming where an interrupted run was, and return what is worth recording.
 
-    Afterwards the parameters are the average of the last saved ones, if that was asked for.
+    Afterwards the parameters are the average of the last saved ones, if that was asked for. Among
+    several processes each has all weights and its part of the batches; the first alone gets a
+    result, and writes.
 
     Args:
         config: The settings.
         named: What is trained.
-        step: Adds the gradients of a batch.
-        batcher: Makes the batch of a step.
+        step: Adds the gradients of a batch, or of this process's part of one.
+        batcher: Makes the batch of a step, or this process's part of it.
         folder: The stage's folder.
         name: What messages call the stage.
         say: Takes lines for the person watching.
@@ -226,6 +261,7 @@ def train(
         TrainingError: If the loss or its gradient stops being finite.
         Interrupted: After SIGINT, with the state saved.
     """
+    world = current()
     optimizer = Optimizer(named.items(), config.optim, steps=config.steps)
     if freeze is not None:
         _give_empty_moments(optimizer, freeze.names)
@@ -235,7 +271,7 @@ def train(
         say(f"{name}: resuming after step {first} of {config.steps}")
     weights = folder.path / ".weights"
     actions: list[Action] = []
-    if config.average_last > 1:
+    if config.average_last > 1 and world.first:
 
         def keep(done: int) -> None:
             save_weights(weights, optimizer.named, step=done, keep=config.average_last)
@@ -252,10 +288,12 @@ def train(
 
     with (
         Ahead(map(batcher, range(first, config.steps))) as batches,
-        Report(name, folder.log, start=first, steps=config.steps) as report,
+        _report(name, folder, start=first, steps=config.steps) as report,
     ):
-        loop = Loop(step, optimizer, save, report, config.save_every, actions)
+        loop = Loop(step, optimizer, save, report, config.save_every, actions, seed=config.seed)
         run_loop(loop, batches, start=first, steps=config.steps)
+    if not world.first:
+        return None
     if config.average_last > 1:
         if config.steps % config.average_every:
             save_weights(weights, optimizer.named, step=config.steps, keep=config.average_last)
@@ -265,6 +303,10 @@ def train(
             for key, average in optimizer.average.items():
                 optimizer.named[key].copy_(average)
     return _summary(config, folder)
+
+
+def _report(name: str, folder: StageFolder, *, start: int, steps: int) -> Report:
+    return Report(name, folder.log, start=start, steps=steps) if current().first else Unreported()
 
 
 def finish(folder: StageFolder, result: dict[str, Any]) -> None:

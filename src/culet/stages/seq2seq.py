@@ -34,6 +34,7 @@ from culet.stages.running import (
     train,
 )
 from culet.tokenizer import TextTokenizer
+from culet.train.distributed import current
 from culet.train.language import pairs_step
 
 
@@ -129,10 +130,14 @@ def run(
         max_target_tokens=config.max_target_tokens,
         seed=config.seed,
         name=config.train[0].name,
+        rank=current().rank,
+        world_size=current().size,
     )
     result = train(
         config, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
     )
+    if result is None:  # the first process writes, and answers
+        return Seq2SeqResult(folder.checkpoint, None)
     write_encoder_decoder(
         folder.checkpoint,
         start.config,

@@ -79,6 +79,13 @@ class World:
         dist.all_reduce(numbers)
         return [int(number) for number in numbers]
 
+    def totals(self, values: Tensor) -> Tensor:
+        """Return the sums of some numbers over all processes, on the CPU."""
+        values = values.detach().double().cpu()
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
     def most(self, value: int) -> int:
         """Return the largest of a number over all processes."""
         if self.size == 1:

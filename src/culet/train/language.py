@@ -19,6 +19,7 @@ from culet.model.batch import IGNORED, Seq2SeqBatch, TokenBatch, pack, pack_pair
 from culet.model.decoder import Decoder
 from culet.model.encoder import Encoder
 from culet.model.encoder_decoder import EncoderDecoder
+from culet.train.distributed import current
 from culet.train.token_loss import Teacher, TokenLoss, token_loss
 
 
@@ -112,10 +113,15 @@ def windows_step(
 
 
 class _Sums:
-    """Adds up parts of a batch, and sends each one's gradient on its way at once."""
+    """Adds up parts of a batch, and sends each one's gradient on its way at once.
+
+    Among several processes the batch is that of all: each adds the gradients of its own part, and
+    their sum, like the loss parts here, is that of one process with the whole batch.
+    """
 
     def __init__(self, count: int) -> None:
-        self._count = max(1, count)
+        self._world = current()
+        self._count = max(1, *self._world.sums([count]))
         self._parts: list[Tensor] = []
 
     def add(self, loss: TokenLoss) -> None:
@@ -126,12 +132,13 @@ class _Sums:
         self._parts.append(parts * share)
 
     def means(self) -> dict[str, float]:
-        total, hard, accuracy = torch.stack(self._parts).sum(0).tolist()
+        own = torch.stack(self._parts).sum(0) if self._parts else torch.zeros(3)
+        total, hard, accuracy = self._world.totals(own).tolist()
         return {"loss": total, "cross_entropy": hard, "accuracy": accuracy}
 
 
 def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield the texts in order of length, as many at once as have `most` tokens; at least one."""
+    """Yield the texts in order of length, as many at once as have `most` tokens."""
     part: list[int] = []
     tokens = 0
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
@@ -140,7 +147,8 @@ def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
             part, tokens = [], 0
         part.append(i)
         tokens += lengths[i]
-    yield part
+    if part:
+        yield part
 
 
 def _starts(packed: TokenBatch) -> np.ndarray:
