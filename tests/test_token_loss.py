@@ -12,7 +12,7 @@ from torch import Tensor
 
 from culet.losses import token_cross_entropy
 from culet.model.batch import IGNORED
-from culet.train.token_loss import Teacher, token_loss
+from culet.train.token_loss import Teacher, draw_candidates, token_loss
 
 N, D, V = 23, 6, 40
 
@@ -138,3 +138,43 @@ def test_the_logits_of_all_labels_never_exist_at_once() -> None:
         [sys.executable, "-c", _MEMORY], capture_output=True, text=True, check=True
     )
     assert float(found.stdout) < 150
+
+
+# --- candidates in place of the whole vocabulary
+
+
+def test_with_all_words_drawn_the_loss_and_its_gradients_are_those_of_the_vocabulary() -> None:
+    hidden, table, labels = inputs()
+    whole = token_loss(hidden, table, labels)
+    wanted = torch.autograd.grad(whole.total, (hidden, table))
+    for drawn in (V, 10 * V):
+        found = token_loss(hidden, table, labels, candidates=drawn)
+        assert found.total.item() == pytest.approx(whole.total.item(), rel=1e-5)
+        assert found.accuracy.item() == whole.accuracy.item()
+        for gradient, expected in zip(
+            torch.autograd.grad(found.total, (hidden, table)), wanted, strict=True
+        ):
+            torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
+
+
+def test_drawn_words_stand_for_the_others_in_the_mean() -> None:
+    _, _, labels = inputs()
+    scores = torch.randn(V, generator=torch.Generator().manual_seed(3))
+    torch.manual_seed(0)
+    sums = []
+    for _ in range(4000):
+        some = draw_candidates(labels.clamp(min=0), vocab_size=V, drawn=5)
+        assert torch.equal(some.ids[some.labels], labels.clamp(min=0))
+        assert len(some.ids.unique()) == len(some.ids)
+        sums.append(float((scores[some.ids] + some.log_weights).exp().sum()))
+    assert sum(sums) / len(sums) == pytest.approx(float(scores.exp().sum()), rel=0.01)
+
+
+def test_words_that_were_not_drawn_get_no_gradient() -> None:
+    hidden, table, labels = inputs()
+    torch.manual_seed(0)
+    gradient = torch.autograd.grad(token_loss(hidden, table, labels, candidates=3).total, table)[0]
+    touched = gradient.abs().sum(1) > 0
+    own = labels[labels != IGNORED].unique()
+    assert touched[own].all()
+    assert int(touched.sum()) == len(own) + 3

@@ -31,11 +31,13 @@ class StepConfig:
         chunk_tokens: Tokens, of both sides, that are in the model at the same time.
         compute_dtype: Dtype of activations.
         distill: Share of the teacher's distribution in the target of a real token.
+        candidates: Words in the softmax beside those of the labels; 0 takes the vocabulary.
     """
 
     chunk_tokens: int = 16_384
     compute_dtype: torch.dtype = torch.float32
     distill: float = 0.5
+    candidates: int = 0
 
 
 def head_table(decoder: Decoder) -> Float[Tensor, "V D"]:
@@ -75,7 +77,12 @@ def pairs_step(
             said = _said(teacher, windows, [batch.places[i] for i in part], packed, config)
         head = model.decoder
         loss = token_loss(
-            hidden, head_table(head), packed.labels, softcap=head.head.softcap, teacher=said
+            hidden,
+            head_table(head),
+            packed.labels,
+            softcap=head.head.softcap,
+            teacher=said,
+            candidates=config.candidates,
         )
         sums.add(loss)
     return sums.means()
@@ -108,7 +115,7 @@ def windows_step(
             laid[start : start + len(batch.labels[i])] = batch.labels[i]
         hidden = stack(packed.to(device), compute_dtype=config.compute_dtype).hidden
         labels = torch.from_numpy(laid).to(device)
-        sums.add(token_loss(hidden, table, labels, softcap=softcap))
+        sums.add(token_loss(hidden, table, labels, softcap=softcap, candidates=config.candidates))
     return sums.means()
 
 

@@ -4,10 +4,14 @@ With Gemma's 262,144 words the logits of a thousand tokens are a gigabyte, and a
 them and their softmax. Here they exist for a few rows at a time: loss and gradients of those
 rows are taken at once, and what is kept is the gradient of the states and of the table, which are
 needed anyway. The cost is that of the plain way; nothing is computed twice.
+
+Where that cost is too high, as for a small model with many words, the softmax can be taken over
+some of them (`Candidates`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +61,40 @@ class TokenLoss:
     count: int
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """Some words of a vocabulary, in place of all in a softmax.
+
+    The labels of the batch are all there; of the other words a uniform sample stands for the
+    rest, each as often as there are words to a drawn one. Given the labels, the sum that the
+    softmax divides by is then right in the mean (importance sampling as in Bengio and Senécal
+    2008; the loss, its logarithm, is a little too low).
+
+    Attributes:
+        ids: The words.
+        log_weights: log of how many words each stands for.
+        labels: The labels as places among the words.
+    """
+
+    ids: Int[Tensor, " C"]
+    log_weights: Float[Tensor, " C"]
+    labels: Int[Tensor, " N"]
+
+
+def draw_candidates(labels: Int[Tensor, " N"], *, vocab_size: int, drawn: int) -> Candidates:
+    """Return the labels' words and `drawn` others, by PyTorch's random numbers for the CPU."""
+    own, places = torch.unique(labels, return_inverse=True)
+    other = torch.ones(vocab_size, dtype=torch.bool)
+    other[own.cpu()] = False
+    others = other.nonzero().squeeze(1)
+    some = others[torch.randperm(len(others))[:drawn]]
+    log_weights = torch.zeros(len(own) + len(some))
+    if len(some):
+        log_weights[len(own) :] = math.log(len(others) / len(some))
+    ids = torch.cat([own, some.to(own.device)])
+    return Candidates(ids, log_weights.to(own.device), places)
+
+
 def token_loss(
     hidden: Float[Tensor, "N D"],
     table: Float[Tensor, "V D"],
@@ -65,6 +103,7 @@ def token_loss(
     softcap: float | None = None,
     teacher: Teacher | None = None,
     rows_at_once: int = 0,
+    candidates: int = 0,
 ) -> TokenLoss:
     """Return the mean cross-entropy of labels given states, in float32.
 
@@ -80,6 +119,8 @@ def token_loss(
         teacher: A second opinion.
         rows_at_once: Labels whose logits exist at the same time; by default as many as make
             128 MiB.
+        candidates: Words drawn beside those of the labels to stand for the rest of the
+            vocabulary; 0 takes all. Accuracy is then among fewer words. Not with a teacher.
     """
     counted = labels != IGNORED
     count = int(counted.sum())
@@ -94,8 +135,13 @@ def token_loss(
             teacher.softcap,
             teacher.weight,
         )
+    right, log_weights = labels[counted], None
+    if candidates:
+        assert teacher is None, "a teacher speaks of all words"
+        some = draw_candidates(right, vocab_size=table.shape[0], drawn=candidates)
+        table, right, log_weights = F.embedding(some.ids, table), some.labels, some.log_weights
     total, hard, hits = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden[counted], table, labels[counted], softcap, teacher, at_once
+        hidden[counted], table, right, softcap, log_weights, teacher, at_once
     )
     return TokenLoss(total, hard, hits, count)
 
@@ -110,6 +156,7 @@ class _ChunkedLoss(torch.autograd.Function):
         table: Tensor,
         labels: Tensor,
         softcap: float | None,
+        log_weights: Tensor | None,
         teacher: Teacher | None,
         at_once: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,6 +171,8 @@ class _ChunkedLoss(torch.autograd.Function):
             own, right = hidden[rows], labels[rows]
             logits, bent = _capped(F.linear(own, cast).float(), softcap)
             hits = (logits.gather(1, right[:, None]).squeeze(1) >= logits.amax(1)).sum()
+            if log_weights is not None:
+                logits += log_weights
             logits = logits.log_softmax(1)
             hard = -logits.gather(1, right[:, None]).squeeze(1)
             target = _blended(teacher, rows, right, logits.shape, cast.dtype)
@@ -163,6 +212,7 @@ class _ChunkedLoss(torch.autograd.Function):
         return (
             None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype),
             None if grad_table is None else (grad_table * scale).to(ctx.table_dtype),
+            None,
             None,
             None,
             None,
