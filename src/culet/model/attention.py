@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from culet.model.batch import TokenBatch
 from culet.model.config import EncoderConfig
 from culet.model.layers import Linear, RMSNorm, rotate
+from culet.model.varlen import has_varlen, varlen_attend
 
 _CAUSAL_BAND = 256  # queries that share the keys before them, where no kernel knows the mask
 
@@ -216,13 +217,11 @@ class Attention(nn.Module):
         batch: TokenBatch,
     ) -> Float[Tensor, "N D"]:
         """Return what each token gathers from its own text, given queries, keys and values."""
-        tokens = [length * count for length, count in batch.runs]
-        runs = (torch.split(x, tokens) for x in (query, key, value))
-        attended = [
-            self._attend_run(q, k, v, count)
-            for q, k, v, (_, count) in zip(*runs, batch.runs, strict=True)
-        ]
-        return self.gathered(torch.cat(attended))
+        reach: dict[str, Any] = {"scale": self.scale, "window": self.window, "after": self.after}
+        if has_varlen(query, key, self.softcap, attend_packed):
+            return self.gathered(varlen_attend(query, key, value, batch, **reach))
+        attended = attend_packed(query, key, value, batch, **reach, softcap=self.softcap)
+        return self.gathered(attended)
 
     def project(
         self, x: Float[Tensor, "N D"], cos: Float[Tensor, "N A"], sin: Float[Tensor, "N A"]
@@ -240,24 +239,38 @@ class Attention(nn.Module):
         out: Tensor = self.out(attended.reshape(-1, self.num_heads * self.head_dim))
         return out
 
-    def _attend_run(
-        self,
-        query: Float[Tensor, "n H A"],
-        key: Float[Tensor, "n G A"],
-        value: Float[Tensor, "n G A"],
-        count: int,
-    ) -> Float[Tensor, "n H A"]:
-        """Attend inside a run of `count` texts of equal length, seen as a rectangle."""
-        out = attend(
-            rectangle(query, count),
-            rectangle(key, count),
-            rectangle(value, count),
-            scale=self.scale,
-            window=self.window,
-            after=self.after,
-            softcap=self.softcap,
-        )
-        return out.transpose(1, 2).reshape(-1, self.num_heads, self.head_dim)
+
+def attend_packed(
+    query: Float[Tensor, "N H A"],
+    key: Float[Tensor, "N G A"],
+    value: Float[Tensor, "N G A"],
+    batch: TokenBatch,
+    *,
+    scale: float,
+    window: int | None,
+    after: int | None,
+    softcap: float | None = None,
+) -> Float[Tensor, "N H A"]:
+    """Return what each token gathers from its own text, a run of equal lengths at a time.
+
+    Arguments are those of `attend`, packed.
+    """
+    tokens = [length * count for length, count in batch.runs]
+    runs = (torch.split(x, tokens) for x in (query, key, value))
+    return torch.cat(
+        [
+            packed(
+                attend(
+                    *(rectangle(x, count) for x in run),
+                    scale=scale,
+                    window=window,
+                    after=after,
+                    softcap=softcap,
+                )
+            )
+            for *run, (_, count) in zip(*runs, batch.runs, strict=True)
+        ]
+    )
 
 
 def head_norm(config: EncoderConfig) -> nn.Module:
@@ -270,3 +283,8 @@ def head_norm(config: EncoderConfig) -> nn.Module:
 def rectangle(x: Float[Tensor, "n G A"], count: int) -> Float[Tensor, "b G l A"]:
     """Return the heads of `count` texts of equal length as a rectangle."""
     return x.reshape(count, -1, *x.shape[1:]).transpose(1, 2)
+
+
+def packed(x: Float[Tensor, "b H l A"]) -> Float[Tensor, "n H A"]:
+    """Return a rectangle of texts as packed tokens again; undoes `rectangle`."""
+    return x.transpose(1, 2).flatten(0, 1)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from culet.model.attention import Attention, attend, head_norm, rectangle
+from culet.model.attention import Attention, attend, head_norm, packed, rectangle
 from culet.model.batch import Seq2SeqBatch
 from culet.model.config import EncoderConfig
 from culet.model.layers import Linear
@@ -56,7 +56,7 @@ class CrossAttention(nn.Module):
                 window=None,
                 softcap=self.softcap,
             )
-            attended.append(out.transpose(1, 2).reshape(-1, self.num_heads, self.head_dim))
+            attended.append(packed(out))
         return self.gathered(torch.cat(attended))
 
     def queries(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N H A"]:
@@ -107,7 +107,7 @@ class MergedAttention(Attention):
                 prefix=run.source_length,
                 softcap=self.softcap,
             )
-            attended.append(out.transpose(1, 2).reshape(-1, self.num_heads, self.head_dim))
+            attended.append(packed(out))
         return self.gathered(torch.cat(attended))
 
     def keys(
