@@ -10,12 +10,14 @@ the other's, so that pairs of equal (source length, target length) stand side by
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Int
+import torch.nn.functional as F
+from jaxtyping import Int, Int32
 from torch import Tensor
 
 from culet.errors import InputError
@@ -51,6 +53,11 @@ class TokenBatch:
     def num_tokens(self) -> int:
         """Return N."""
         return int(self.ids.numel())
+
+    @functools.cached_property
+    def boundaries(self) -> Int32[Tensor, " ends"]:
+        """Where each text begins, and the end of the last: B + 1 places."""
+        return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """Return the batch on another device."""
