@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer
 
+from culet import vocabulary
 from culet.checkpoint import read_checkpoint, write_checkpoint
 from culet.decoder_checkpoint import (
     read_decoder,
@@ -24,6 +27,7 @@ from culet.model.batch import pack
 from culet.model.config import EncoderConfig, tiny
 from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.weights import from_arrays
+from culet.stages import trim
 from culet.stages.trim import TrimConfig, run
 from culet.tokenizer_training import train_tokenizer
 
@@ -168,6 +172,39 @@ def test_a_finished_stage_is_not_done_again(decoder: Path, corpus: Path, tmp_pat
     assert lines == ["trim: finished before, nothing to do"]
     run(replace(config, keep_unused=1), out=tmp_path / "out", say=say)
     assert "settings or data have changed" in lines[1]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_an_interrupted_count_goes_on_and_ends_the_same(
+    damaged: bool, decoder: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "_TEXTS_AT_ONCE", 20)
+    monkeypatch.setattr(trim, "_KEEP_EVERY", 40)
+    config, whole = TrimConfig((corpus,), init=decoder), trim._texts
+    run(config, out=tmp_path / "at-once", say=quiet)
+
+    def interrupted(*args: Any, **options: Any) -> Iterator[str]:
+        yield from islice(whole(*args, **options), 70)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trim, "_texts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, out=tmp_path / "out", say=quiet)
+    monkeypatch.setattr(trim, "_texts", whole)
+    kept = tmp_path / "out/.counted.npz"
+    with np.load(kept) as found:
+        assert int(found["texts"]) == 40
+    if damaged:
+        kept.write_bytes(kept.read_bytes()[:100])
+    firsts: list[str] = []
+    cut = vocabulary._first_words
+    monkeypatch.setattr(vocabulary, "_first_words", lambda text: firsts.append(text) or cut(text))
+    run(config, out=tmp_path / "out", say=quiet)
+    counted = sum(1 for _ in whole(config, held_out=False))
+    assert len(firsts) == (counted if damaged else counted - 40)
+    assert not kept.exists()
+    done = [json.loads((tmp_path / n / "done.json").read_text()) for n in ("at-once", "out")]
+    assert done[0] == done[1]
 
 
 def test_bad_settings_and_empty_texts_are_refused(

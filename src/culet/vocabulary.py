@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import Any
@@ -84,18 +84,53 @@ class Coverage:
         return self.tokens_after / max(1, self.tokens_before) - 1
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
+@dataclass(frozen=True)
+class Counted:
+    """How far the counting of some texts has come.
+
+    Attributes:
+        counts: How often each id is used in them, int64 [V].
+        texts: How many texts these are.
+    """
+
+    counts: np.ndarray
+    texts: int
+
+
+def count_tokens(
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    *,
+    before: Counted | None = None,
+    keep: Callable[[Counted], None] | None = None,
+    keep_every: int = 1,
+) -> np.ndarray:
     """Return how often each id is used in some texts, read once and not kept, int64 [V].
 
     The first words of each text are counted a second time with a space in front, because that is
     how they are cut after a prompt.
+
+    Args:
+        tokenizer: Cuts them.
+        texts: All of them, also those that were counted before.
+        before: What an earlier call had counted of the same texts; so many are passed over.
+        keep: Given what is counted so far, now and then.
+        keep_every: How many texts are counted between two of its calls, about.
     """
     counts = np.zeros(_largest(tokenizer) + 1, np.int64)
-    for block in _blocks(texts):
+    done = 0
+    if before is not None and before.counts.shape == counts.shape:
+        counts, done = before.counts.copy(), before.texts
+    kept = done
+    for block in _blocks(islice(texts, done, None)):
         again = [f" {_first_words(text)}" for text in block]
         encoded = tokenizer.encode_batch_fast([*block, *again], add_special_tokens=False)
         ids = np.concatenate([np.asarray(one.ids, dtype=np.int64) for one in encoded])
         counts += np.bincount(ids, minlength=len(counts))
+        done += len(block)
+        if keep is not None and done - kept >= keep_every:
+            keep(Counted(counts, done))
+            kept = done
     return counts
 
 

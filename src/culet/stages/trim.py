@@ -8,15 +8,19 @@ text can still be written, in more tokens. Works on decoders, encoder-decoders a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from culet import fingerprint
+from culet.atomic import new_file
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.data.ledger import training_papers
 from culet.data.records import data_files, parsed_row, raw_rows
@@ -34,11 +38,13 @@ from culet.progress import Progress
 from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
-from culet.vocabulary import Coverage, Trimmed, count_tokens, coverage, trim
+from culet.vocabulary import Counted, Coverage, Trimmed, count_tokens, coverage, trim
 
 AnyCheckpoint = Checkpoint | DecoderCheckpoint | EncoderDecoderCheckpoint
 AnyConfig = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig
 _TABLES = ("embed", "head", "encoder.embed", "decoder.embed", "decoder.head")
+_COUNTED = ".counted.npz"  # what an interrupted run had counted
+_KEEP_EVERY = 50_000  # texts, some ten seconds of them
 _NOT_TEXT = ("lang", "source", "id", "origin", "licence", "license")
 
 
@@ -115,7 +121,7 @@ def run(
     before.no_padding()
     prompts = source.prompts.values() if isinstance(source, Checkpoint) else ()
     with Progress(f"{name}: counting tokens", unit="texts", show=None) as bar:
-        counts = count_tokens(before, (*prompts, *_texts(config, held_out=False, bar=bar)))
+        counts = _counts(before, chain(prompts, _texts(config, held_out=False, bar=bar)), folder)
     if not counts.any():
         raise InputError(f"{name}: expected texts to count, got none; see texts in the recipe")
     smaller = trim(
@@ -131,9 +137,29 @@ def run(
     _write(source, shape, smaller, folder, config.dtype, init)
     facts = _facts(source.config, shape, smaller, loss)
     folder.finish(facts)
+    (folder.path / _COUNTED).unlink(missing_ok=True)
     for line in report(facts):
         say(f"{name}: {line}")
     return folder.checkpoint
+
+
+def _counts(tokenizer: Tokenizer, texts: Iterable[str], folder: StageFolder) -> np.ndarray:
+    """Return the uses of each token; what an interrupted run had counted is not counted again."""
+    place = folder.path / _COUNTED
+
+    def keep(so_far: Counted) -> None:
+        with new_file(place) as aside, aside.open("wb") as file:
+            np.savez(file, counts=so_far.counts, texts=so_far.texts)
+
+    before = None
+    # none, or a damaged one: counted from the start
+    with (
+        suppress(OSError, ValueError, KeyError, BadZipFile),
+        place.open("rb") as file,
+        np.load(file) as kept,
+    ):
+        before = Counted(kept["counts"], int(kept["texts"]))
+    return count_tokens(tokenizer, texts, before=before, keep=keep, keep_every=_KEEP_EVERY)
 
 
 def read_any(path: Path) -> AnyCheckpoint:
