@@ -21,6 +21,8 @@ PACKAGES = (
     "tokenizers",
     "numpy",
     "openvino",
+    "onnxruntime",
+    "llama-cpp-python",
     "culet",
 )
 

@@ -1,11 +1,14 @@
-"""Embedding on a CPU: culet in each precision against sentence-transformers, same weights, texts.
+"""Embedding on a CPU: culet in each precision against its peers, same weights, same texts.
+
+Peers: sentence-transformers; llama.cpp and ONNX Runtime if they are installed (`peers.py`).
 
 Two models: EmbeddingGemma-300M's shape with random weights, and the packaged one. Three loads of
 real text: many texts of mixed length (mean 166 tokens, at most 907), queries of about 20 tokens one
-by one, documents of 2,048 tokens. One process a model and number of threads, contenders in turns;
-peak memory in a process of its own for each precision.
+by one, documents of 2,048 tokens. One process a model and number of threads, contenders in turns,
+by the clock and by processor time; peak memory in a process of its own for each precision.
 
     python benchmarks/runtime.py [--models 300m packaged] [--threads 1 2] [--texts 48] [--repeats 3]
+                                 [--loads mixed long queries memory]
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import machine
 import numpy as np
+import peers
 
 import culet
 from culet.checkpoint import write_checkpoint
@@ -32,8 +36,10 @@ from culet.prompts import Prompts
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ROOT / "demo/data/eval/DocsRetrieval"
+LOADS = ("mixed", "long", "queries", "memory")
 PRECISIONS = ("float32", "bfloat16", "int8", "int4")
-PEER_BATCHES = (1, 8, 32)  # 32 is its default
+PEER_BATCHES = (1, 8, 32)  # of sentence-transformers; 32 is its default
+TRIAL = 8  # texts of mixed length on which other peers choose the size of their batches
 
 
 def random_300m(folder: Path) -> Path:
@@ -109,7 +115,9 @@ def ceiling(threads: int) -> float:
     return 2.0 * rows * inner * outer / best
 
 
-def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str, Any]:
+def measure(
+    folder: Path, *, work: Path, threads: int, count: int, repeats: int, wanted: Sequence[str]
+) -> dict[str, Any]:
     """Return speed and cosines of every contender on one model; run in a process of its own."""
     import openvino as ov
     import torch
@@ -121,7 +129,7 @@ def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str
     ours = {p: culet.load(folder, device="cpu", precision=p, threads=threads) for p in precisions}
     first = ours["float32"]
     config = first.checkpoint.config.encoder
-    peers = {  # a checkpoint stored in bfloat16 would be computed in it
+    stock = {  # a checkpoint stored in bfloat16 would be computed in it
         name: SentenceTransformer(
             str(folder), device="cpu", model_kwargs={"dtype": getattr(torch, name)}
         )
@@ -131,52 +139,80 @@ def measure(folder: Path, *, threads: int, count: int, repeats: int) -> dict[str
         "mixed": real_texts(first, mixed_lengths(count)),
         "long": real_texts(first, [2047] * max(2, count // 12)),
     }
+    trial = _ids(first, loads["mixed"][:TRIAL])
+    exact_trial = first.encode_document(loads["mixed"][:TRIAL], progress=False)
+    others = peers.at_hand(folder, work=work, threads=threads, texts=trial, exact=exact_trial)
     result: dict[str, Any] = {"threads": threads, "ceiling_flops": ceiling(threads), "loads": {}}
     exact: dict[str, np.ndarray] = {}
-    for name, texts in loads.items():
-        tokens = sum(map(len, first.prepare_document(texts, titles=[None] * len(texts)).ids))
+    for name, texts in ((name, loads[name]) for name in loads if name in wanted):
+        tokens = sum(map(len, _ids(first, texts)))
         calls: dict[str, Callable[[], Any]] = {
             f"culet {p}": lambda e=e, t=texts: e.encode_document(t, progress=False)
             for p, e in ours.items()
         }
-        for kind, peer in peers.items():
+        for kind, peer in stock.items():
             for batch in (b for b in PEER_BATCHES if b < len(texts) or b == PEER_BATCHES[-1]):
                 calls[f"sentence-transformers {kind}, batch {batch}"] = (
                     lambda m=peer, b=batch, t=texts: m.encode(
                         t, prompt_name="document", batch_size=b, show_progress_bar=False
                     )
                 )
+        for other in others:
+            calls[other.label] = lambda o=other, t=texts: o.embed(_ids(first, t))
         vectors = {label: np.asarray(call(), np.float32) for label, call in calls.items()}
         exact[name] = vectors["sentence-transformers float32, batch 1"]
-        seconds = machine.interleaved(calls, repeats=repeats, warm_up=0)
+        seconds = interleaved(calls, repeats=repeats)
         speed = flops_a_token(config) / result["ceiling_flops"]
         result["loads"][name] = {
             "texts": len(texts),
             "tokens": tokens,
             "contenders": {
                 label: {
-                    "tokens_per_second": tokens / value,
-                    "of_ceiling": tokens / value * speed,
+                    "tokens_per_second": tokens / clock,
+                    "tokens_per_processor_second": tokens / worked,
+                    "of_ceiling": tokens / clock * speed,
                     "mean_cosine": float((_unit(vectors[label]) * exact[name]).sum(1).mean()),
                 }
-                for label, value in seconds.items()
+                for label, (clock, worked) in seconds.items()
             },
         }
-    result["queries"] = latencies(ours, peers["float32"], repeats=repeats)
+    if "queries" in wanted:
+        result["queries"] = latencies(ours, stock["float32"], others, repeats=repeats)
     return result
 
 
+def interleaved(
+    contenders: dict[str, Callable[[], Any]], *, repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Return the median seconds of each contender, by the clock and of processor time, in turns.
+
+    On a machine that others use, the clock counts what they take and processor time does not.
+    """
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    for _ in range(repeats):
+        for name, call in contenders.items():
+            began = time.perf_counter(), time.process_time()
+            call()
+            ended = time.perf_counter(), time.process_time()
+            taken[name].append((ended[0] - began[0], ended[1] - began[1]))
+    medians = {name: np.median(values, axis=0) for name, values in taken.items()}
+    return {name: (float(clock), float(worked)) for name, (clock, worked) in medians.items()}
+
+
 def latencies(
-    ours: dict[str, culet.Embedder], peer: Any, *, repeats: int
+    ours: dict[str, culet.Embedder], stock: Any, others: list[peers.Peer], *, repeats: int
 ) -> dict[str, dict[str, float]]:
     """Return the milliseconds of queries of about 20 tokens, one by one."""
-    texts = real_texts(next(iter(ours.values())), [20] * 12 * repeats)
+    first = next(iter(ours.values()))
+    texts = real_texts(first, [20] * 12 * repeats)
     calls: dict[str, Callable[[str], Any]] = {
         f"culet {p}": lambda t, e=e: e.encode_query(t, progress=False) for p, e in ours.items()
     }
-    calls["sentence-transformers float32"] = lambda t: peer.encode(
+    calls["sentence-transformers float32"] = lambda t: stock.encode(
         t, prompt_name="query", show_progress_bar=False
     )
+    for other in others:
+        calls[other.name] = lambda t, o=other: o.embed(first.prepare_query([t]).ids)
     taken: dict[str, list[float]] = {label: [] for label in calls}
     for number, text in enumerate([*texts[:12], *texts]):
         for label, call in calls.items():
@@ -220,12 +256,17 @@ def show(name: str, result: dict[str, Any]) -> None:
         print(f"  {load}: {found['texts']} texts, {found['tokens']} tokens")
         for label, c in contenders.items():
             print(
-                f"    {label:40s}{c['tokens_per_second']:10,.0f} tokens/s"
+                f"    {label:45s}{c['tokens_per_second']:10,.0f} tokens/s"
                 f"{c['tokens_per_second'] / default:7.2f}x  {c['of_ceiling']:6.1%} of the ceiling"
+                f"{c['tokens_per_processor_second']:10,.0f} a processor second"
                 f"  cosine {c['mean_cosine']:.5f}"
             )
-    for label, ms in result["queries"].items():
+    for label, ms in result.get("queries", {}).items():
         print(f"  query: {label:36s} p50 {ms['p50_ms']:8.1f} ms  p99 {ms['p99_ms']:8.1f} ms")
+
+
+def _ids(embedder: culet.Embedder, texts: list[str]) -> list[np.ndarray]:
+    return embedder.prepare_document(texts, titles=[None] * len(texts)).ids
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -240,25 +281,37 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="*", default=[1, 2])
     parser.add_argument("--texts", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--loads", nargs="*", choices=LOADS, default=list(LOADS))
     parser.add_argument("--one", help=argparse.SUPPRESS)  # the folder a child process measures
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)  # where peers keep files
     options = parser.parse_args()
     if options.one:
         (threads,) = options.threads
-        folder, count = Path(options.one), options.texts
-        print(json.dumps(measure(folder, threads=threads, count=count, repeats=options.repeats)))
+        found = measure(
+            Path(options.one),
+            work=options.work,
+            threads=threads,
+            count=options.texts,
+            repeats=options.repeats,
+            wanted=options.loads,
+        )
+        print(json.dumps(found))
         return
     with tempfile.TemporaryDirectory() as temporary:
         for name in options.models:
             folder = random_300m(Path(temporary) / "300m") if name == "300m" else PACKAGED
-            found: dict[str, Any] = {"runs": []}
+            found = {"runs": []}
             for threads in options.threads:
                 command = [sys.executable, "-W", "ignore", __file__, "--one", str(folder)]
                 command += ["--threads", str(threads), "--texts", str(options.texts)]
-                command += ["--repeats", str(options.repeats)]
+                command += ["--repeats", str(options.repeats), "--work", temporary]
+                command += ["--loads", *options.loads]
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                 found["runs"].append(json.loads(done.stdout.splitlines()[-1]))
                 show(name, found["runs"][-1])
                 machine.write(f"runtime-{name}", found)  # a run of hours keeps what it has
+            if "memory" not in options.loads:
+                continue
             found["peak_megabytes"] = {
                 p: peak_megabytes(folder, p) for p in ("float32", "int8", "int4")
             }
