@@ -29,6 +29,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,7 @@ def tiny_decoder(args: argparse.Namespace) -> Path:
 def trimmed(args: argparse.Namespace, base: Path) -> Path:
     """Return the decoder with the tokens that the texts and pairs need."""
     config = TrimConfig(texts=(*args.text, *args.pairs), min_count=args.min_count)
-    return trim.run(config, init=base, out=args.folder / "trim")
+    return once(args, "trim", lambda: trim.run(config, init=base, out=args.folder / "trim"))
 
 
 def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
@@ -209,19 +210,36 @@ def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
         "save_every": args.save_every,
     }
     out, name = args.folder / f"{arm}-{taught}", f"{arm}, seed {taught}"
-    if arm == "ul2":
-        shape = AdaptConfig(tied_embeddings=True, cross_norms="copied")
-        pair = adapt.run(shape, decoder=base, out=args.folder / "adapt", name="adapt")
-        made = pretrain.run(
-            PretrainConfig(**common), init=pair, out=out, name=name, device=args.device
-        )
-        assert made.encoder is not None
-        encoded = made.encoder
-    else:
+
+    def make() -> Path:
+        if arm == "ul2":
+            shape = AdaptConfig(tied_embeddings=True, cross_norms="copied")
+            pair = adapt.run(shape, decoder=base, out=args.folder / "adapt", name="adapt")
+            ul2 = PretrainConfig(**common)
+            made = pretrain.run(ul2, init=pair, out=out, name=name, device=args.device)
+            assert made.encoder is not None
+            return made.encoder
         objective = arm if arm in ("mntp", "mlm") else "none"
         config = EncoderStageConfig(**common, objective=objective)
-        encoded = encoder.run(config, init=base, out=out, name=name, device=args.device)
+        return encoder.run(config, init=base, out=out, name=name, device=args.device)
+
+    encoded = once(args, out.name, make) if arm in ("ul2", "mntp", "mlm") else make()
     return started(args, encoded, args.folder / f"{arm}-{seed}-start", seed)
+
+
+def once(args: argparse.Namespace, name: str, make: Callable[[], Path]) -> Path:
+    """Return what `make` gave with these settings before, or makes now.
+
+    What took an hour is taken as it lies there, even after a stage has got new settings.
+    """
+    record = args.folder / "made" / f"{name}.json"
+    settings = identity(args, 0.0)
+    found = read(record)
+    if found.get("settings") == settings and Path(found["path"]).exists():
+        return Path(found["path"])
+    path = make()
+    write(record, {"settings": settings, "path": str(path)})
+    return path
 
 
 def started(args: argparse.Namespace, encoded: Path, out: Path, seed: int) -> Path:
