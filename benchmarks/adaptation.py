@@ -112,7 +112,9 @@ def report(args: argparse.Namespace, rates: dict[str, float]) -> None:
         "machine": describe(),
         "settings": {key: said(value) for key, value in vars(args).items()},
         "vocabulary": read(args.folder / "trim" / "done.json", without=("files",)),
-        "rates": {arm: read(args.folder / "rates" / f"{arm}.json") for arm in rates},
+        "rates": {
+            arm: read(args.folder / "rates" / f"{arm}.json").get("losses", {}) for arm in rates
+        },
         "means": means,
         "differences": differences,
         "runs": runs,
