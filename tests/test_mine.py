@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.data.mine import Banned, Rules, choose, fuse, nearest, within_margins
+from culet.data.mine import Banned, Groups, Rules, choose, fuse, nearest, within_margins
 from culet.data.minereport import Tally
 from culet.errors import RecipeError
 
@@ -49,7 +49,7 @@ def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> N
         depth=6,
         banned=banned,
         query_groups=groups,
-        document_groups=theirs,
+        groups=Groups.of(theirs, 2),
         candidates=candidates,
         block=block,
         device=device,
@@ -67,7 +67,7 @@ def test_under_a_ceiling_the_nearest_below_it_are_found(groups: bool) -> None:
     settings: dict[str, Any] = {}
     if groups:
         scores[own[:, None] != theirs] = -np.inf
-        settings = {"query_groups": own, "document_groups": theirs}
+        settings = {"query_groups": own, "groups": Groups.of(theirs, 2)}
     _, numbers = nearest(
         queries, documents, depth=5, banned=NONE, ceiling=ceiling, block=30, **settings
     )

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from culet.data.vectorfile import Members, Vectors
 from culet.errors import MissingExtra, RecipeError
 
 Pick = Literal["hardest", "lowest", "random"]
@@ -71,14 +72,39 @@ class Banned:
     document: np.ndarray
 
 
+@dataclass(frozen=True)
+class Groups:
+    """Documents by group, each document in one.
+
+    Attributes:
+        order: Documents in order of their groups, and of their numbers in each [D].
+        starts: Where each group begins in it [G + 1].
+    """
+
+    order: np.ndarray
+    starts: np.ndarray
+
+    @classmethod
+    def of(cls, groups: np.ndarray, number: int) -> Groups:
+        """Return the documents of so many groups, given the group of each document."""
+        starts = np.zeros(number + 1, dtype=np.int64)
+        np.cumsum(np.bincount(groups, minlength=number), out=starts[1:])
+        return cls(np.argsort(groups, kind="stable").astype(np.int32), starts)
+
+    def members(self, group: int) -> np.ndarray:
+        """Return the documents of a group, in order."""
+        found: np.ndarray = self.order[self.starts[group] : self.starts[group + 1]]
+        return found.astype(np.int64)
+
+
 def nearest(
     queries: np.ndarray,
-    documents: np.ndarray,
+    documents: Vectors,
     *,
     depth: int,
     banned: Banned,
     query_groups: np.ndarray | None = None,
-    document_groups: np.ndarray | None = None,
+    groups: Groups | None = None,
     candidates: np.ndarray | None = None,
     ceiling: np.ndarray | None = None,
     block: int = 16_384,
@@ -90,12 +116,12 @@ def nearest(
 
     Args:
         queries: Unit vectors, float32 [Q, E].
-        documents: Unit vectors, float16 or float32 [N, E]; may be mapped from a file.
+        documents: Unit vectors, float16 or float32 [N, E], or what reads them from a file.
         depth: K, documents wanted.
         banned: Pairs to leave out.
-        query_groups: Group of each query [Q]; with `document_groups`, only documents of the
-            query's group are looked at.
-        document_groups: Group of each document [N].
+        query_groups: Group of each query [Q]; with `groups`, only documents of the query's group
+            are looked at.
+        groups: The documents of each group.
         candidates: Which documents may be found at all, bool [N].
         ceiling: Highest score a document may have for each query [Q].
         block: Documents scored at once.
@@ -105,10 +131,10 @@ def nearest(
         scores: float32 [Q, K], falling; −inf where there are fewer.
         numbers: int64 [Q, K]; −1 there.
     """
-    if query_groups is not None and document_groups is not None:
+    if query_groups is not None and groups is not None:
         settings = {"depth": depth, "candidates": candidates, "block": block, "device": device}
         settings["ceiling"] = ceiling
-        return _nearest_within(queries, documents, banned, query_groups, document_groups, settings)
+        return _nearest_within(queries, documents, banned, query_groups, groups, settings)
     best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     best = np.full((len(queries), depth), -1, dtype=np.int64)
     product = _Product(queries, device)
@@ -127,10 +153,10 @@ def nearest(
 
 def _nearest_within(
     queries: np.ndarray,
-    documents: np.ndarray,
+    documents: Vectors,
     banned: Banned,
     query_groups: np.ndarray,
-    document_groups: np.ndarray,
+    groups: Groups,
     settings: dict[str, Any],
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search group by group: with many groups a small part of all the products."""
@@ -138,15 +164,8 @@ def _nearest_within(
     candidates, ceiling = settings.pop("candidates"), settings.pop("ceiling")
     scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     numbers = np.full((len(queries), depth), -1, dtype=np.int64)
-    order = np.argsort(document_groups, kind="stable")  # keeps numbers in order in each group
-    wanted, first = np.unique(query_groups), document_groups[order]
-    for group, start, stop in zip(
-        wanted,
-        np.searchsorted(first, wanted, side="left"),
-        np.searchsorted(first, wanted, side="right"),
-        strict=True,
-    ):
-        members = order[start:stop]
+    for group in np.unique(query_groups).tolist():
+        members = groups.members(group)
         if candidates is not None:
             members = members[candidates[members]]
         rows = np.flatnonzero(query_groups == group)
@@ -157,7 +176,7 @@ def _nearest_within(
         own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
         scores[rows], found = nearest(
             queries[rows],
-            documents[members],
+            Members(documents, members),
             banned=own,
             ceiling=None if ceiling is None else ceiling[rows],
             **settings,

@@ -1,7 +1,7 @@
 """The distinct queries and documents of some files of pairs, and who is right for whom.
 
-Made in two passes over the files: the first keeps 8 bytes of hash a text, the second writes each
-distinct text to disk once. What stays in memory is a few numbers a record.
+Made in two passes over the files: the first keeps hashes, the second writes each distinct text to
+disk once. In memory are, while it is made, some 40 bytes a text, and afterwards some 30 a record.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from culet.atomic import new_folder
-from culet.data.mine import Banned
+from culet.data.mine import Banned, Groups
 from culet.data.records import Record, data_files, parsed_row, raw_rows, stream_records, text_field
 from culet.data.textstore import TextStore, key, normalized, numbered, write_store
 from culet.errors import InputError
 from culet.prompts import SYMMETRIC_TASKS
+
+_AT_ONCE = 1 << 20  # records that are looked up at a time
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,11 @@ class PairIndex:
             carries that task's query prompt, as both sides of symmetric tasks do.
         query: Number of each record's query [R].
         positive: Number of each record's positive [R].
-        right: (query, document) pairs, int64 [P, 2], sorted: documents known to be right, or the
-            same text as the query.
+        right: Documents known to be right for some query, or the same text as it, by query [P].
+        right_starts: Where those of each query begin [Q + 1].
         query_groups: Group of each query.
-        document_groups: Group of each document.
+        documents_by_group: Documents in order of their groups [D].
+        group_starts: Where those of each group begin [G + 1].
         candidates: Which documents may become negatives; all, unless there is a corpus apart.
     """
 
@@ -45,17 +48,24 @@ class PairIndex:
     query: np.ndarray
     positive: np.ndarray
     right: np.ndarray
+    right_starts: np.ndarray
     query_groups: np.ndarray
-    document_groups: np.ndarray
+    documents_by_group: np.ndarray
+    group_starts: np.ndarray
     candidates: np.ndarray
 
     def banned(self, queries: np.ndarray) -> Banned:
         """Return the documents that are right for some queries; rows count in their order."""
-        first = np.searchsorted(self.right[:, 0], queries, side="left")
-        counts = np.searchsorted(self.right[:, 0], queries, side="right") - first
+        first = self.right_starts[queries].astype(np.int64)
+        counts = self.right_starts[queries + 1] - first
         rows = np.repeat(np.arange(len(queries)), counts)
         places = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return Banned(rows, self.right[np.repeat(first, counts) + places, 1])
+        return Banned(rows, self.right[np.repeat(first, counts) + places].astype(np.int64))
+
+    @property
+    def groups(self) -> Groups:
+        """Return the documents of each group."""
+        return Groups(self.documents_by_group, self.group_starts)
 
 
 def open_index(folder: Path) -> PairIndex:
@@ -92,7 +102,7 @@ def build_index(
         InputError: At the first bad line, with file and line, unless `skip_bad`.
     """
     queries, own, documents = array("q"), array("q"), array("q")
-    query_groups, document_groups, positives = array("q"), array("q"), array("q")
+    query_groups, document_groups, positives = array("i"), array("i"), array("q")
     groups: dict[tuple[str, ...], int] = {}
     for record, row in stream_records(paths, skip_bad=skip_bad):
         fields = _group(row, within, record.origin)
@@ -113,20 +123,16 @@ def build_index(
         documents.append(key(*fields, normalized(text)))
         document_groups.append(groups.setdefault(fields, len(groups)))
 
-    keys = np.array(documents)
+    keys = np.frombuffer(documents, dtype=np.int64)
     document, document_first = numbered(keys)
-    query, query_first = numbered(np.array(queries))
+    query, query_first = numbered(np.frombuffer(queries, dtype=np.int64))
     candidates = np.zeros(int(document_first.sum()), dtype=bool)
     candidates[document[before:] if corpus else document] = True
-    positive = document[np.array(positives)]
-    # documents that say what the query says are no answer to it, and no wrong answer either
-    known = np.sort(keys[document_first])
-    order = np.argsort(keys[document_first])
-    place = np.minimum(np.searchsorted(known, np.array(own)), len(known) - 1)
-    same = known[place] == np.array(own)
-    right = np.concatenate(
-        [np.stack([query, positive], 1), np.stack([query, order[place]], 1)[same]]
-    )
+    positive = document[np.frombuffer(positives, dtype=np.int64)]
+    del document, positives
+    right, right_starts = _right(query, positive, keys[document_first], own)
+    of_documents = np.frombuffer(document_groups, dtype=np.intc)[document_first]
+    by_group = Groups.of(of_documents, len(groups))
     with new_folder(folder) as aside:
         asks = (
             [record.task or task, record.query]
@@ -139,12 +145,43 @@ def build_index(
             aside / "numbers.npz",
             query=query,
             positive=positive,
-            right=np.unique(right, axis=0),
-            query_groups=np.array(query_groups)[query_first],
-            document_groups=np.array(document_groups)[document_first],
+            right=right,
+            right_starts=right_starts,
+            query_groups=np.frombuffer(query_groups, dtype=np.intc)[query_first],
+            documents_by_group=by_group.order,
+            group_starts=by_group.starts,
             candidates=candidates,
         )
     return open_index(folder)
+
+
+def _right(
+    query: np.ndarray, positive: np.ndarray, documents: np.ndarray, own: array[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the documents that are no wrong answers to each query, and where each one's begin.
+
+    Those are its positives, and documents that say what the query says: they are no answer to it,
+    and no wrong answer either.
+
+    Args:
+        query: Number of each record's query.
+        positive: Number of each record's positive.
+        documents: Hash of each document.
+        own: Hash of each record's query, as a document would have it.
+    """
+    order = np.argsort(documents)
+    known, asked = documents[order], np.frombuffer(own, dtype=np.int64)
+    codes = [query.astype(np.int64) * len(documents) + positive]
+    for first in range(0, len(asked), _AT_ONCE):
+        part, askers = asked[first : first + _AT_ONCE], query[first : first + _AT_ONCE]
+        place = np.minimum(np.searchsorted(known, part), len(known) - 1)
+        same = known[place] == part
+        codes.append(askers[same].astype(np.int64) * len(documents) + order[place[same]])
+    pairs = np.unique(np.concatenate(codes))
+    queries = int(query.max()) + 1
+    starts = np.zeros(queries + 1, dtype=np.int64)
+    np.cumsum(np.bincount(pairs // len(documents), minlength=queries), out=starts[1:])
+    return (pairs % len(documents)).astype(np.int32), starts
 
 
 def _documents(

@@ -95,8 +95,8 @@ class TeacherFolder:
         cache = cache_folder() / "teachers" / name
         if not cache.exists():
             _copy(shards, cache, width=self.width, texts=texts)
-        self._keys = np.load(cache / "keys.npy")
-        self._rows = np.load(cache / "rows.npy")
+        self._keys = np.load(cache / "keys.npy", mmap_mode="r")
+        self._rows = np.load(cache / "rows.npy", mmap_mode="r")
         self._vectors = np.memmap(
             cache / "vectors.f16", dtype=np.float16, mode="r", shape=(texts, self.width)
         )
@@ -145,7 +145,7 @@ def _copy(shards: Sequence[Path], cache: Path, *, width: int, texts: int) -> Non
         import pyarrow.parquet as pq
     except ImportError as error:
         raise MissingExtra("pyarrow", extra="parquet", purpose="reading vectors") from error
-    keys: list[bytes] = []
+    parts: list[np.ndarray] = []
     with new_folder(cache) as aside:
         with (aside / "vectors.f16").open("wb") as file:
             for shard in shards:
@@ -154,19 +154,21 @@ def _copy(shards: Sequence[Path], cache: Path, *, width: int, texts: int) -> Non
                     column = table["vector"].combine_chunks()
                     flat = column.flatten().to_numpy(zero_copy_only=False)
                     block = flat.astype(np.float16).reshape(len(table), width)
-                    keys += [bytes.fromhex(key) for key in table["key"].to_pylist()]
+                    told = b"".join(bytes.fromhex(key) for key in table["key"].to_pylist())
+                    parts.append(np.frombuffer(told, dtype=_KEY))
                 except Exception as error:  # pyarrow raises its own kinds
                     raise InputError(
                         f"{shard} is not a shard of teacher vectors of width {width}: {error}"
                     ) from error
                 file.write(block.tobytes())
+        keys = np.concatenate([np.empty(0, dtype=_KEY), *parts])
         if len(keys) != texts:
             raise InputError(
                 f"{shards[0].parent if shards else 'the folder'} should hold {texts} vectors, got "
                 f"{len(keys)}; run its stage again"
             )
-        order = np.argsort(unsorted := np.array(keys, dtype=_KEY), kind="stable")
-        np.save(aside / "keys.npy", unsorted[order])
+        order = np.argsort(keys, kind="stable")
+        np.save(aside / "keys.npy", keys[order])
         np.save(aside / "rows.npy", order)
 
 

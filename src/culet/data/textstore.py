@@ -1,46 +1,65 @@
 """Texts on disk by number, and hashes that tell equal ones: what keeps big stages small in memory.
 
 A store is a folder of two files: all texts end to end, and where each begins. It is written in one
-pass, is whole or not there, and is read through the page cache.
+pass, is whole or not there, and is read, not mapped: the pages of a mapped file would count as
+memory of the process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import unicodedata
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from culet.atomic import new_folder
+from culet.data.vectorfile import read_all
 
 _TEXTS, _STARTS = "texts.jsonl", "starts.npy"
+_AT_ONCE = 1024  # values that are read ahead
 
 
 class TextStore(Sequence[Any]):
     """JSON values (texts, or texts with their titles) by number, read when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._starts = np.load(folder / _STARTS, mmap_mode="r")
-        self._blob: np.ndarray = np.memmap(folder / _TEXTS, dtype=np.uint8, mode="r")
+        starts = np.load(folder / _STARTS, mmap_mode="r")
+        self._length, self._header = len(starts) - 1, int(starts.offset)
+        self._files = tuple(os.open(folder / name, os.O_RDONLY) for name in (_STARTS, _TEXTS))
+        for file in self._files:
+            weakref.finalize(self, os.close, file)
 
     def __len__(self) -> int:
-        return len(self._starts) - 1
+        return self._length
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            first, stop, step = index.indices(len(self))
+            return self._read(first, max(first, stop))[::step]
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return json.loads(self._blob[self._starts[index] : self._starts[index + 1]].tobytes())
+        return self._read(index, index + 1)[0]
 
     def since(self, first: int) -> Iterator[Any]:
-        """Yield the values from a number on, read one after another."""
-        return (self[i] for i in range(first, len(self)))
+        """Yield the values from a number on, read some at a time."""
+        for begin in range(first, len(self), _AT_ONCE):
+            yield from self[begin : begin + _AT_ONCE]
+
+    def _read(self, first: int, stop: int) -> list[Any]:
+        """Return the values of some numbers in a row."""
+        offsets, texts = self._files
+        raw = read_all(offsets, 8 * (stop - first + 1), self._header + 8 * first)
+        starts = np.frombuffer(raw, dtype=np.int64)
+        blob = read_all(texts, int(starts[-1] - starts[0]), int(starts[0]))
+        cuts = (starts - starts[0]).tolist()
+        return [json.loads(blob[a:b]) for a, b in pairwise(cuts)]
 
 
 def write_store(folder: Path, values: Iterable[Any]) -> TextStore:
@@ -75,12 +94,19 @@ def numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         keys: [K], with repeats.
 
     Returns:
-        number: [K], from 0; equal keys have equal numbers.
+        number: int32 [K], from 0; equal keys have equal numbers.
         first: [K], True where a key stands for the first time.
     """
-    _, where, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    rank = np.empty(len(where), dtype=np.int64)
-    rank[np.argsort(where)] = np.arange(len(where))
+    order = np.argsort(keys, kind="stable")
+    known = keys[order]
+    begins = np.empty(len(keys), dtype=bool)
+    begins[:1], begins[1:] = True, known[1:] != known[:-1]
+    del known
+    where = order[begins]  # of each distinct key, in order of keys
+    rank = np.empty(len(where), dtype=np.int32)
+    rank[np.argsort(where)] = np.arange(len(where), dtype=np.int32)
+    number = np.empty(len(keys), dtype=np.int32)
+    number[order] = np.repeat(rank, np.diff(np.append(np.flatnonzero(begins), len(keys))))
     first = np.zeros(len(keys), dtype=bool)
     first[where] = True
-    return rank[inverse], first
+    return number, first

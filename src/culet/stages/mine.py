@@ -3,8 +3,7 @@
 Every query is compared with every document of its source (or of a corpus apart), exactly; the
 nearest that are not known to be right, and score low enough beside the positive to be wrong,
 become its negatives. Gemini Embedding (arXiv 2503.07891) does so with an embedder trained without
-hard negatives, has its neighbours graded twice, fuses the grades by reciprocal rank and takes the
-lowest.
+hard negatives, has them graded twice, fuses the grades by reciprocal rank and takes the lowest.
 
 data/<source>/part-*.jsonl   the records with negatives, in order; what finetune reads
 ledger.json                  licences, here and in each source's folder
@@ -35,6 +34,7 @@ from culet.data.minereport import Tally
 from culet.data.pairindex import PairIndex, build_index, open_index
 from culet.data.records import data_files, stream_records
 from culet.data.textstore import TextStore
+from culet.data.vectorfile import VectorFile
 from culet.embedder import Embedder
 from culet.errors import RecipeError
 from culet.loading import load
@@ -259,8 +259,8 @@ class _Miner:
             skip_bad=self._config.skip_bad_records,
         )
 
-    def _vectors(self, store: TextStore, what: str) -> np.ndarray:
-        """Return the vectors of a store, float16 [N, E], made now or before, mapped from disk.
+    def _vectors(self, store: TextStore, what: str) -> VectorFile:
+        """Return the vectors of a store, float16 [N, E], made now or before, on disk.
 
         They are appended window by window: a file of fewer rows than texts is taken up where it
         ends. Half precision moves a cosine by less than 0.0005.
@@ -278,7 +278,7 @@ class _Miner:
                 file.flush()
                 os.fsync(file.fileno())  # else a crash of the machine may leave a hole of zeros
                 bar.advance(len(vectors))
-        return np.memmap(path, dtype=np.float16, mode="r", shape=(len(store), self._width))
+        return VectorFile(path, self._width)
 
     def _embed(self, entries: Iterator[list[Any]], what: str) -> Iterator[np.ndarray]:
         """Yield the vectors of a store's entries; what must be said of long texts is said once."""
@@ -296,7 +296,7 @@ class _Miner:
         if notes:
             self._say(f"{self._name}: {notes[0].message} ({len(notes)} such windows of {what})")
 
-    def _parts(self, index: PairIndex, queries: np.ndarray, documents: np.ndarray) -> None:
+    def _parts(self, index: PairIndex, queries: VectorFile, documents: VectorFile) -> None:
         """Write the parts of the output that are not there yet."""
         rows = stream_records([self._source.path], skip_bad=self._config.skip_bad_records)
         block, total = self._config.block_rows, len(index.query)
@@ -322,8 +322,8 @@ class _Miner:
         part: list[Any],
         first: int,
         index: PairIndex,
-        queries: np.ndarray,
-        documents: np.ndarray,
+        queries: VectorFile,
+        documents: VectorFile,
     ) -> tuple[list[dict[str, Any]], Tally]:
         """Return the rows of one block with their negatives, and what was counted."""
         here, rules = slice(first, first + len(part)), self._config.rules
@@ -342,7 +342,7 @@ class _Miner:
             depth=rules.depth,
             banned=index.banned(asked),
             query_groups=index.query_groups[asked] if grouped else None,
-            document_groups=index.document_groups if grouped else None,
+            groups=index.groups if grouped else None,
             candidates=None if index.candidates.all() else index.candidates,
             ceiling=highest(positive, rules) if rules.below_margins else None,
             block=self._config.block_documents,

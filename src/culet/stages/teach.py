@@ -173,7 +173,7 @@ def _texts(config: TeachConfig, teacher: Teacher, state: Path) -> tuple[TextStor
     if not keys:
         raise InputError(f"no usable record in {[str(source.path) for source in config.sources]}")
     if not (state / "texts").exists():
-        _, first = numbered(np.array(keys))
+        _, first = numbered(np.frombuffer(keys, dtype=np.uint64))
         rows = ([text.task, text.title, text.text] for text in _spoken(config))
         write_store(state / "texts", compress(rows, first))
     return TextStore(state / "texts"), len(keys)
