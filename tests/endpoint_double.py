@@ -1,4 +1,4 @@
-"""A language model for tests: a server on this machine that answers by a function."""
+"""Endpoints for tests: servers on this machine that answer by a function, with words or vectors."""
 
 from __future__ import annotations
 
@@ -7,36 +7,58 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
-Reply = str | tuple[int, str] | tuple[int, str, dict[str, str]]
+Answer = tuple[int, str, dict[str, str]]  # status, body, headers
+Reply = str | tuple[int, str] | Answer
 
 
-class Stub:
+class Server:
     """What was asked, and what is answered.
 
     Attributes:
+        path: The only one it knows.
         url: Its base address.
         bodies: Every request, in the order of arrival.
         keys: The Authorization header of each.
-        reply: Takes the last message and the number of the request; returns a text, or a status
-            and a body, or those and headers.
-        usage: Whether token counts are told: the words of question and answer.
     """
+
+    path = ""
 
     def __init__(self) -> None:
         self.url = ""
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
-        self.reply: Callable[[str, int], Reply] = lambda question, number: question.upper()
-        self.usage = True
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
 
-    def answer(self, body: dict[str, Any], key: str | None) -> tuple[int, str, dict[str, str]]:
-        with self.lock:
+    def asked(self, body: dict[str, Any], key: str | None) -> Answer:
+        with self._lock:
             self.bodies.append(body)
             self.keys.append(key)
             number = len(self.bodies)
+        return self.answer(body, number)
+
+    def answer(self, body: dict[str, Any], number: int) -> Answer:
+        raise NotImplementedError
+
+
+class Stub(Server):
+    """A language model.
+
+    Attributes:
+        reply: Takes the last message and the number of the request; returns a text, or a status
+            and a body, or those and headers.
+        usage: Whether token counts are told: the words of question and answer.
+    """
+
+    path = "/v1/chat/completions"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reply: Callable[[str, int], Reply] = lambda question, number: question.upper()
+        self.usage = True
+
+    def answer(self, body: dict[str, Any], number: int) -> Answer:
         question = body["messages"][-1]["content"]
         reply = self.reply(question, number)
         if not isinstance(reply, str):
@@ -50,15 +72,45 @@ class Stub:
         return 200, json.dumps(value), {}
 
 
-@contextmanager
-def serving() -> Iterator[Stub]:
-    stub = Stub()
+class VectorStub(Server):
+    """An embedding model.
 
+    Attributes:
+        reply: May answer in place of the vectors: status, JSON value or text, headers.
+    """
+
+    path = "/v1/embeddings"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reply: Callable[[int, list[str]], Any] = lambda number, texts: None
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for body in self.bodies for text in body["input"]]
+
+    def answer(self, body: dict[str, Any], number: int) -> Answer:
+        rows = [{"index": i, "embedding": vector(t)} for i, t in enumerate(body["input"])]
+        usual = (200, {"data": rows[::-1]}, {})  # in another order: `index` counts
+        status, value, headers = self.reply(number, body["input"]) or usual
+        return status, value if isinstance(value, str) else json.dumps(value), headers
+
+
+def vector(text: str) -> list[float]:
+    """Four numbers that tell texts apart."""
+    return [float(len(text)), float(sum(map(ord, text)) % 97), float(text.count("e")), 1.0]
+
+
+AnyServer = TypeVar("AnyServer", bound=Server)
+
+
+@contextmanager
+def serving(stub: AnyServer) -> Iterator[AnyServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            assert self.path == "/v1/chat/completions"
-            status, text, headers = stub.answer(body, self.headers["Authorization"])
+            assert self.path == stub.path
+            status, text, headers = stub.asked(body, self.headers["Authorization"])
             data = text.encode()
             self.send_response(status)
             for name, value in headers.items():

@@ -20,7 +20,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with serving() as server:
+    with serving(Stub()) as server:
         yield server
 
 

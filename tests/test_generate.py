@@ -46,7 +46,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with serving() as server:
+    with serving(Stub()) as server:
         server.reply = reply
         yield server
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from endpoint_double import serving
+from endpoint_double import Stub, serving
 from language_doubles import prose
 from training_doubles import write_lines
 
@@ -111,7 +111,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     told = [{"input": row["text"], "target": row["text"].split()[-1]} for row in prose(12)]
     write_lines(folder / "told.jsonl", told)
     said: list[str] = []
-    with pytest.MonkeyPatch.context() as patch, serving() as stub:
+    with pytest.MonkeyPatch.context() as patch, serving(Stub()) as stub:
         patch.setenv("no_proxy", "127.0.0.1")
         stub.reply = lambda question, number: json.dumps(
             {"queries": [f"who {question.split()[-1]} {number}?"]}

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from embedding_stub import Stub, serving, vector
+from endpoint_double import VectorStub as Stub
+from endpoint_double import serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
@@ -43,7 +44,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stub() -> Iterator[Stub]:
-    with serving() as running:
+    with serving(Stub()) as running:
         yield running
 
 
@@ -136,7 +137,7 @@ def test_only_a_prefix_is_kept_on_request(tmp_path: Path, stub: Stub) -> None:
 def test_a_killed_run_loses_at_most_a_shard(tmp_path: Path, stub: Stub) -> None:
     rows = toy_rows(10)
     stub.reply = lambda number, texts: (400, "no", {}) if number > 3 else None
-    with pytest.raises(InputError, match="refuses: 400"):
+    with pytest.raises(InputError, match="refuses the request: 400"):
         go(tmp_path, rows, endpoint=endpoint(stub, batch_size=4, parallel=1), shard_texts=4)
     assert len(list((tmp_path / "out" / "vectors").glob("*.parquet"))) == 3
     first = set(stub.texts[:12])
@@ -193,7 +194,7 @@ def test_an_endpoint_gets_its_key_and_its_model(
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("no json", "answered no JSON"),
+        ("no json", "no answer in 3 attempts, the last: Expecting value"),
         ({"error": "x"}, "something else than vectors"),
         ({"data": [{"index": 1, "embedding": [1.0]}]}, "asked for 1 vectors"),
         ({"data": [{"index": 0, "embedding": ["x"]}]}, "something else than vectors"),
@@ -203,7 +204,7 @@ def test_an_endpoint_gets_its_key_and_its_model(
 def test_an_answer_that_is_no_vector_is_refused(stub: Stub, value: Any, message: str) -> None:
     stub.reply = lambda number, texts: (200, value, {})
     with pytest.raises(InputError, match=message):
-        EmbeddingClient(endpoint(stub)).embed(["a"])
+        EmbeddingClient(endpoint(stub, retries=2), sleep=lambda s: None).embed(["a"])
 
 
 # --- folders as teachers

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from culet.data.posting import post_to
 from culet.errors import InputError, RecipeError
-
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
-_LONGEST_WAIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -72,15 +65,7 @@ class EmbeddingClient:
         self, config: EmbeddingEndpoint, *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.config = config
-        self._sleep = sleep
-        self._key = None
-        if config.key_env is not None:
-            self._key = os.environ.get(config.key_env)
-            if not self._key:
-                raise InputError(
-                    f"the environment variable {config.key_env} is not set; put the endpoint's "
-                    "key into it"
-                )
+        self._post = post_to(config, "embeddings", sleep=sleep)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Return the vector of each text, float32 [B, T].
@@ -98,42 +83,8 @@ class EmbeddingClient:
         return np.concatenate(found)
 
     def _asked(self, texts: list[str]) -> np.ndarray:
-        failure = ""
-        for attempt in range(self.config.retries + 1):
-            wait = min(_LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.0)
-            try:
-                return self._vectors(self._posted(texts), len(texts))
-            except urllib.error.HTTPError as error:
-                told = error.read(300).decode("utf-8", "replace")
-                failure = f"{error.code} {error.reason}: {told}"
-                if error.code not in _AGAIN:
-                    raise InputError(f"{self.config.url} refuses: {failure}") from error
-                if (stated := error.headers.get("Retry-After", "")).isdigit():
-                    wait = min(_LONGEST_WAIT, float(stated))
-            except (OSError, TimeoutError) as error:
-                failure = str(error)
-            if attempt < self.config.retries:
-                self._sleep(wait)
-        raise InputError(
-            f"{self.config.url} gave no answer in {self.config.retries + 1} attempts, the last: "
-            f"{failure}; run again to go on from here"
-        )
-
-    def _posted(self, texts: list[str]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
         body = {"model": self.config.model, "input": texts, "encoding_format": "float"}
-        request = urllib.request.Request(
-            f"{self.config.url.rstrip('/')}/embeddings",
-            data=json.dumps(body).encode(),
-            headers=headers,
-        )
-        with urllib.request.urlopen(request, timeout=self.config.timeout_seconds) as reply:
-            try:
-                return json.loads(reply.read())
-            except ValueError as error:
-                raise InputError(f"{self.config.url} answered no JSON: {error}") from error
+        return self._post.ask(body, lambda answer: self._vectors(answer, len(texts)))
 
     def _vectors(self, answer: Any, number: int) -> np.ndarray:
         """Return the rows of an answer in the order of the texts."""

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import random
 import sqlite3
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,13 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from culet.data.posting import SHOWN, post_to
 from culet.errors import InputError, RecipeError
 
 Messages = Sequence[Mapping[str, str]]
-
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
-_LONGEST_WAIT = 60.0
-_SHOWN = 300  # characters of a refusal
 
 
 @dataclass(frozen=True)
@@ -154,9 +147,8 @@ class Endpoint:
     ) -> None:
         self.config = config
         self.cost = Cost()
-        self._key = _key(config)
+        self._post = post_to(config, "chat/completions", sleep=sleep)
         self._pace = _Pace(config, sleep, clock)
-        self._sleep = sleep
         self._lock = threading.Lock()
         cache.parent.mkdir(parents=True, exist_ok=True)
         self._cache = cache
@@ -273,59 +265,19 @@ class Endpoint:
 
     def _asked(self, body: dict[str, Any], stop: threading.Event) -> Answer:
         """Ask until there is an answer; on a thread of its own."""
-        failure = ""
-        for attempt in range(self.config.retries + 1):
+
+        def before(attempt: int) -> bool:
             if stop.is_set():
-                break
+                return False
             if attempt:
                 with self._lock:
                     self.cost.retried += 1
             self._pace.wait()
-            try:
-                answer = self._posted(body)
-            except urllib.error.HTTPError as error:
-                failure = f"{error.code} {error.reason}: {_told(error)}"
-                if error.code not in _AGAIN:
-                    raise InputError(
-                        f"{self.config.url} refuses the request: {failure}"
-                        + (self._about_key() if error.code in (401, 403) else "")
-                    ) from None
-                self._pace.hold(_retry_after(error) or _backoff(attempt))
-            except (OSError, TimeoutError, ValueError) as error:
-                failure = str(error) or type(error).__name__
-                if attempt < self.config.retries:
-                    self._sleep(_backoff(attempt))
-            else:
-                self._pace.used(answer.asked_tokens + answer.answered_tokens)
-                return answer
-        raise InputError(
-            f"{self.config.url} gave no answer in {self.config.retries + 1} attempts, the last: "
-            f"{failure}; run again to go on from here"
-        )
+            return True
 
-    def _posted(self, body: dict[str, Any]) -> Answer:
-        headers = {"Content-Type": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(
-            f"{self.config.url.rstrip('/')}/chat/completions",
-            data=json.dumps(body).encode(),
-            headers=headers,
-        )
-        with urllib.request.urlopen(request, timeout=self.config.timeout_seconds) as reply:
-            value = json.loads(reply.read())
-        try:
-            text = value["choices"][0]["message"]["content"]
-            usage = value.get("usage") or {}
-            asked, answered = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-            return Answer(str(text or ""), int(asked), int(answered))
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(f"not an answer of a chat endpoint: {value!r:.{_SHOWN}}") from error
-
-    def _about_key(self) -> str:
-        if self.config.key_env is None:
-            return "; name the environment variable that holds your key as key_env"
-        return f"; check the key in the environment variable {self.config.key_env}"
+        answer = self._post.ask(body, _answer, before=before, hold=self._pace.hold)
+        self._pace.used(answer.asked_tokens + answer.answered_tokens)
+        return answer
 
     def _connect(self) -> sqlite3.Connection:
         store = sqlite3.connect(self._cache, timeout=60)
@@ -371,30 +323,12 @@ class _Pace:
             self._next = max(self._next, self._clock() + seconds)
 
 
-def _key(config: EndpointConfig) -> str | None:
-    if config.key_env is None:
-        return None
-    if not (key := os.environ.get(config.key_env)):
-        raise InputError(
-            f"the environment variable {config.key_env} is not set; put the endpoint's key into it"
-        )
-    return key
-
-
-def _backoff(attempt: int) -> float:
-    """Return seconds to wait: twice as long each time, spread so that threads do not march."""
-    return min(_LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.0)
-
-
-def _retry_after(error: urllib.error.HTTPError) -> float | None:
+def _answer(value: Any) -> Answer:
+    """Return what an endpoint answered; a ValueError if it is no answer of one."""
     try:
-        return min(_LONGEST_WAIT, max(0.0, float(error.headers.get("Retry-After", ""))))
-    except ValueError:
-        return None
-
-
-def _told(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(_SHOWN).decode("utf-8", "replace")
-    except OSError:
-        return ""
+        text = value["choices"][0]["message"]["content"]
+        usage = value.get("usage") or {}
+        asked, answered = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        return Answer(str(text or ""), int(asked), int(answered))
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"not an answer of a chat endpoint: {value!r:.{SHOWN}}") from error

@@ -6,43 +6,21 @@ what it gives. Modules are named, not imported.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from culet.pipeline.stage import Input, Job, Kind, Stage
+from culet.pipeline.stage import Input, Kind, Stage
 
 _MODEL = Input("init", ("model",))
 _SEQ2SEQ = Input("init", ("seq2seq",))
 _SAVING = ("save_every",)
 
 
-def _start(job: Job) -> object:
-    stage = job.stage
-    return stage.kind.load("run")(stage.config, out=stage.folder, name=stage.name, say=job.say)
-
-
-def _tune(job: Job) -> object:
-    from culet.pipeline.glue import run_tune
-
-    return run_tune(job)
-
-
-def _search(job: Job) -> object:
-    from culet.pipeline.glue import run_search
-
-    return run_search(job)
-
-
-def _complete_search(settings: dict[str, Any], extra: Any) -> dict[str, Any]:
-    from culet.pipeline.glue import complete_search
-
-    return complete_search(settings, extra)
-
-
-def _merge(job: Job) -> object:
-    from culet.pipeline.glue import run_merge
-
-    return run_merge(job)
+def _glue(name: str) -> Callable[..., Any]:
+    """Return a function of `culet.pipeline.glue`, which is imported when it is called."""
+    return lambda *args: getattr(import_module("culet.pipeline.glue"), name)(*args)
 
 
 def _sources(stage: Stage) -> tuple[Path, ...]:
@@ -56,7 +34,7 @@ def _tune_kind(name: str) -> Kind:
         "TuneConfig",
         gives={"model": "checkpoint"},
         inputs=(_MODEL, Input("mixture", ("mixture",), needed=False)),
-        run=_tune,
+        run=_glue("run_tune"),
         unimportant=("save_every", "eval_every"),
         records=_sources,
         everywhere=True,
@@ -71,7 +49,6 @@ _ALL = (
         "culet.stages.start",
         "StartConfig",
         gives={"model": "checkpoint"},
-        run=_start,
         records=lambda stage: stage.config.corpus,
     ),
     Kind(
@@ -157,9 +134,9 @@ _ALL = (
         "SearchMixtureConfig",
         gives={"mixture": "mixtures.json"},
         inputs=(_MODEL,),
-        run=_search,
+        run=_glue("run_search"),
         extra=("culet.pipeline.glue", "Search"),
-        complete=_complete_search,
+        complete=_glue("complete_search"),
         records=lambda stage: tuple(source.path for source in stage.extra.trial.sources),
     ),
     _tune_kind("finetune"),
@@ -169,7 +146,7 @@ _ALL = (
         "MergeConfig",
         gives={"model": "checkpoint"},
         inputs=(Input("models", ("model",), many=True),),
-        run=_merge,
+        run=_glue("run_merge"),
         extra=("culet.pipeline.glue", "Dev"),
     ),
 )

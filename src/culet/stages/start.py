@@ -60,9 +60,22 @@ class StartConfig:
 
 
 def run(
-    config: StartConfig, *, out: Path, name: str = "start", say: Callable[[str], None] = print
+    config: StartConfig,
+    *,
+    out: Path,
+    name: str = "start",
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
 ) -> Path:
-    """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder."""
+    """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder.
+
+    Args:
+        config: The stage's settings.
+        out: The stage's folder.
+        name: What messages call the stage.
+        device: Not needed here.
+        say: Takes lines for the person watching.
+    """
     model_config(config.shape, vocab_size=config.vocab_size)  # refuses a shape that cannot be
     files = [file for path in config.corpus for file in data_files(path)]
     folder = StageFolder(
