@@ -11,7 +11,7 @@ from training_doubles import model
 
 from culet.errors import InputError
 from culet.model.batch import pack
-from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.model.from_encoder import HeadConfig, embedding_config, whitening, with_head
 from culet.model.weights import from_arrays, to_arrays
 
 
@@ -44,9 +44,45 @@ def test_the_head_follows_its_seed_and_settings() -> None:
     assert not np.array_equal(one, other)
 
 
+def shared(texts: int) -> np.ndarray:
+    """Vectors with a large common part, and one direction that outweighs the others."""
+    drawn = np.random.default_rng(0).standard_normal((texts, 16)) * np.array([8, *[1] * 15])
+    drawn[:, 1] = 30
+    return drawn
+
+
+def test_whitening_takes_out_the_mean_and_evens_out_the_rest() -> None:
+    vectors = shared(500)
+    spread = {}
+    for power in (0.25, 0.5):
+        after = vectors @ whitening(vectors, power).T
+        mean = vectors.mean(0)
+        assert abs(whitening(vectors, power) @ mean).max() < 1e-3 * abs(mean).max()
+        variances = np.sort(np.linalg.eigvalsh(after.T @ after))[1:]  # without the mean's
+        spread[power] = variances[-1] / variances[0]
+    before = np.sort(np.var(vectors, axis=0))[1:]
+    assert spread[0.5] < 5 < spread[0.25] < before[-1] / before[0] / 2
+
+
+def test_a_head_that_whitens_tells_texts_apart_at_once() -> None:
+    vectors, other = shared(500), shared(500)[::-1] * np.array([1, 1, *[-1] * 14])
+    config = embedding_config(model().config.encoder, HeadConfig())
+    cosines = {}
+    for whiten in (0.0, 0.25):
+        head = HeadConfig(whiten=whiten)
+        arrays = with_head(config, to_arrays(model()), head, pooled=vectors)
+        seen = [part @ arrays["up"].T @ arrays["down"].T for part in (vectors, other)]
+        unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in seen]
+        cosines[whiten] = float((unit[0] * unit[1]).sum(1).mean())
+    assert cosines[0.0] > 0.8
+    assert abs(cosines[0.25]) < 0.1
+
+
 def test_an_encoder_that_no_embedding_model_may_have_is_refused() -> None:
     encoder = model().config.encoder
     with pytest.raises(InputError, match="must have query_key_norm = True"):
         embedding_config(replace(encoder, query_key_norm=False), HeadConfig())
     with pytest.raises(InputError, match="must be positive"):
         HeadConfig(projection_dim=-1)
+    with pytest.raises(InputError, match=r"whiten must be from 0 to 0\.5"):
+        HeadConfig(whiten=0.7)

@@ -24,6 +24,7 @@ from culet.stages.decoder import DecoderShape, DecoderStageConfig
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.seq2seq import Seq2SeqConfig
 from culet.tokenizer import unused_ids
+from culet.tokenizer_training import SPACE
 from culet.train.optim import OptimConfig
 from culet.train.report import read_log
 
@@ -96,10 +97,27 @@ def test_a_decoder_from_nothing_learns_and_has_tokens_to_spare(tmp_path: Path, d
     assert not [path.name for path in (tmp_path / "d").iterdir() if path.name[0] == "."]
 
 
+def test_a_decoder_can_begin_from_the_rarity_and_spelling_of_tokens(
+    tmp_path: Path, data: Path
+) -> None:
+    still = OptimConfig(lr=2e-2, embed_lr=0.0, warmup_steps=2)
+    config = new_decoder(data, steps=2, lexical=True, optim=still, candidates=100)
+    made = read_decoder(decoder.run(config, out=tmp_path / "d", name="d", say=quiet))
+    table = np.asarray(made.arrays()["embed"])
+    np.testing.assert_allclose(np.linalg.norm(table, axis=1), 1, atol=1e-5)
+    ids = Tokenizer.from_str(made.tokenizer_json).get_vocab()
+    assert table[ids["<bos>"]][0] == pytest.approx(1)  # stands in every text and says nothing
+    words = [token for token in ids if token[1:] in ids and token[0] == SPACE and len(token) > 3]
+    pairs = [(table[ids[word]][1:], table[ids[word[1:]]][1:]) for word in words]
+    cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in pairs]
+    assert len(cosines) > 3
+    assert min(cosines) > 0.99  # the space before a word is no part of its spelling
+
+
 def test_an_interrupted_decoder_ends_bit_for_bit_the_same_with_the_same_tokenizer(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = new_decoder(data, steps=4)
+    config = new_decoder(data, steps=4, lexical=True, candidates=20)
     decoder.run(config, out=tmp_path / "whole", name="d", say=quiet)
     interrupt(monkeypatch, decoder, "windows_step", at=2)
     with pytest.raises(Interrupted):

@@ -30,6 +30,7 @@ from culet.data.denoise import Denoiser
 from culet.data.pretraining import TextSourceConfig
 from culet.decoder_checkpoint import read_encoder_decoder
 from culet.errors import InputError, Interrupted, RecipeError
+from culet.model.from_encoder import HeadConfig
 from culet.recipe import build, to_tables
 from culet.stages import pretrain
 from culet.stages.pretrain import PretrainConfig, markers_for
@@ -96,6 +97,34 @@ def test_the_loss_falls_and_the_encoder_beside_it_is_the_trained_one(
     done = json.loads((tmp_path / "toy/done.json").read_text())
     assert done["epochs"]["facts.jsonl"] == 24 * 3 / 8
     assert not [path.name for path in (tmp_path / "toy").iterdir() if path.name[0] == "."]
+
+
+def test_a_head_that_whitens_is_fitted_to_the_texts_of_the_stage(
+    tmp_path: Path, init: Path, data: Path
+) -> None:
+    texts = [f"an {word} sleeps" for word in ("ant", "owl", "elk", "ape", "eel", "ox")]
+    alike = {}
+    for whiten in (0.0, 0.25):
+        config = plain(data, steps=2, head=HeadConfig(whiten=whiten))
+        result = pretrain.run(config, init=init, out=tmp_path / str(whiten), name="t", say=print)
+        assert result.encoder is not None
+        vectors = culet.load(result.encoder).encode_document(texts)
+        alike[whiten] = float((vectors @ vectors.T).mean())
+    assert 1 - alike[0.25] > 2 * (1 - alike[0.0])
+
+
+def test_a_head_that_whitens_needs_texts(tmp_path: Path, init: Path, data: Path) -> None:
+    facts = (TextSourceConfig(data / "facts.jsonl", kind="triples"),)
+    config = plain(data, sources=facts, steps=1, head=HeadConfig(whiten=0.25))
+    with pytest.raises(RecipeError, match="the sources hold facts only"):
+        pretrain.run(config, init=init, out=tmp_path / "t", name="t", say=print)
+
+
+def test_a_teacher_and_candidates_exclude_each_other(
+    tmp_path: Path, init: Path, teacher: Path, data: Path
+) -> None:
+    with pytest.raises(RecipeError, match="a teacher speaks of the whole vocabulary"):
+        pretrain_quietly(plain(data, candidates=9), init, teacher, tmp_path / "t")
 
 
 def test_the_checkpoint_carries_its_recipe_and_its_markers(whole: Path, data: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ class HeadConfig:
             if left out.
         max_length: Longest text of the embedding model, at most the encoder's.
         seed: Decides the weights.
+        whiten: 0 projects what the encoder says as it is. Above 0, up to 0.5, the head is fitted to
+            texts: it does not read what their vectors have in common, and each principal
+            direction of the rest is scaled by its variance to the power of minus `whiten`; see
+            `whitening`. Nothing is published for this; 0.25 did best (LOG.md).
     """
 
     projection_dim: int = 0
@@ -31,6 +35,7 @@ class HeadConfig:
     widths: tuple[int, ...] = ()
     max_length: int = 2048
     seed: int = 0
+    whiten: float = field(default=0.0, metadata={"later": True})  # LATER of `culet.recipe`
 
     def __post_init__(self) -> None:
         if min(self.projection_dim, self.embedding_dim) < 0 or self.max_length < 2:
@@ -39,6 +44,8 @@ class HeadConfig:
                 f"max_length at least 2, got {self.projection_dim}, {self.embedding_dim}, "
                 f"{self.max_length}"
             )
+        if not 0 <= self.whiten <= 0.5:
+            raise InputError(f"whiten must be from 0 to 0.5, got {self.whiten}")
 
 
 def embedding_config(encoder: EncoderConfig, head: HeadConfig) -> EmbeddingConfig:
@@ -58,7 +65,11 @@ def embedding_config(encoder: EncoderConfig, head: HeadConfig) -> EmbeddingConfi
 
 
 def with_head(
-    config: EmbeddingConfig, encoder: Mapping[str, np.ndarray], head: HeadConfig
+    config: EmbeddingConfig,
+    encoder: Mapping[str, np.ndarray],
+    head: HeadConfig,
+    *,
+    pooled: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the weights of an embedding model.
 
@@ -66,7 +77,40 @@ def with_head(
         config: Its shape.
         encoder: The encoder's weights under their canonical names.
         head: Decides the rest.
+        pooled: What the encoder makes of some texts [T, D], for a head that is fitted to them; a
+            few times as many texts as the encoder is wide.
     """
     up, down = random_head(config, torch.Generator().manual_seed(head.seed))
+    if head.whiten:
+        assert pooled is not None, "a head that whitens is fitted to texts"
+        down = down @ up @ torch.from_numpy(whitening(pooled, head.whiten)) @ up.T
     arrays = {name: encoder[name] for name in config.encoder.weight_shapes()}
     return arrays | {"up": up.numpy(), "down": down.numpy()}
+
+
+def whitening(pooled: np.ndarray, power: float) -> np.ndarray:
+    """Return the map [D, D] that takes the mean out of vectors and evens out their variance.
+
+    A language model's vectors have much in common that tells no text from another, and a few
+    directions of large variance drown the rest. As in whitening for BERT (Su et al., arXiv
+    2103.15316), but with a power of the variance of our choice (1/2 would make all directions
+    equal), for vectors of unit length, and linear, as a head is: the mean is not subtracted, its
+    direction is projected out.
+
+    Args:
+        pooled: Vectors [T, D].
+        power: Each principal direction is scaled by its variance to the minus this; variances
+            below 1e-4 of the largest count as that.
+    """
+    vectors = _unit(pooled.astype(np.float64))
+    mean = _unit(vectors.mean(0))
+    keep = np.eye(len(mean)) - np.outer(mean, mean)
+    rest = _unit(vectors @ keep)
+    variances, directions = np.linalg.eigh(rest.T @ rest / len(rest))
+    scale = np.maximum(variances, 1e-4 * variances[-1]) ** -power
+    scale /= scale[-1]  # the largest direction keeps its length
+    return np.asarray(keep @ (directions * scale) @ directions.T @ keep, dtype=np.float32)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12))

@@ -72,6 +72,8 @@ class EncoderStageConfig(TokenTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.head.whiten:
+            raise RecipeError("head.whiten is for stage pretrain; leave it out here")
         if self.objective != "none" and not self.sources:
             raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
         if self.window < 2 or not 0 < self.rate < 1:

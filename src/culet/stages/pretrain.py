@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from culet.data.denoise import (
     Denoiser,
     Markers,
@@ -50,6 +52,7 @@ from culet.stages.running import (
     finish,
     folder_papers,
     open_folder,
+    pooled_windows,
     read_windows,
     text_tokenizer,
     train,
@@ -188,7 +191,8 @@ def run(
         for i, source in enumerate(plan.sources)
     }
     origin = [init, *([teacher] if teacher else [])]
-    _write(model, start, config, markers, folder, origin, say=say, name=name)
+    pooled = pooled_windows(model.encoder, plan, tokenizer) if config.head.whiten else None
+    _write(model, start, config, markers, folder, origin, pooled, say=say, name=name)
     finish(folder, result)
     return PretrainResult(folder.checkpoint, place if place.exists() else None)
 
@@ -270,6 +274,7 @@ def _write(
     markers: Markers,
     folder: StageFolder,
     origin: Sequence[Path],
+    pooled: np.ndarray | None,
     *,
     say: Callable[[str], None],
     name: str,
@@ -309,4 +314,5 @@ def _write(
         dtype=config.save_dtype,
         models=origin,
         data=data,
+        pooled=pooled,
     )

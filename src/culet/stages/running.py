@@ -20,9 +20,12 @@ from culet.data.ledger import training_papers
 from culet.data.pretraining import TextSourceConfig, WindowPlan, read_text_sources
 from culet.data.records import data_files
 from culet.errors import RecipeError
+from culet.model.batch import pack
 from culet.model.config import EncoderConfig
 from culet.model.embedding import check_dtype
+from culet.model.encoder import Encoder
 from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.model.pooling import mean_pool
 from culet.modelfolder import SPECIAL_IDS
 from culet.prompts import Prompts
 from culet.recipe import LATER, identity, to_tables
@@ -92,6 +95,8 @@ class TokenTraining:
         return StepConfig(self.chunk_tokens, dtype, distill, self.candidates)
 
 
+_TEXTS_OF_A_HEAD = 4096
+
 # Settings that change nothing of what is learnt, and inputs that are told by what is in them.
 UNIMPORTANT = ("save_every", "init", "teacher")
 
@@ -149,6 +154,7 @@ def write_encoder(
     dtype: StoredDtype,
     models: Sequence[Path],
     data: Sequence[Path],
+    pooled: np.ndarray | None = None,
 ) -> None:
     """Write an encoder with a new head as an embedding checkpoint for the contrastive stages.
 
@@ -162,6 +168,7 @@ def write_encoder(
         dtype: How weights are stored.
         models: What it was made of, for the ledger of its card.
         data: What it was trained on, likewise.
+        pooled: What it makes of texts, for a head that is fitted to them.
 
     Raises:
         InputError: If no embedding model can have such an encoder.
@@ -170,12 +177,36 @@ def write_encoder(
     write_checkpoint(
         place,
         config,
-        with_head(config, arrays, head),
+        with_head(config, arrays, head, pooled=pooled),
         tokenizer_json=tokenizer_json,
         prompts=Prompts.default().to_names(),
         dtype=dtype,
         extra_files=folder_papers(folder) | training_papers(config, models, data),
     )
+
+
+@torch.no_grad()
+def pooled_windows(encoder: Encoder, plan: WindowPlan, tokenizer: TextTokenizer) -> np.ndarray:
+    """Return what an encoder makes of about 4,096 windows of text, float32 [T, D].
+
+    Raises:
+        RecipeError: If the sources hold facts alone.
+    """
+    if all(source.triples for source in plan.sources):
+        raise RecipeError("a head that whitens is fitted to texts, and the sources hold facts only")
+    encoder.eval()
+    device, pooled, step, count = encoder.embed.device, [], 0, 0
+    while count < _TEXTS_OF_A_HEAD:
+        slots = [s for s in plan.slots.draw(step) if not plan.sources[s.source].triples]
+        windows = [plan.cut(slot)[0] for slot in slots]
+        step += 1
+        if windows:
+            ends = [tokenizer.bos_id], [tokenizer.eos_id]
+            texts = [np.concatenate([ends[0], window, ends[1]]) for window in windows]
+            batch = pack(texts).to(device)
+            pooled.append(mean_pool(encoder(batch, compute_dtype=torch.float32).hidden, batch))
+            count += len(windows)
+    return np.asarray(torch.cat(pooled).cpu().numpy())
 
 
 def folder_papers(folder: StageFolder) -> dict[str, str]:
