@@ -401,9 +401,8 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     parts = list(dict.fromkeys(row["part"] for row in shown))
     measures = ["mean", "mean, 128 numbers", "recall, int8", "recall, binary"]
     measures.append("recall, inverted file")
-    figure, axes = plt.subplots(
-        1, len(measures), figsize=(13, 0.5 + 0.45 * len(parts)), sharey=True
-    )
+    size = (13, 3 + 0.4 * len(parts))
+    figure, axes = plt.subplots(1, len(measures), figsize=size, sharey=True, layout="constrained")
     for axis, measure in zip(axes, measures, strict=True):
         own = {row["part"]: row for row in shown if row["measure"] == measure}
         values = [own[part]["difference"] for part in parts]
@@ -415,7 +414,6 @@ def draw(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         axis.tick_params(labelsize=8)
     axes[0].invert_yaxis()
     figure.supxlabel("points that the part brings (95 % interval)", fontsize=9)
-    figure.tight_layout()
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
