@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -25,10 +26,8 @@ from culet.runtime.engine import (
     check_memory,
     check_precision,
     few_primitives,
-    largest_rows,
-    rectangles,
-    round_length,
 )
+from culet.runtime.rectangles import rectangles, round_length
 
 
 @pytest.fixture(scope="module")
@@ -109,24 +108,41 @@ def test_a_local_layer_sees_its_window_and_no_padding(length: int) -> None:
 def test_rectangles_hold_every_text_once_within_the_budget() -> None:
     rng = np.random.default_rng(0)
     lengths = [int(n) for n in np.clip(rng.lognormal(3.5, 1.0, size=500), 1, 2048)]
-    found = rectangles(lengths, budget=1024)
+    found = rectangles(lengths, 1024, start_cost=16)
     assert sorted(np.concatenate(found).tolist()) == list(range(500))
     padded = 0
     for index in found:
         longest = round_length(max(lengths[i] for i in index), 2048)
         assert len(index) == 1 or len(index) * longest <= 1024
-        assert largest_rows(len(index)) == len(index)
+        assert bin(len(index)).count("1") == 1 or bin(len(index) // 3).count("1") == 1
         padded += len(index) * longest
-    assert padded <= 1.12 * sum(lengths)  # little padding
+    assert padded <= 1.08 * sum(lengths)  # little padding
     tops = [max(lengths[i] for i in index) for index in found]
     assert tops == sorted(tops, reverse=True)
-    assert rectangles([], budget=1024) == []
+    assert rectangles([], 1024, start_cost=16) == []
 
 
-def test_sides_come_from_short_lists() -> None:
-    assert [largest_rows(n) for n in (1, 2, 3, 4, 5, 6, 7, 8, 11, 12, 25)] == [
-        1, 2, 3, 4, 4, 6, 6, 8, 8, 12, 24,
-    ]  # fmt: skip
+@pytest.mark.parametrize("start_cost", [0, 16, 100])
+def test_no_other_rectangles_are_cheaper(start_cost: int) -> None:
+    rng = np.random.default_rng(start_cost)
+    lengths = sorted(rng.integers(1, 90, size=9).tolist(), reverse=True)
+
+    def cost(sizes: Sequence[int]) -> float:
+        firsts = np.cumsum([0, *sizes[:-1]])
+        tokens = [n * round_length(lengths[i], 2048) for n, i in zip(sizes, firsts, strict=True)]
+        return sum(tokens) + start_cost * len(sizes)
+
+    def partitions(count: int) -> Iterator[tuple[int, ...]]:
+        if count == 0:
+            yield ()
+        for first in (n for n in (1, 2, 3, 4, 6, 8) if n <= count):
+            yield from ((first, *rest) for rest in partitions(count - first))
+
+    found = rectangles(lengths, 1024, start_cost=start_cost)
+    assert cost([len(index) for index in found]) == min(map(cost, partitions(len(lengths))))
+
+
+def test_lengths_come_from_a_short_list() -> None:
     assert [round_length(n, 2048) for n in (1, 5, 64, 65, 129, 513, 2047)] == [
         4, 8, 64, 72, 144, 576, 2048,
     ]  # fmt: skip

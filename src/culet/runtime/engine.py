@@ -1,8 +1,6 @@
 """The engine for CPUs: token ids to unit vectors through OpenVINO, without PyTorch.
 
-Texts are sorted by length and laid into rectangles of a bounded number of tokens. The sides of a
-rectangle are rounded up to a short list of sizes, because the plugin prepares and keeps code for
-every new shape: with few shapes its memory stays flat and nothing is prepared twice.
+Texts are laid into rectangles of a bounded number of tokens (`culet.runtime.rectangles`).
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ from culet.runtime.compiled import WORTH_LAYERS, compiled
 from culet.runtime.graph import encoder_graph
 from culet.runtime.layerwise import Layerwise
 from culet.runtime.quantized import quantized_weights
+from culet.runtime.rectangles import rectangles, round_length
 from culet.runtime.weights import (
     CodedTable,
     CodedWeights,
@@ -40,10 +39,9 @@ from culet.runtime.weights import (
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
+_START_TOKENS = 16  # what starting a rectangle costs each thread, in tokens (LOG.md: 6 to 20)
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
-# Up to a length, round to this.
-_LENGTH_STEPS = ((64, 4), (128, 8), (512, 16), (768, 64), (1 << 30, 128))
 # Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
 # bfloat16 is float32's constants and two packed copies of half the size.
 _BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
@@ -129,6 +127,7 @@ class OpenVinoEngine:
                 f"OpenVINO cannot compile {checkpoint.folder}: {error}"
             ) from error
         self._release()
+        self._start_cost = _START_TOKENS * (threads or os.cpu_count() or 1)
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
         self._packed = False
@@ -140,7 +139,8 @@ class OpenVinoEngine:
         Args:
             texts: Token ids of each text; none without tokens.
         """
-        for index in rectangles([len(text) for text in texts], TOKEN_BUDGET):
+        lengths = [len(text) for text in texts]
+        for index in rectangles(lengths, TOKEN_BUDGET, start_cost=self._start_cost):
             longest = len(texts[index[0]])
             if (
                 self.precision == "int8"
@@ -296,44 +296,6 @@ def check_memory(config: EmbeddingConfig, precision: Precision, available: int |
             f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
             f"{available / 1e6:,.0f} MB are free; close other programs{advice}"
         )
-
-
-def rectangles(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
-    """Return indices of texts of similar length, at most `budget` padded tokens, longest first.
-
-    A text longer than the budget is a rectangle of its own. Longest first, so that memory peaks
-    at once and not after an hour. Rectangles have 1, 2, 3, 4, 6, 8, 12, 16, … texts.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    found: list[np.ndarray] = []
-    first = 0
-    while first < len(order):
-        longest = round_length(lengths[order[first]], 1 << 30)
-        stop = min(len(order), first + max(1, budget // longest))
-        # A rectangle that is half full ends before a text that would be a sixth padding.
-        half = first + -(-budget // (2 * longest))
-        for place in range(half, stop):
-            if lengths[order[place]] < 0.85 * longest:
-                stop = place
-                break
-        rows = largest_rows(stop - first)
-        found.append(order[first : first + rows])
-        first += rows
-    return found
-
-
-def round_length(length: int, longest: int) -> int:
-    """Return the next length the engine computes with."""
-    for limit, step in _LENGTH_STEPS:
-        if length <= limit:
-            return min(-(-length // step) * step, max(longest, length))
-    return length
-
-
-def largest_rows(rows: int) -> int:
-    """Return the largest of 1, 2, 3, 4, 6, 8, 12, 16, … that is not above `rows`."""
-    power = 1 << (rows.bit_length() - 1)
-    return power * 3 // 2 if power > 1 and power * 3 // 2 <= rows else power
 
 
 def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
