@@ -212,12 +212,13 @@ def _header(
     return len(text).to_bytes(8, "little") + text, [8 + len(text) + start for start in starts]
 
 
-def checksum(path: Path) -> str:
-    """Return the CRC-32 of a file as 8 hex digits, read in pieces and not mapped."""
-    value = 0
+def checksum(path: Path, *, but_last: int = 0) -> str:
+    """Return the CRC-32 of a file, without its last bytes, as 8 hex digits; read in pieces."""
+    value, left = 0, path.stat().st_size - but_last
     with path.open("rb") as file:
-        while piece := file.read(1 << 22):
+        while left > 0 and (piece := file.read(min(left, 1 << 22))):
             value = zlib.crc32(piece, value)
+            left -= len(piece)
     return f"{value:08x}"
 
 

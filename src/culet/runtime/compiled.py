@@ -25,10 +25,12 @@ import culet.runtime.weights
 from culet.atomic import new_file
 from culet.errors import CheckpointError, InputError
 from culet.fingerprint import of_settings
-from culet.runtime.kept import bound, check, remove_older, seal, warn
+from culet.runtime.kept import bound, remove_older, warn
+from culet.tensorfile import checksum
 
 WORTH_LAYERS = 6  # of fewer, compiling takes less than half a second
 _FOLDER_BYTES = 4_000_000_000
+_SEAL_BYTES = 8  # at the end: the CRC-32; exports differ, so two writers could mix up two files
 _CODE = (culet.runtime.attention, culet.runtime.graph, culet.runtime.weights)
 
 
@@ -61,24 +63,37 @@ def compiled(
     path = folder / f"{prefix}{_version(settings)}.blob"
     if path.exists():
         try:
-            check(path)
-            # private, since OpenVINO takes views of writable arrays only
-            mapped = np.memmap(path, dtype=np.uint8, mode="c")
+            mapped = _mapped(path)
             with contextlib.suppress(OSError):
                 os.utime(path)  # used now
-            return core.import_model(ov.Tensor(mapped, shared_memory=True), "CPU", settings), mapped
+            blob = ov.Tensor(mapped[:-_SEAL_BYTES], shared_memory=True)
+            return core.import_model(blob, "CPU", settings), mapped
         except (CheckpointError, OSError, ValueError, RuntimeError) as error:
             warn(f"the cached compiled model is damaged and is made again: {error}")
     model = core.compile_model(build(), "CPU", settings)
     try:
-        with new_file(path, together=True) as aside, aside.open("wb") as file:
-            model.export_model(_Through(file))
-        seal(path)
+        with new_file(path, together=True) as aside:
+            with aside.open("wb") as file:
+                model.export_model(_Through(file))
+            seal = checksum(aside)
+            with aside.open("ab") as file:
+                file.write(seal.encode())
         remove_older(path, prefix)
         bound(path, _FOLDER_BYTES)
     except (InputError, OSError, RuntimeError) as error:
         warn(f"the compiled model is not kept for the next start: {error}")
     return model, None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """Return a file whose last bytes are the CRC-32 of the others."""
+    # private, since OpenVINO takes views of writable arrays only
+    mapped = np.memmap(path, dtype=np.uint8, mode="c")
+    stated = mapped[-_SEAL_BYTES:].tobytes().decode(errors="replace")
+    found = checksum(path, but_last=_SEAL_BYTES)
+    if stated != found:
+        raise CheckpointError(f"{path} has the CRC-32 {found} instead of {stated}")
+    return mapped
 
 
 class _Through(io.BytesIO):

@@ -44,9 +44,8 @@ def bound(newest: Path, limit: int) -> None:
     for stat, path in sorted(found, key=lambda entry: entry[0].st_mtime):
         if total > limit and path != newest:
             total -= stat.st_size
-            for one in (path, path.with_suffix(".crc32")):
-                with contextlib.suppress(OSError):
-                    one.unlink()
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 def warn(text: str) -> None:
