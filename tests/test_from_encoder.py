@@ -11,7 +11,7 @@ from training_doubles import model
 
 from culet.errors import InputError
 from culet.model.batch import pack
-from culet.model.from_encoder import HeadConfig, embedding_config, whitening, with_head
+from culet.model.from_encoder import HeadConfig, embedding_config, quieted, whitening, with_head
 from culet.model.weights import from_arrays, to_arrays
 
 
@@ -78,6 +78,20 @@ def test_a_head_that_whitens_tells_texts_apart_at_once() -> None:
     assert abs(cosines[0.25]) < 0.1
 
 
+def test_quieted_sub_layers_add_a_share_of_what_they_added() -> None:
+    before = model().eval()
+    after = from_arrays(before.config, quieted(to_arrays(before), 0.25))
+    batch = pack([[2, 50, 60, 70, 1]])
+    first = before.encoder.blocks[0], after.encoder.blocks[0]
+    x = torch.randn(5, 16)
+    added = [
+        block.attend(x, lambda normed: normed.roll(1, 0)) - x  # any attention
+        for block in first
+    ]
+    torch.testing.assert_close(added[1], 0.25 * added[0])
+    assert after(batch).shape == before(batch).shape
+
+
 def test_an_encoder_that_no_embedding_model_may_have_is_refused() -> None:
     encoder = model().config.encoder
     with pytest.raises(InputError, match="must have query_key_norm = True"):
@@ -86,3 +100,5 @@ def test_an_encoder_that_no_embedding_model_may_have_is_refused() -> None:
         HeadConfig(projection_dim=-1)
     with pytest.raises(InputError, match=r"whiten must be from 0 to 0\.5"):
         HeadConfig(whiten=0.7)
+    with pytest.raises(InputError, match="sublayers must be above 0 and at most 1, got 0"):
+        HeadConfig(sublayers=0.0)

@@ -24,6 +24,10 @@ class HeadConfig:
             if left out.
         max_length: Longest text of the embedding model, at most the encoder's.
         seed: Decides the weights.
+        sublayers: How loud the encoder's sub-layers speak beside its tokens, as a share of how
+            loud they were; 1 leaves it as it is. In a short pretraining they learn little but
+            what all texts have in common, and a share like 0.1 lets the contrastive stages begin
+            from the tokens, with trained attention at hand.
         whiten: 0 projects what the encoder says as it is. Above 0, up to 0.5, the head is fitted to
             texts: it does not read what their vectors have in common, and each principal
             direction of the rest is scaled by its variance to the power of minus `whiten`; see
@@ -35,6 +39,7 @@ class HeadConfig:
     widths: tuple[int, ...] = ()
     max_length: int = 2048
     seed: int = 0
+    sublayers: float = field(default=1.0, metadata={"later": True})
     whiten: float = field(default=0.0, metadata={"later": True})  # LATER of `culet.recipe`
 
     def __post_init__(self) -> None:
@@ -46,6 +51,8 @@ class HeadConfig:
             )
         if not 0 <= self.whiten <= 0.5:
             raise InputError(f"whiten must be from 0 to 0.5, got {self.whiten}")
+        if not 0 < self.sublayers <= 1:
+            raise InputError(f"sublayers must be above 0 and at most 1, got {self.sublayers}")
 
 
 def embedding_config(encoder: EncoderConfig, head: HeadConfig) -> EmbeddingConfig:
@@ -86,6 +93,19 @@ def with_head(
         down = down @ up @ torch.from_numpy(whitening(pooled, head.whiten)) @ up.T
     arrays = {name: encoder[name] for name in config.encoder.weight_shapes()}
     return arrays | {"up": up.numpy(), "down": down.numpy()}
+
+
+def quieted(encoder: Mapping[str, np.ndarray], share: float) -> dict[str, np.ndarray]:
+    """Return an encoder's weights with what its sub-layers add multiplied by a share."""
+    return {
+        name: _scaled(value, share) if name.endswith("post_norm") else value
+        for name, value in encoder.items()
+    }
+
+
+def _scaled(norm: np.ndarray, share: float) -> np.ndarray:
+    """Return a norm's weight w whose 1 + w is a share of what it was; exactly w for 1."""
+    return np.asarray(norm * np.float32(share) + np.float32(share - 1))
 
 
 def whitening(pooled: np.ndarray, power: float) -> np.ndarray:

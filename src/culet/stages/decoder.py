@@ -42,9 +42,15 @@ from culet.train.language import head_table, windows_step
 
 @dataclass(frozen=True)
 class DecoderShape(StackShape):
-    """The sizes of a new decoder; see `EncoderConfig`."""
+    """The sizes of a new decoder; see `EncoderConfig`.
+
+    Attributes:
+        tied_head: The head is the token table, as in Gemma; or it is a table of its own, and what
+            is known of tokens (`lexical`) can stay as it is.
+    """
 
     window: int = 511
+    tied_head: bool = field(default=True, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +169,8 @@ def run(
 
 def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:
     """Return the architecture of a shape."""
-    return DecoderConfig(stack_config(shape, vocab_size, causal=True))
+    stack = stack_config(shape, vocab_size, causal=True)
+    return DecoderConfig(stack, tied_head=shape.tied_head)
 
 
 def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from culet.data.denoise import (
     Denoiser,
     Markers,
@@ -30,6 +28,7 @@ from culet.data.pretraining import (
     DenoisingBatcher,
     TextSourceConfig,
     TokenPairs,
+    WindowPlan,
 )
 from culet.decoder_checkpoint import (
     DecoderCheckpoint,
@@ -52,7 +51,6 @@ from culet.stages.running import (
     finish,
     folder_papers,
     open_folder,
-    pooled_windows,
     read_windows,
     text_tokenizer,
     train,
@@ -191,8 +189,8 @@ def run(
         for i, source in enumerate(plan.sources)
     }
     origin = [init, *([teacher] if teacher else [])]
-    pooled = pooled_windows(model.encoder, plan, tokenizer) if config.head.whiten else None
-    _write(model, start, config, markers, folder, origin, pooled, say=say, name=name)
+    windows = (plan, tokenizer)
+    _write(model, start, config, markers, folder, origin, windows, say=say, name=name)
     finish(folder, result)
     return PretrainResult(folder.checkpoint, place if place.exists() else None)
 
@@ -274,7 +272,7 @@ def _write(
     markers: Markers,
     folder: StageFolder,
     origin: Sequence[Path],
-    pooled: np.ndarray | None,
+    windows: tuple[WindowPlan, TextTokenizer],
     *,
     say: Callable[[str], None],
     name: str,
@@ -314,5 +312,5 @@ def _write(
         dtype=config.save_dtype,
         models=origin,
         data=data,
-        pooled=pooled,
+        windows=windows,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +24,9 @@ from culet.model.batch import pack
 from culet.model.config import EncoderConfig
 from culet.model.embedding import check_dtype
 from culet.model.encoder import Encoder
-from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.model.from_encoder import HeadConfig, embedding_config, quieted, with_head
 from culet.model.pooling import mean_pool
+from culet.model.weights import from_arrays
 from culet.modelfolder import SPECIAL_IDS
 from culet.prompts import Prompts
 from culet.recipe import LATER, identity, to_tables
@@ -126,10 +127,7 @@ def open_folder(
             settings={name: to_tables(config)},
             writes=world.first,
         )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    folder.announced(name, say)
     return folder
 
 
@@ -154,7 +152,7 @@ def write_encoder(
     dtype: StoredDtype,
     models: Sequence[Path],
     data: Sequence[Path],
-    pooled: np.ndarray | None = None,
+    windows: tuple[WindowPlan, TextTokenizer] | None = None,
 ) -> None:
     """Write an encoder with a new head as an embedding checkpoint for the contrastive stages.
 
@@ -168,12 +166,16 @@ def write_encoder(
         dtype: How weights are stored.
         models: What it was made of, for the ledger of its card.
         data: What it was trained on, likewise.
-        pooled: What it makes of texts, for a head that is fitted to them.
+        windows: Texts, for a head that is fitted to them.
 
     Raises:
         InputError: If no embedding model can have such an encoder.
     """
-    config = embedding_config(encoder, head)
+    config, pooled = embedding_config(encoder, head), None
+    arrays = quieted(arrays, head.sublayers)
+    if head.whiten and windows is not None:
+        model = from_arrays(config, with_head(config, arrays, replace(head, whiten=0.0)))
+        pooled = pooled_windows(model.encoder, *windows)
     write_checkpoint(
         place,
         config,
@@ -293,6 +295,7 @@ def train(
         Interrupted: After SIGINT, with the state saved.
     """
     world = current()
+    named = _that_move(named, config.optim)
     optimizer = Optimizer(named.items(), config.optim, steps=config.steps)
     if freeze is not None:
         _give_empty_moments(optimizer, freeze.names)
@@ -367,6 +370,14 @@ def _take_average(optimizer: Optimizer, files: Sequence[Path]) -> None:
         parameter.copy_(torch.from_numpy(value).view_as(parameter))
 
 
+def _that_move(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> Mapping[str, nn.Parameter]:
+    """Return what learns: token tables whose rate is 0 do not, and cost no gradient either."""
+    still = {key for key in named if key.endswith("embed") and optim.embed_lr == 0}
+    for key in still:
+        named[key].requires_grad_(False)
+    return {key: value for key, value in named.items() if key not in still}
+
+
 def _give_empty_moments(optimizer: Optimizer, names: frozenset[str]) -> None:
     """Give parameters that wait what AdamW would make at their first step, so it can be saved."""
     for key in names & optimizer.named.keys():
@@ -379,5 +390,5 @@ def _give_empty_moments(optimizer: Optimizer, names: frozenset[str]) -> None:
 
 
 def _let_learn(named: Mapping[str, nn.Parameter], freeze: Freeze, learn: bool) -> None:
-    for key in freeze.names:
+    for key in freeze.names & named.keys():
         named[key].requires_grad_(learn)
