@@ -95,10 +95,7 @@ def run(
         encoder_window=config.encoder_window,
     )
     folder = _folder(config, source, other, out, name)
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return folder.checkpoint
     for note in (*source.notes, *(() if other is None else other.notes)):
         say(f"{name}: {note}")

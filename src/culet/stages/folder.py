@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,21 @@ class StageFolder:
 
     def result(self) -> dict[str, Any] | None:
         """Return what `finish` recorded, or None if the stage is not finished."""
+        return self._result
+
+    def announced(self, name: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Say what a stage finds in its folder, and return what `result` does.
+
+        Args:
+            name: What messages call the stage.
+            say: Takes lines for the person watching.
+        """
+        if self.moved_to:
+            say(
+                f"{name}: settings or data have changed; the earlier run is kept in {self.moved_to}"
+            )
+        if self._result:
+            say(f"{name}: finished before, nothing to do")
         return self._result
 
     def finish(self, result: dict[str, Any]) -> None:

@@ -143,11 +143,8 @@ def run(
         Interrupted: After Ctrl-C; what it answered is kept.
     """
     folder = StageFolder(out, fingerprint=_fingerprint(config), settings={name: to_tables(config)})
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
     data = folder.path / "data"
-    if done := folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if done := folder.announced(name, say):
         return GenerateResult(data, done["rows"], fresh=False)
     cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
     endpoint = Endpoint(config.endpoint, cache)

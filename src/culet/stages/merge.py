@@ -99,10 +99,7 @@ def run(
         ),
         settings={name: to_tables(config)},
     )
-    if stage.moved_to:
-        say(f"{name}: settings or models have changed; the earlier soup is in {stage.moved_to}")
-    if stage.result():
-        say(f"{name}: finished before, nothing to do")
+    if stage.announced(name, say):
         return stage.checkpoint
     check_alike(checkpoints)
     cosines = check_related(checkpoints)

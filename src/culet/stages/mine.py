@@ -162,10 +162,7 @@ def run(
         fingerprint=_fingerprint(config, embedder, out.parent),
         settings={name: to_tables(config)},
     )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return out / "data"
     judges = _judges(config.rescore, device)
     reports = {}

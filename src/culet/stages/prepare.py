@@ -182,11 +182,8 @@ def run(
         fingerprint=_fingerprint(config, entries, tasks),
         settings={name: to_tables(config)},
     )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
     data = folder.path / "data"
-    if done := folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if done := folder.announced(name, say):
         return PrepareResult(data, done["read"], done["kept"], fresh=False)
     if unstated := [entry.source for entry in entries if entry.licence == UNSTATED]:
         say(f"{name}: no licence is stated for {', '.join(unstated)}")

@@ -140,10 +140,7 @@ def run(
         fingerprint=fingerprint.of_settings([settings, identity]),
         settings={name: to_tables(config)},
     )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier search is in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return out / "mixtures.json"
     folder.state.mkdir(exist_ok=True)
     study = _study(folder.state)

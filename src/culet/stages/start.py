@@ -83,10 +83,7 @@ def run(
         fingerprint=fingerprint.of_settings([to_tables(config), fingerprint.of_files(files)]),
         settings={name: to_tables(config)},
     )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return folder.checkpoint
     say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
     prompts = Prompts.default()

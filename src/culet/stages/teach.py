@@ -115,11 +115,8 @@ def run(
         ),
         settings={name: to_tables(config)},
     )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
     vectors = out / "vectors"
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return vectors
     store, asked = _texts(config, teacher, folder.state)
     vectors.mkdir(exist_ok=True)

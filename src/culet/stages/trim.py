@@ -111,10 +111,7 @@ def run(
         raise RecipeError(f"{name}: nothing to trim; set init, or put a stage before this one")
     source = read_any(init)
     folder = _folder(config, source, out, name)
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if folder.announced(name, say):
         return folder.checkpoint
     before = Tokenizer.from_str(_tokenizer_json(source))
     before.no_truncation()

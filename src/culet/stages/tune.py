@@ -101,10 +101,7 @@ def run(
             settings={name: to_tables(config)},
             writes=world.first,
         )
-    if folder.moved_to:
-        say(f"{name}: settings or data have changed; the earlier run is kept in {folder.moved_to}")
-    if done := folder.result():
-        say(f"{name}: finished before, nothing to do")
+    if done := folder.announced(name, say):
         return TuneResult(folder.checkpoint, done["steps"], done["skipped_records"], fresh=False)
 
     prompts = Prompts.from_names(start.prompts)
