@@ -16,6 +16,7 @@ import pytest
 from word_embedder import WordEmbedder
 
 from culet import cli, loading
+from culet.errors import Interrupted
 from culet.model.config import tiny
 from culet.prompts import Prompts
 
@@ -307,3 +308,16 @@ def test_interrupting_keeps_what_was_done_under_another_name(tmp_path: Path) -> 
     assert "Traceback" not in err
     assert not (tmp_path / "out.npy").exists()
     assert np.load(tmp_path / "out.npy.part").shape == (1024, 64)
+
+
+def test_an_interrupted_run_says_once_where_it_stopped(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from culet import pipeline
+
+    def stopped(*_: object, **__: object) -> int:
+        raise Interrupted("stopped after step 3 of 9")
+
+    (tmp_path / "recipe.toml").touch()
+    monkeypatch.setattr(pipeline, "run_recipe", stopped)
+    assert run("train", tmp_path / "recipe.toml") == (130, "", "culet: stopped after step 3 of 9\n")

@@ -265,7 +265,7 @@ def train(
         )
     except Interrupted as stop:
         _say(f"culet: {stop}")
-        raise typer.Exit(130) from None
+        raise SystemExit(130) from None  # an Exit of 130 would have `main` say it once more
     if code:
         raise typer.Exit(code)
 
