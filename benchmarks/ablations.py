@@ -112,7 +112,7 @@ def main() -> None:
     results = args.folder / "results"
     results.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        judge = Judge(args.tasks)
+        judge = Judge(args.tasks, args.threads)
         for seed in args.seeds:
             for arm in dict.fromkeys([BASE, *args.arms]):
                 ran(args, judge, arm, seed, results)
@@ -127,6 +127,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=Path, default=Path("demo/data/eval"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--threads", type=int, default=1, help="of scoring")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--report", action="store_true", help="only the tables of what is there")
     return parser.parse_args()
@@ -223,7 +224,8 @@ def inputs(given: Mapping[str, Any], recipe: Recipe) -> dict[str, list[str]]:
 class Judge:
     """Scores a model on the tasks and in search."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._threads = threads
         self._tasks = [read_task(info.folder) for info in list_tasks(folder)]
         texts = {role: {} for role in ("query", "document", "text")}  # type: dict[str, dict]
         for task in self._tasks:
@@ -234,7 +236,7 @@ class Judge:
 
     def __call__(self, checkpoint: Path) -> dict[str, float]:
         """Return every measure in percent."""
-        embedder = load(checkpoint, device="cpu")
+        embedder = load(checkpoint, device="cpu", threads=self._threads)
         totals = dict.fromkeys(SCORES, 0.0)
         for task in self._tasks:
             found = evaluate_widths(

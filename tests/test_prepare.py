@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training_doubles import toy_rows, write_lines
 
 from culet.data import passes, rows, survey
 from culet.data.consistency import ConsistencyConfig
@@ -435,3 +436,16 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
     monkeypatch.undo()
     assert run(config, tmp_path / "out").kept == 4
     shutil.rmtree(tmp_path / "out")
+
+
+def test_a_run_that_was_moved_is_still_the_same_run(tmp_path: Path) -> None:
+    (tmp_path / "run" / "made").mkdir(parents=True)
+    write_lines(tmp_path / "run/made/rows.jsonl", toy_rows())
+
+    def go(run: Path) -> bool:
+        config = PrepareConfig((DataSourceConfig(run / "made/rows.jsonl", name="toys"),))
+        return prepare.run(config, out=run / "prepare", say=lambda line: None).fresh
+
+    assert go(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    assert not go(tmp_path / "elsewhere")

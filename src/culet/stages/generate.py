@@ -44,7 +44,7 @@ from culet.data.records import data_files, raw_rows, stream_records
 from culet.data.rows import Row, parse_row
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.progress import Progress
-from culet.recipe import to_tables
+from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 
 Rows = Iterator[dict[str, Any]]
@@ -142,7 +142,9 @@ def run(
         InputError: If a row is bad, or the endpoint refuses or fails; what it answered is kept.
         Interrupted: After Ctrl-C; what it answered is kept.
     """
-    folder = StageFolder(out, fingerprint=_fingerprint(config), settings={name: to_tables(config)})
+    folder = StageFolder(
+        out, fingerprint=_fingerprint(config, out.parent), settings={name: to_tables(config)}
+    )
     data = folder.path / "data"
     if done := folder.announced(name, say):
         return GenerateResult(data, done["rows"], fresh=False)
@@ -320,8 +322,8 @@ def _unusable(what: str, answer: str) -> dict[str, str]:
     return {"for": cut(what), "answer": cut(answer)}
 
 
-def _fingerprint(config: GenerateConfig) -> str:
-    settings = to_tables(config) | {"endpoint": config.endpoint.asked_with()}
+def _fingerprint(config: GenerateConfig, run: Path) -> str:
+    settings = identity(config, run=run) | {"endpoint": config.endpoint.asked_with()}
     settings.pop("cache", None)
     files = [file for path in config.inputs for file in data_files(path)]
     return fingerprint.of_settings([settings, fingerprint.of_files(files)])

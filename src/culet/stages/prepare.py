@@ -41,7 +41,7 @@ from culet.errors import Interrupted, RecipeError
 from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
 from culet.evaluate.texts import task_texts
 from culet.loading import load
-from culet.recipe import to_tables
+from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 
 _GENERIC = ("pairs", "text", "triples", "data", "train")  # names of files that say nothing
@@ -179,7 +179,7 @@ def run(
     tasks = _tasks(config.contamination)
     folder = StageFolder(
         out,
-        fingerprint=_fingerprint(config, entries, tasks),
+        fingerprint=_fingerprint(config, entries, tasks, out.parent),
         settings={name: to_tables(config)},
     )
     data = folder.path / "data"
@@ -316,12 +316,14 @@ def _tasks(config: ContaminationConfig | None) -> list[TaskInfo]:
     return [task for task in tasks if not config.only or task.name in config.only]
 
 
-def _fingerprint(config: PrepareConfig, entries: list[LedgerEntry], tasks: list[TaskInfo]) -> str:
+def _fingerprint(
+    config: PrepareConfig, entries: list[LedgerEntry], tasks: list[TaskInfo], run: Path
+) -> str:
     data = [entry.fingerprint for entry in entries]
     files = [
         fingerprint.of_files(f for f in task.folder.rglob("*") if f.is_file()) for task in tasks
     ]
-    settings = to_tables(config)
+    settings = identity(config, run=run)
     settings.pop("workers")
     if config.grades is not None:  # how fast and at what price changes no answer
         settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()

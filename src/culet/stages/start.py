@@ -20,7 +20,7 @@ from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
 from culet.prompts import Prompts
-from culet.recipe import to_tables
+from culet.recipe import identity, to_tables
 from culet.stages.beginning import StackShape, lexical_embedding, new_tokenizer, stack_config
 from culet.stages.folder import StageFolder
 
@@ -80,7 +80,9 @@ def run(
     files = [file for path in config.corpus for file in data_files(path)]
     folder = StageFolder(
         out,
-        fingerprint=fingerprint.of_settings([to_tables(config), fingerprint.of_files(files)]),
+        fingerprint=fingerprint.of_settings(
+            [identity(config, run=out.parent), fingerprint.of_files(files)]
+        ),
         settings={name: to_tables(config)},
     )
     if folder.announced(name, say):
