@@ -64,8 +64,8 @@ class DecoderStageConfig(TokenTraining):
         num_unused: Tokens it keeps for sentinels and modes of later stages.
         max_texts: Texts the tokenizer is trained on, from the first source on.
         shape: Sizes of a new decoder.
-        lexical: A new decoder's token table begins from each token's rarity and spelling; see
-            `culet.lexical`.
+        lexical: A new decoder's token table, and its head's, begin from each token's rarity and
+            spelling; see `culet.lexical`.
         init: A decoder to train on, with its own tokenizer and shape.
     """
 
@@ -128,9 +128,8 @@ def run(
         arrays = random_weights(shape.weight_shapes(), seed=config.seed)
         if config.lexical:
             dim = config.shape.model_dim
-            arrays["embed"] = lexical_embedding(
-                words, lambda: _texts(config), dim, seed=config.seed
-            )
+            table = lexical_embedding(words, lambda: _texts(config), dim, seed=config.seed)
+            arrays |= {key: table.copy() for key in ("embed", "head") if key in arrays}
         model = from_arrays(shape, arrays, device=device)
         say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     check_window(config.window, model.config.stack)
