@@ -137,12 +137,14 @@ class Trial:
         init: Checkpoint it starts from.
         dev: Folder of tasks.
         device: Where it trains.
+        threads: Of scoring.
     """
 
     config: TuneConfig
     init: Path
     dev: Path
     device: str
+    threads: int | None = None
 
     def __call__(self, attempt: Attempt) -> float:
         """Return the mean score of the dev tasks, from 0 to 1."""
@@ -155,7 +157,7 @@ class Trial:
             device=self.device,
             say=_silent,
         )
-        return mean_score(result.checkpoint, self.dev, self.device)
+        return mean_score(result.checkpoint, self.dev, self.device, self.threads)
 
 
 def complete_search(settings: dict[str, Any], extra: Search) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def run_search(job: Job) -> object:
     init = stage.inputs["init"]
     assert isinstance(init, Path)
     dev = _dev(job, extra.dev, needed_for="a search of mixtures goes")
-    trial = Trial(extra.trial, init, dev, job.device)
+    trial = Trial(extra.trial, init, dev, job.device, job.threads)
     data = tune.run_fingerprint(extra.trial, read_checkpoint(init), run=stage.folder.parent)
     tasks = fingerprint.of_files(f for f in dev.rglob("*") if f.is_file())
     return search_mixture.run(
@@ -201,7 +203,7 @@ def run_merge(job: Job) -> object:
         dev = _dev(job, stage.extra.dev, needed_for="a greedy soup goes")
 
         def score(folder: Path) -> float:
-            return mean_score(folder, dev, job.device)
+            return mean_score(folder, dev, job.device, job.threads)
 
     return merge.run(
         stage.config,
@@ -214,13 +216,13 @@ def run_merge(job: Job) -> object:
     )
 
 
-def mean_score(checkpoint: Path, tasks: Path, device: str) -> float:
+def mean_score(checkpoint: Path, tasks: Path, device: str, threads: int | None = None) -> float:
     """Return the mean main score of some tasks, from 0 to 1."""
     from culet.evaluate.run import evaluate
     from culet.evaluate.tasks import list_tasks, read_task
     from culet.loading import load
 
-    embedder = load(checkpoint, device=device)
+    embedder = load(checkpoint, device=device, threads=threads)
     scores = [evaluate(embedder, read_task(i.folder)).main_score for i in list_tasks(tasks)]
     return sum(scores) / len(scores)
 

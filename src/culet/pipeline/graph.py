@@ -28,7 +28,8 @@ class RunConfig:
     Attributes:
         folder: Receives a folder for each stage.
         device: "auto" takes the best there is.
-        threads: CPU threads of PyTorch; 0 leaves its choice. Part of bit-identical resume.
+        threads: CPU threads of training and scoring; 0 leaves the choice to them. Part of
+            bit-identical resume.
         parallel: How several processes hold the weights: "ddp" all in each, "fsdp" a part each.
     """
 

@@ -67,7 +67,8 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult
         if not last and config.after is not None and stage.name not in config.after:
             continue
         device = None if recipe.run.device == "auto" else recipe.run.device
-        embedder = load(stage.output("model"), device=device)
+        threads = recipe.run.threads or None
+        embedder = load(stage.output("model"), device=device, threads=threads)
         widths = (config.widths or embedder.widths) if last else (embedder.dim,)
         outcome = evaluate_folder(
             embedder,

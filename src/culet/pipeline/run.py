@@ -148,7 +148,8 @@ def run_stages(
             say(f"{name}: finished before, nothing to do")
             continue
         tasks = recipe.evaluate.tasks if recipe.evaluate is not None else None
-        job = Job(stage, world.device, say, tasks, watch)
+        threads = recipe.run.threads or None
+        job = Job(stage, world.device, say, tasks, watch, threads)
         with _disk_named(stage):
             if stage.kind.everywhere:
                 stage.kind.run(job)

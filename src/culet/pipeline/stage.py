@@ -45,6 +45,7 @@ class Job:
         say: Takes lines for the person watching.
         tasks: The recipe's evaluation tasks, if it has some.
         watch: Scores a model as it is, where the recipe has tasks: (stage, step, model).
+        threads: CPU threads of scoring; None leaves the backend's choice.
     """
 
     stage: Stage
@@ -52,6 +53,7 @@ class Job:
     say: Callable[[str], None]
     tasks: Path | None = None
     watch: Callable[[Stage, int, Any], None] | None = None
+    threads: int | None = None
 
 
 def run_plainly(job: Job) -> object:
