@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from culet.pipeline import read_recipe
 from culet.pipeline.glue import run_merge, with_mixture, with_shares
 from culet.pipeline.stage import Job
 from culet.stages.tune import TuneConfig
+from culet.train.contrastive import LossConfig
 
 CONFIG = TuneConfig(
     steps=1,
@@ -37,6 +39,15 @@ def test_a_mixture_gives_each_source_its_share_by_name(tmp_path: Path) -> None:
     assert [(s.name, s.weight) for s in second.sources] == [("code", 1.0)]  # none of the other
     turned = found(tmp_path, [0.75, 0.25], sources=("code", "web.jsonl"))
     assert [s.weight for s in with_mixture(CONFIG, turned, 1).sources] == [0.25, 0.75]
+
+
+def test_a_mixture_without_any_taught_source_needs_no_map_to_the_teacher() -> None:
+    web, code = CONFIG.sources
+    loss = LossConfig(distill_projection="learned")
+    taught = replace(CONFIG, sources=(web, replace(code, teacher=Path("t"))), loss=loss)
+    for share, projection in ((0.5, "learned"), (0.0, "prefix")):
+        found = with_shares(taught, {"web.jsonl": 1 - share, "code": share}, where="the search")
+        assert found.loss.distill_projection == projection
 
 
 def test_a_mixture_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -120,7 +120,11 @@ def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> 
             "name them alike"
         )
     sources = tuple(replace(s, weight=shares[label(s)]) for s in config.sources)
-    return replace(config, sources=tuple(s for s in sources if s.weight > 0))
+    sources = tuple(source for source in sources if source.weight > 0)
+    loss = config.loss
+    if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
+        loss = replace(loss, distill_projection="prefix")
+    return replace(config, sources=sources, loss=loss)
 
 
 def label(source: SourceConfig) -> str:
