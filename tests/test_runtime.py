@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -216,6 +217,25 @@ def test_code_kept_for_shapes_is_bounded_unless_the_user_says(
     monkeypatch.setenv(name, "7")
     with few_primitives(64):
         assert os.environ[name] == "7"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity of threads here")
+def test_a_process_of_few_threads_is_bound_to_no_core(checkpoint: Checkpoint) -> None:
+    engine = OpenVinoEngine(checkpoint, "float32", threads=1)
+    allowed, seen, ready = frozenset(os.sched_getaffinity(0)), set(), threading.Event()
+    mine = threading.get_native_id()
+
+    def look() -> None:
+        while not ready.is_set():
+            seen.add(frozenset(os.sched_getaffinity(mine)))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(20):
+        embed(engine, texts(LENGTHS))
+    ready.set()
+    looking.join()
+    assert seen == {allowed}  # else two such processes would share the first core
 
 
 FREED_ELSEWHERE = """

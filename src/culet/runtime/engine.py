@@ -308,6 +308,8 @@ def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
+        # else each of several processes would bind itself to the same first cores
+        settings["ENABLE_CPU_PINNING"] = False
     return settings
 
 
