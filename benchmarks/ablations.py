@@ -278,7 +278,7 @@ def nearest(scores: np.ndarray) -> np.ndarray:
 
 
 def inverted_file(
-    queries: np.ndarray, documents: np.ndarray, *, lists: int = 64, looked_into: int = 4
+    queries: np.ndarray, documents: np.ndarray, *, lists: int = 64, looked_into: int = 8
 ) -> np.ndarray:
     """Return the best documents [Q, 10] in the lists whose centres are nearest; −1 if too few."""
     from sklearn.cluster import KMeans
