@@ -71,6 +71,7 @@ class SentenceTransformerTeacher:
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> None:
         try:
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
         except ImportError as error:
             raise MissingExtra(
                 "sentence-transformers", extra="rerank", purpose=f"the teacher {folder}"
@@ -79,6 +80,7 @@ class SentenceTransformerTeacher:
             raise CheckpointError(
                 f"{folder} has no modules.json; expected a sentence-transformers folder"
             )
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # ours counts texts
         try:
             self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
