@@ -13,8 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-_GAP = 16  # rows that are rather read than passed over
-
 
 class Vectors(Protocol):
     """Rows of numbers: a matrix, or what reads one."""
@@ -48,15 +46,29 @@ class VectorFile:
         if isinstance(rows, slice):
             first, stop, _ = rows.indices(len(self))
             return self._read(first, stop)
+        rows = np.asarray(rows)
+        if (np.diff(rows) > 0).all():
+            return self._gather(rows)
         wanted, place = np.unique(rows, return_inverse=True)
-        parts = np.split(wanted, np.flatnonzero(np.diff(wanted) > _GAP) + 1)
-        found = [self._read(int(p[0]), int(p[-1]) + 1)[p - p[0]] for p in parts if len(p)]
-        read = np.concatenate(found) if found else self._read(0, 0)
-        return read[place]
+        return self._gather(wanted)[place]
 
     def _read(self, first: int, stop: int) -> np.ndarray:
         size, begin = 2 * self._width * max(0, stop - first), 2 * self._width * first
         return np.frombuffer(read_all(self._file, size, begin), np.float16).reshape(-1, self._width)
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows whose numbers rise; those that follow each other are read at once."""
+        found = np.empty((len(rows), self._width), dtype=np.float16)
+        if not len(rows):
+            return found
+        size, raw = 2 * self._width, found.data.cast("B")
+        begins = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1])
+        firsts, ends = rows[begins].tolist(), [*begins[1:].tolist(), len(rows)]
+        for first, begin, end in zip(firsts, begins.tolist(), ends, strict=True):
+            part = raw[begin * size : end * size]
+            if os.preadv(self._file, [part], first * size) < len(part):
+                part[:] = read_all(self._file, len(part), first * size)
+        return found
 
 
 def read_all(file: int, size: int, begin: int) -> bytes:
