@@ -22,7 +22,7 @@ from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
 from culet.runtime.attention import View, views
 from culet.runtime.compiled import WORTH_LAYERS, compiled
-from culet.runtime.graph import encoder_graph
+from culet.runtime.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one
 from culet.runtime.layerwise import Layerwise
 from culet.runtime.quantized import quantized_weights
 from culet.runtime.rectangles import rectangles, round_length
@@ -90,7 +90,8 @@ class OpenVinoEngine:
 
         def whole(weights: Callable[[], Weights]) -> _Whole:
             def build() -> ov.Model:
-                return encoder_graph(checkpoint.config, weights())
+                gelu = gelu_in_one if self.precision == "bfloat16" else gelu_by_sigmoid
+                return encoder_graph(checkpoint.config, weights(), gelu=gelu)
 
             if checkpoint.config.encoder.num_layers < WORTH_LAYERS:
                 return _Whole(core.compile_model(build(), "CPU", settings))

@@ -10,6 +10,7 @@ with its weights as inputs, run once a layer: the smallest, see `culet.runtime.l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,9 +24,29 @@ from culet.runtime.weights import HEAD, Weights
 
 _F32, _I64 = ov.Type.f32, ov.Type.i64
 Attend = Callable[[Any, Any, Any], Any]
+Activation = Callable[[Any], Any]
 
 
-def encoder_graph(config: EmbeddingConfig, weights: Weights) -> ov.Model:
+def gelu_by_sigmoid(x: Any) -> Any:
+    """Return GELU in its tanh form, x σ(2√(2/π) (x + 0.044715 x³)).
+
+    It is the same, since 1 + tanh(y) = 2 σ(2y), and takes a quarter of the time that OpenVINO's
+    own takes in float32 on AVX2.
+    """
+    factor = 2 * math.sqrt(2 / math.pi)
+    square = op.multiply(x, x)
+    inner = op.add(op.multiply(square, _f32(0.044715 * factor)), _f32(factor))
+    return op.multiply(x, op.sigmoid(op.multiply(x, inner)))
+
+
+def gelu_in_one(x: Any) -> Any:
+    """Return the same by OpenVINO's own operation, which rounds once: for bfloat16."""
+    return op.gelu(x, "tanh")
+
+
+def encoder_graph(
+    config: EmbeddingConfig, weights: Weights, *, gelu: Activation = gelu_by_sigmoid
+) -> ov.Model:
     """Return the graph of an embedding model.
 
     Inputs, float32 where nothing is said: `embedded` [B, L, D] scaled token vectors;
@@ -36,6 +57,7 @@ def encoder_graph(config: EmbeddingConfig, weights: Weights) -> ov.Model:
     Args:
         config: The architecture.
         weights: Its weights, in whatever precision.
+        gelu: What the gate goes through.
     """
     encoder = config.encoder
     embedded = op.parameter([-1, -1, encoder.model_dim], _F32, name="embedded")
@@ -55,7 +77,9 @@ def encoder_graph(config: EmbeddingConfig, weights: Weights) -> ov.Model:
     x = embedded
     for layer in range(encoder.num_layers):
         over_all = encoder.is_global(layer)
-        x = block(encoder, weights, x, f"blocks.{layer}", attend(over_all), tables[over_all])
+        x = block(
+            encoder, weights, x, f"blocks.{layer}", attend(over_all), tables[over_all], gelu=gelu
+        )
     result = op.result(embedding_of(config, weights, x, pool), name="embedding")
     inputs = [embedded, global_mask, mask, reach, width, pool]
     return ov.Model([result], inputs, "culet")
@@ -75,6 +99,8 @@ def block(
     name: str,
     attend: Attend,
     table: tuple[Any, Any],
+    *,
+    gelu: Activation = gelu_by_sigmoid,
 ) -> Any:
     """Return the states after one layer."""
     eps = config.norm_eps
@@ -82,7 +108,7 @@ def block(
     out = _attention(config, weights, inside, f"{name}.attention", attend, table)
     x = op.add(x, _norm(out, weights.vector(f"{name}.attention_post_norm"), eps))
     inside = _norm(x, weights.vector(f"{name}.ffn_norm"), eps)
-    out = _feed_forward(weights, inside, f"{name}.ffn")
+    out = _feed_forward(weights, inside, f"{name}.ffn", gelu)
     return op.add(x, _norm(out, weights.vector(f"{name}.ffn_post_norm"), eps))
 
 
@@ -144,9 +170,9 @@ def _attention(
     return weights.linear(attend(query, key, value), f"{name}.out")
 
 
-def _feed_forward(weights: Weights, x: Any, name: str) -> Any:
+def _feed_forward(weights: Weights, x: Any, name: str, gelu: Activation) -> Any:
     split = op.split(weights.linear(x, f"{name}.gate", f"{name}.up"), _i64(-1), 2)
-    gated = op.multiply(op.gelu(split.output(0), "tanh"), split.output(1))
+    gated = op.multiply(gelu(split.output(0)), split.output(1))
     return weights.linear(gated, f"{name}.down")
 
 
