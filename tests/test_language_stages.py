@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from language_doubles import tensors, write_corpus, write_pair, write_teacher
+from stop_doubles import interrupting
 from tokenizers import Tokenizer
 from training_doubles import write_lines
 
@@ -51,21 +51,6 @@ def losses(out: Path) -> list[float]:
 
 def quiet(line: str) -> None:
     """Say nothing."""
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, *, at: int) -> None:
-    """Send SIGINT in the middle of a step."""
-    done, step = 0, getattr(module, name)
-
-    def interrupted(*args: Any, **settings: Any) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        if done == at:
-            signal.raise_signal(signal.SIGINT)
-        result: dict[str, float] = step(*args, **settings)
-        return result
-
-    monkeypatch.setattr(module, name, interrupted)
 
 
 # --- a decoder from nothing
@@ -123,7 +108,7 @@ def test_an_interrupted_decoder_ends_bit_for_bit_the_same_with_the_same_tokenize
 ) -> None:
     config = new_decoder(data, steps=4, lexical=True, candidates=20)
     decoder.run(config, out=tmp_path / "whole", name="d", say=quiet)
-    interrupt(monkeypatch, decoder, "windows_step", at=2)
+    interrupting(monkeypatch, decoder, "windows_step", {2})
     with pytest.raises(Interrupted):
         decoder.run(config, out=tmp_path / "d", name="d", say=quiet)
     said: list[str] = []
@@ -193,7 +178,7 @@ def test_an_interrupted_encoder_ends_bit_for_bit_the_same(
 ) -> None:
     config = masked(data, steps=4, dropout=0.1)
     encoder.run(config, init=source, out=tmp_path / "whole", name="e", say=quiet)
-    interrupt(monkeypatch, encoder, "windows_step", at=3)
+    interrupting(monkeypatch, encoder, "windows_step", {3})
     with pytest.raises(Interrupted):
         encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
     encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
@@ -257,7 +242,7 @@ def test_an_interrupted_finetuning_ends_bit_for_bit_the_same(
     config = Seq2SeqConfig(steps=4, batch_size=3, train=(questions(tmp_path),), dropout=0.1)
     init = write_pair(tmp_path / "pair")
     seq2seq.run(config, init=init, out=tmp_path / "whole", name="s", say=quiet)
-    interrupt(monkeypatch, seq2seq, "pairs_step", at=1)
+    interrupting(monkeypatch, seq2seq, "pairs_step", {1})
     with pytest.raises(Interrupted):
         seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=quiet)
     result = seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=quiet)

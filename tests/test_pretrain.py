@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +18,7 @@ from language_doubles import (
     write_pair,
     write_teacher,
 )
+from stop_doubles import interrupting, killed_until_done
 from training_doubles import write_lines
 
 import culet
@@ -265,21 +262,6 @@ def test_a_window_that_does_not_fit_is_refused(tmp_path: Path, init: Path, data:
 # --- interruptions
 
 
-def interrupting(at: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send SIGINT in the middle of the given steps, counted over all runs."""
-    done = 0
-    step = pretrain.pairs_step
-
-    def interrupted(*args: Any, **settings: Any) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        if done in at:
-            signal.raise_signal(signal.SIGINT)
-        return step(*args, **settings)
-
-    monkeypatch.setattr(pretrain, "pairs_step", interrupted)
-
-
 def test_a_signal_at_every_step_ends_bit_for_bit_the_same(
     tmp_path: Path,
     init: Path,
@@ -288,7 +270,7 @@ def test_a_signal_at_every_step_ends_bit_for_bit_the_same(
     whole: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    interrupting(set(range(1, STEPS + 1)), monkeypatch)
+    interrupting(monkeypatch, pretrain, "pairs_step", set(range(1, STEPS + 1)))
     for step in range(1, STEPS):
         with pytest.raises(Interrupted, match=f"stopped after step {step} of {STEPS}"):
             pretrain_quietly(pretraining(data), init, teacher, tmp_path / "toy")
@@ -310,7 +292,7 @@ def test_a_kill_between_the_state_and_the_weights_of_a_step_loses_none(
 ) -> None:
     out = tmp_path / "toy"
     with monkeypatch.context() as patch:
-        interrupting({6}, patch)
+        interrupting(patch, pretrain, "pairs_step", {6})
         with pytest.raises(Interrupted):
             pretrain_quietly(pretraining(data), init, teacher, out)
     newest = saved(out / ".weights")[6]
@@ -324,35 +306,13 @@ def test_kill_9_at_random_moments_ends_bit_for_bit_the_same(
 ) -> None:
     config = pretraining(data, steps=12)
     pretrain_quietly(config, init, None, tmp_path / "whole")
-    out, seed = tmp_path / "toy", time.time_ns()
-    rng, killed, context = random.Random(seed), 0, multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["culet.stages.pretrain", "torch._dynamo"])
-    for _ in range(20):
-        before = len(read_log(out / "log.jsonl"))
-        process = context.Process(
-            target=language_doubles.pretrain_quietly, args=(config, init, None, out)
-        )
-        process.start()
-        if killed < 2:
-            wait_for_steps(process, out, before, enough=rng.randint(1, 3))
-            time.sleep(rng.random() * 0.03)
-            process.kill()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL, f"seed {seed}"
-        killed += 1
-    assert killed == 2, f"seed {seed}: too quick to be killed"
+    out = tmp_path / "toy"
+    killed = killed_until_done(
+        pretrain_quietly, (config, init, None, out), out, times=2, preload="culet.stages.pretrain"
+    )
+    assert killed == 2, "too quick to be killed"
     assert tensors(out) == tensors(tmp_path / "whole")
     assert losses(out) == losses(tmp_path / "whole")
-
-
-def wait_for_steps(process: Any, out: Path, before: int, *, enough: int) -> None:
-    """Wait until a run has logged a few steps more than the one before it, or has ended."""
-    while process.is_alive() and not (out / "done.json").exists():
-        if abs(len(read_log(out / "log.jsonl")) - before) >= enough:
-            return
-        time.sleep(0.005)
 
 
 # --- what is refused

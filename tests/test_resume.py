@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import random
 import shutil
-import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import training_doubles
+from stop_doubles import interrupting, killed_until_done
 from torch import nn
 from training_doubles import checkpoint, every_feature, tune_quietly, weights, write_sources
 
@@ -78,26 +74,11 @@ def test_the_whole_run_trains_and_another_seed_ends_elsewhere(
     assert weights(whole).keys() == weights(tmp_path / "toy").keys()
 
 
-def interrupting(at: set[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Send SIGINT in the middle of the given steps (from 1, counted over all runs)."""
-    done = 0
-    step = tune.contrastive_step
-
-    def interrupted(*args: Any, **settings: Any) -> dict[str, float]:
-        nonlocal done
-        done += 1
-        if done in at:
-            signal.raise_signal(signal.SIGINT)
-        return step(*args, **settings)
-
-    monkeypatch.setattr(tune, "contrastive_step", interrupted)
-
-
 @pytest.mark.parametrize("at", [1, 3, STEPS - 1])
 def test_a_signal_at_any_step_and_the_same_command_again_end_bit_for_bit_the_same(
     at: int, tmp_path: Path, start: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupting({at}, monkeypatch)
+    interrupting(monkeypatch, tune, "contrastive_step", {at})
     with pytest.raises(Interrupted, match=f"stopped after step {at} of {STEPS}"):
         tune_quietly(every_feature(data), start, tmp_path / "toy")
     assert json.loads((tmp_path / "toy/state/state.json").read_text())["step"] == at
@@ -109,7 +90,7 @@ def test_a_signal_at_any_step_and_the_same_command_again_end_bit_for_bit_the_sam
 def test_a_signal_at_every_step_ends_the_same_too(
     tmp_path: Path, start: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupting(set(range(1, STEPS + 1)), monkeypatch)
+    interrupting(monkeypatch, tune, "contrastive_step", set(range(1, STEPS + 1)))
     for _ in range(STEPS - 1):
         with pytest.raises(Interrupted):
             tune_quietly(every_feature(data), start, tmp_path / "toy")
@@ -133,7 +114,7 @@ def test_whole_weights_and_bfloat16_resume_as_well(
 ) -> None:
     config = every_feature(data, **changes)
     tune_quietly(config, start, tmp_path / "whole")
-    interrupting({3}, monkeypatch)
+    interrupting(monkeypatch, tune, "contrastive_step", {3})
     with pytest.raises(Interrupted):
         tune_quietly(config, start, tmp_path / "toy")
     tune_quietly(config, start, tmp_path / "toy")
@@ -170,33 +151,12 @@ def test_kill_9_at_random_moments_and_the_same_command_again_end_bit_for_bit_the
 ) -> None:
     config = every_feature(data, steps=20)
     tune_quietly(config, start, tmp_path / "whole")
-    out, seed = tmp_path / "toy", time.time_ns()
-    rng, killed, context = random.Random(seed), 0, multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["culet.stages.tune", "torch._dynamo"])  # both take seconds
-    for _ in range(20):
-        before = len(read_log(out / "log.jsonl"))
-        process = context.Process(target=training_doubles.tune_quietly, args=(config, start, out))
-        process.start()
-        if killed < 4:
-            wait_for_steps(process, out, before, enough=rng.randint(1, 3))
-            time.sleep(rng.random() * 0.03)
-            process.kill()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL, f"seed {seed}"
-        killed += 1
-    assert killed >= 2, f"seed {seed}: too quick to be killed"
+    out = tmp_path / "toy"
+    killed = killed_until_done(
+        tune_quietly, (config, start, out), out, times=4, preload="culet.stages.tune"
+    )
+    assert killed >= 2, "too quick to be killed"
     assert_same_run(out, tmp_path / "whole")
-
-
-def wait_for_steps(process: Any, out: Path, before: int, *, enough: int) -> None:
-    """Wait until a run has logged a few steps more than the one before it, or has ended."""
-    done = out / "done.json"
-    while process.is_alive() and not done.exists():
-        if abs(len(read_log(out / "log.jsonl")) - before) >= enough:
-            return
-        time.sleep(0.005)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +164,7 @@ def four_steps(tmp_path_factory: pytest.TempPathFactory, start: Path, data: Path
     """A run of which four steps are done, to be copied."""
     out = tmp_path_factory.mktemp("four") / "toy"
     with pytest.MonkeyPatch.context() as patch:
-        interrupting({4}, patch)
+        interrupting(patch, tune, "contrastive_step", {4})
         with pytest.raises(Interrupted):
             tune_quietly(every_feature(data), start, out)
     return out
@@ -262,7 +222,7 @@ def test_a_kill_after_the_last_step_needs_no_further_step(
         patch.setattr(tune, "_write_result", killed)
         with pytest.raises(KeyboardInterrupt):
             tune_quietly(config, start, tmp_path / "toy")
-    interrupting({1}, monkeypatch)  # would raise if a step were taken
+    interrupting(monkeypatch, tune, "contrastive_step", {1})  # would raise if a step were taken
     tune_quietly(config, start, tmp_path / "toy")
     done = json.loads((tmp_path / "toy/done.json").read_text())
     assert done["last"]["step"] == 4
@@ -273,7 +233,7 @@ def test_an_older_state_goes_on_from_where_it_is(
 ) -> None:
     older = shutil.copytree(unfinished / "state", unfinished.parent / "older")
     with monkeypatch.context() as patch:
-        interrupting({2}, patch)
+        interrupting(patch, tune, "contrastive_step", {2})
         with pytest.raises(Interrupted, match="after step 6"):
             tune_quietly(every_feature(data), start, unfinished)
     shutil.rmtree(unfinished / "state")
