@@ -33,7 +33,7 @@ install-dev: $(VENV)/.dev
 demo: install
 	$(BIN)/python demo/run.py
 
-# The model inside the package: the demo's recipe on all rows its builder can draw, trained longer.
+# The model inside the package: the demo's contrastive stages on all rows its builder can draw.
 packaged-model: install
 	test -d "$(CORPORA)" || (echo "give the folder of the corpora: make packaged-model CORPORA=..." && exit 2)
 	mkdir -p runs/packaged-data

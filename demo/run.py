@@ -1,7 +1,8 @@
 """`make demo`: bundled text becomes a trained, evaluated model that answers a search.
 
-Tokenizer, prefinetuning, finetuning with hard negatives, scores before and after at four widths,
-and a search in this project's own documentation. Interrupt it and run it again: it goes on.
+Tokenizer, a tiny decoder, an encoder-decoder adapted from it, UL2, prefinetuning, finetuning with
+hard negatives, scores before and after at four widths, and a search in this project's own
+documentation. Interrupt it and run it again: it goes on.
 """
 
 from __future__ import annotations

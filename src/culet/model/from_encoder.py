@@ -26,7 +26,7 @@ class HeadConfig:
         seed: Decides the weights.
         sublayers: How loud the encoder's sub-layers speak beside its tokens, as a share of how
             loud they were; 1 leaves it as it is. In a short pretraining they learn little but
-            what all texts have in common, and a share like 0.1 lets the contrastive stages begin
+            what all texts have in common, and a share like 0.02 lets the contrastive stages begin
             from the tokens, with trained attention at hand.
         whiten: 0 projects what the encoder says as it is. Above 0, up to 0.5, the head is fitted to
             texts: it does not read what their vectors have in common, and each principal
@@ -90,7 +90,9 @@ def with_head(
     up, down = random_head(config, torch.Generator().manual_seed(head.seed))
     if head.whiten:
         assert pooled is not None, "a head that whitens is fitted to texts"
-        down = down @ up @ torch.from_numpy(whitening(pooled, head.whiten)) @ up.T
+        # In the first map, so that the second never sees what is taken out: a little of that,
+        # learnt again in each of its rows, would at once be most of every vector.
+        up = up @ torch.from_numpy(whitening(pooled, head.whiten))
     arrays = {name: encoder[name] for name in config.encoder.weight_shapes()}
     return arrays | {"up": up.numpy(), "down": down.numpy()}
 
