@@ -11,12 +11,13 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from culet.data.records import data_files, stream_records
-from culet.pipeline.graph import Recipe
+from culet.pipeline.graph import Recipe, RunConfig
 from culet.pipeline.stage import Stage
 from culet.pipeline.stamp import Standing, standings
 from culet.pipeline.tables import aligned, duration, size, thousands
@@ -155,6 +156,14 @@ def _measure(stage: Stage, recipe: Recipe) -> float | None:
     shape = _shape(stage, recipe)
     if shape is None:
         return None
+    config = stage.config
+    length = min(config.max_tokens, 32)
+    return _measured(shape, length, config.loss, config.compute_dtype, recipe.run)
+
+
+@cache
+def _measured(shape: Any, length: int, loss: Any, dtype: str, run: RunConfig) -> float:
+    """Measure that once for all stages that are alike in it."""
     import numpy as np
     import torch
 
@@ -163,21 +172,19 @@ def _measure(stage: Stage, recipe: Recipe) -> float | None:
     from culet.train.contrastive import contrastive_step
     from culet.train.distributed import find_device
 
-    if recipe.run.threads:
-        torch.set_num_threads(recipe.run.threads)
-    device = find_device(recipe.run.device, 0, 1)
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    device = find_device(run.device, 0, 1)
     model = initialize(EmbeddingModel(shape), seed=0).to(device)
-    length = min(stage.config.max_tokens, 32)
     rng = np.random.default_rng(0)
     texts = rng.integers(5, shape.encoder.vocab_size, (_MEASURED_TOKENS // length, length))
     pairs = len(texts) // 2
     first = np.arange(pairs)
     batch = PairBatch(list(texts), first, pairs + first, np.empty((pairs, 0), dtype=np.int64))
-    dtype = getattr(torch, stage.config.compute_dtype)
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
-        contrastive_step(model, batch, stage.config.loss, compute_dtype=dtype)
+        contrastive_step(model, batch, loss, compute_dtype=getattr(torch, dtype))
         seconds.append(time.perf_counter() - began)
     return batch.num_tokens / min(seconds[1:])
 
