@@ -220,8 +220,12 @@ class _Whole:
             "local_width": local.width,
             "pool": pool,
         }
-        out: np.ndarray = self._request.infer(inputs, share_inputs=True)[0]
-        return out
+        # One by one: `infer(inputs)` spends 3 % of a short query's time on sorting them out.
+        for name, value in inputs.items():
+            tensor = ov.Tensor(np.ascontiguousarray(value), shared_memory=True)
+            self._request.set_tensor(name, tensor)
+        out: np.ndarray = self._request.infer(share_outputs=True)[0]
+        return out.copy()
 
 
 @contextlib.contextmanager
