@@ -285,6 +285,11 @@ cli.main()
 """
 
 
+def listen() -> None:
+    """Hear SIGINT even where the tests were started in the background, which ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_interrupting_keeps_what_was_done_under_another_name(tmp_path: Path) -> None:
     (tmp_path / "in.txt").write_text("mars\n" * 2000)
@@ -296,6 +301,7 @@ def test_interrupting_keeps_what_was_done_under_another_name(tmp_path: Path) -> 
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "default"},
+        preexec_fn=listen,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
