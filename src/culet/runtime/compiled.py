@@ -31,6 +31,7 @@ from culet.tensorfile import checksum
 WORTH_LAYERS = 6  # of fewer, compiling takes less than half a second
 _FOLDER_BYTES = 4_000_000_000
 _SEAL_BYTES = 8  # at the end: the CRC-32; exports differ, so two writers could mix up two files
+_AT_START = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "PERFORMANCE_HINT")  # not in the file
 _CODE = (culet.runtime.attention, culet.runtime.graph, culet.runtime.weights)
 
 
@@ -49,7 +50,7 @@ def compiled(
     Args:
         core: OpenVINO.
         build: Makes the graph.
-        settings: Of the compilation. The number of threads may change from start to start.
+        settings: Of the compilation. Threads and streams may change from start to start.
         folder: Where the file is kept.
         name: What the graph and its weights depend on, for the file's name.
 
@@ -126,6 +127,6 @@ def _machine(core: ov.Core) -> str:
 
 
 def _version(settings: dict[str, Any]) -> str:
-    kept = {name: value for name, value in settings.items() if name != "INFERENCE_NUM_THREADS"}
+    kept = {name: value for name, value in settings.items() if name not in _AT_START}
     code = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in _CODE]
     return of_settings([ov.get_version(), kept, code])[:8]

@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,12 +21,13 @@ from culet.cachefolder import cache_folder
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.model.config import EmbeddingConfig
-from culet.runtime.attention import View, views
+from culet.runtime.attention import views
 from culet.runtime.compiled import WORTH_LAYERS, compiled
 from culet.runtime.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one
 from culet.runtime.layerwise import Layerwise
 from culet.runtime.quantized import quantized_weights
 from culet.runtime.rectangles import rectangles, round_length
+from culet.runtime.streams import MOST_STREAMS, Request, Run, Streams
 from culet.runtime.weights import (
     CodedTable,
     CodedWeights,
@@ -42,6 +44,7 @@ TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _START_TOKENS = 16  # what starting a rectangle costs each thread, in tokens (LOG.md: 6 to 20)
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
+_BULK_TOKENS = 8192  # from here on compiling once more for several streams is worth its time
 # Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
 # bfloat16 is float32's constants and two packed copies of half the size.
 _BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
@@ -77,62 +80,94 @@ class OpenVinoEngine:
         cache: Path | None = None,
     ) -> None:
         with own_signal_stack():  # loads the plugin, which brings its own
-            core = ov.Core()
-            capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            self._core = ov.Core()
+            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = check_precision(precision, capabilities)
         self.name = f"openvino cpu {self.precision}"
+        self._checkpoint = checkpoint
         self._config = checkpoint.config
         check_memory(checkpoint.config, self.precision, _available_memory())
+        self._settings = _settings(self.precision, threads)
+        self._threads = threads or os.cpu_count() or 1
+        self._cache = cache
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
-        self._run: Callable[[np.ndarray, View, View, np.ndarray], np.ndarray]
-        settings = _settings(self.precision, threads)
-
-        def whole(weights: Callable[[], Weights]) -> _Whole:
-            def build() -> ov.Model:
-                gelu = gelu_in_one if self.precision == "bfloat16" else gelu_by_sigmoid
-                return encoder_graph(checkpoint.config, weights(), gelu=gelu)
-
-            if checkpoint.config.encoder.num_layers < WORTH_LAYERS:
-                return _Whole(core.compile_model(build(), "CPU", settings))
-            model, mapped = compiled(
-                core,
-                build,
-                settings,
-                folder=cache or cache_folder() / "compiled",
-                name=f"{checkpoint.fingerprint}-compiled-{self.precision}",
-            )
-            if mapped is not None:
-                self._mapped.append(mapped)
-            return _Whole(model)
-
+        self._whole: Callable[..., ov.CompiledModel] | None = None  # compiles it again
         try:
-            with few_primitives(_KEPT_CODE[self.precision]):
-                if self.precision in ("int8", "int4"):
-                    arrays = quantized_weights(checkpoint, self.precision, folder=cache)
-                    self._table, self._mapped = CodedTable(arrays), list(arrays.values())
-                    if self.precision == "int8":
-                        self._run = whole(lambda: CodedWeights(arrays))
-                    else:
-                        self._run = Layerwise(
-                            checkpoint.config,
-                            arrays,
-                            lambda graph: core.compile_model(graph, "CPU", settings),
-                        )
-                else:
-                    self._table = FloatTable(checkpoint.tensors["embed"])
-                    self._mapped = self._table.arrays()
-                    self._run = whole(lambda: FloatWeights(checkpoint.tensors))
+            run = self._open()
         except RuntimeError as error:
             raise CheckpointError(
                 f"OpenVINO cannot compile {checkpoint.folder}: {error}"
             ) from error
         self._release()
-        self._start_cost = _START_TOKENS * (threads or os.cpu_count() or 1)
+        self._single = Streams([run], start_cost=_START_TOKENS * self._threads)
+        self._bulk: Streams | None = None
+        self._compiling = threading.Lock()
+        self._lock = threading.Lock()  # of what is below
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
-        self._packed = False
-        self._lock = threading.Lock()  # a request computes one batch at a time
+        self._packed: list[Streams] = []
+
+    def _open(self) -> Run:
+        """Find or make weights and compiled models; return what computes one rectangle."""
+        checkpoint = self._checkpoint
+        with few_primitives(_KEPT_CODE[self.precision]):
+            if self.precision in ("int8", "int4"):
+                arrays = quantized_weights(checkpoint, self.precision, folder=self._cache)
+                self._table, self._mapped = CodedTable(arrays), list(arrays.values())
+                if self.precision == "int4":
+                    return Layerwise(
+                        checkpoint.config,
+                        arrays,
+                        lambda graph: self._core.compile_model(graph, "CPU", self._settings),
+                    )
+                self._whole = partial(self._compile_whole, lambda: CodedWeights(arrays))
+            else:
+                self._table = FloatTable(checkpoint.tensors["embed"])
+                self._mapped = self._table.arrays()
+                self._whole = partial(self._compile_whole, lambda: FloatWeights(checkpoint.tensors))
+            return Request(self._whole())
+
+    def _compile_whole(self, weights: Callable[[], Weights], **settings: Any) -> ov.CompiledModel:
+        """Return the model as one graph; the file of a compiled one is in the user's cache."""
+        config = self._config
+
+        def build() -> ov.Model:
+            gelu = gelu_in_one if self.precision == "bfloat16" else gelu_by_sigmoid
+            return encoder_graph(config, weights(), gelu=gelu)
+
+        if config.encoder.num_layers < WORTH_LAYERS:
+            return self._core.compile_model(build(), "CPU", self._settings | settings)
+        model, mapped = compiled(
+            self._core,
+            build,
+            self._settings | settings,
+            folder=self._cache or cache_folder() / "compiled",
+            name=f"{self._checkpoint.fingerprint}-compiled-{self.precision}",
+        )
+        if mapped is not None:
+            self._mapped.append(mapped)
+        return model
+
+    def _streams(self, tokens: int) -> Streams:
+        """Return what computes this many tokens fastest."""
+        number = min(self._threads, MOST_STREAMS)
+        if tokens < _BULK_TOKENS or number == 1 or self._whole is None:
+            return self._single
+        with self._compiling:
+            if self._bulk is None:
+                try:
+                    check_memory(self._config, self.precision, _available_memory())
+                    model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
+                except (InputError, RuntimeError):
+                    self._whole = None  # one stream gives the same vectors, somewhat later
+                    return self._single
+                self._bulk = Streams(
+                    [Request(model) for _ in range(number)],
+                    start_cost=_START_TOKENS * self._threads / number,
+                )
+                self._release()
+            return self._bulk
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
@@ -141,28 +176,38 @@ class OpenVinoEngine:
             texts: Token ids of each text; none without tokens.
         """
         lengths = [len(text) for text in texts]
-        for index in rectangles(lengths, TOKEN_BUDGET, start_cost=self._start_cost):
-            longest = len(texts[index[0]])
-            if (
-                self.precision == "int8"
-                and not self._packed
-                and longest * len(index) > _WARM_TOKENS
-            ):
-                # The plugin repacks all weights at the first large shape. At the smallest of these,
-                # the pages they are read from can be given back before another needs its memory.
-                self._packed = True
-                self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)])
-            yield index, self._rectangle([texts[i] for i in index])
+        streams = self._streams(sum(lengths))
+        laid = rectangles(lengths, TOKEN_BUDGET, start_cost=streams.start_cost)
+        if self.precision == "int8" and any(
+            lengths[index[0]] * len(index) > _WARM_TOKENS for index in laid
+        ):
+            self._pack(streams)
 
-    def _rectangle(self, texts: list[np.ndarray]) -> np.ndarray:
+        def work(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return index, self._rectangle([texts[i] for i in index], streams)
+
+        yield from streams.each(work, laid)
+
+    def _pack(self, streams: Streams) -> None:
+        """Let the plugin repack all weights, as it would at the first large shape.
+
+        At the smallest of these, the pages they are read from can be given back before another
+        needs its memory.
+        """
+        if streams not in self._packed:
+            self._packed.append(streams)
+            self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)], streams)
+
+    def _rectangle(self, texts: list[np.ndarray], streams: Streams) -> np.ndarray:
         lengths = np.array([len(text) for text in texts])
         length = round_length(int(lengths.max()), self._longest)
         inside = np.arange(length)[None, :] < lengths[:, None]
         embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
         embedded[inside] = self._table.rows(np.concatenate(texts)) * self._scale
         local, whole = views(inside, self._config.encoder)
+        with streams.borrowed() as run:
+            out = run(embedded, local, whole, self._pool(inside))
         with self._lock:
-            out = self._run(embedded, local, whole, self._pool(inside))
             # A new shape may have read all weights again; and every text reads rows of the table.
             self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
             self._shapes.add(inside.shape)
@@ -196,36 +241,6 @@ class OpenVinoEngine:
             counted = inside & (place <= self._config.pooling_tokens)
         weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
         return np.asarray(weights, dtype=np.float32)[:, None, :]
-
-
-class _Whole:
-    """A model compiled as one graph.
-
-    Args:
-        model: What `encoder_graph` became.
-    """
-
-    def __init__(self, model: ov.CompiledModel) -> None:
-        self._request = model.create_infer_request()
-
-    def __call__(
-        self, embedded: np.ndarray, local: View, whole: View, pool: np.ndarray
-    ) -> np.ndarray:
-        """Return embeddings [B, E], not of unit length."""
-        inputs = {
-            "embedded": embedded,
-            "global_mask": whole.mask,
-            "local_mask": local.mask,
-            "local_reach": local.reach,
-            "local_width": local.width,
-            "pool": pool,
-        }
-        # One by one: `infer(inputs)` spends 3 % of a short query's time on sorting them out.
-        for name, value in inputs.items():
-            tensor = ov.Tensor(np.ascontiguousarray(value), shared_memory=True)
-            self._request.set_tensor(name, tensor)
-        out: np.ndarray = self._request.infer(share_outputs=True)[0]
-        return out.copy()
 
 
 @contextlib.contextmanager
