@@ -204,7 +204,7 @@ def latencies(
 ) -> dict[str, dict[str, float]]:
     """Return the milliseconds of queries of about 20 tokens, one by one."""
     first = next(iter(ours.values()))
-    texts = real_texts(first, [20] * 12 * repeats)
+    texts = real_texts(first, [20] * 12 * (repeats + 1))
     calls: dict[str, Callable[[str], Any]] = {
         f"culet {p}": lambda t, e=e: e.encode_query(t, progress=False) for p, e in ours.items()
     }
@@ -214,12 +214,15 @@ def latencies(
     for other in others:
         calls[other.name] = lambda t, o=other: o.embed(first.prepare_query([t]).ids)
     taken: dict[str, list[float]] = {label: [] for label in calls}
-    for number, text in enumerate([*texts[:12], *texts]):
+    # In turns of twelve: threads of the contender before wait in a loop for a while and take a core.
+    for turn in range(repeats + 1):
         for label, call in calls.items():
-            began = time.perf_counter()
-            call(text)
-            if number >= 12:
+            for text in [*texts[:2], *texts[12 * turn : 12 * turn + 12]]:
+                began = time.perf_counter()
+                call(text)
                 taken[label].append(1000 * (time.perf_counter() - began))
+            # The first turn is to get warm, as are two of each turn.
+            taken[label] = taken[label][:-14] + (taken[label][-12:] if turn else [])
     return {
         label: {"p50_ms": float(np.median(v)), "p99_ms": float(np.percentile(v, 99))}
         for label, v in taken.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -55,9 +56,14 @@ def test_bulk_gives_the_vectors_of_one_stream(
     assert len(list(tmp_path.glob("*.blob"))) == 1  # one file for both
 
 
-def test_one_thread_has_one_stream(checkpoint: Checkpoint, compiled: list[str]) -> None:
+def test_one_thread_has_one_stream(
+    checkpoint: Checkpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     embed(OpenVinoEngine(checkpoint, "float32", threads=1), texts(LENGTHS))
     assert compiled == ["1"]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    embed(OpenVinoEngine(checkpoint, "float32"), texts(LENGTHS))  # of the core it may use
+    assert compiled == ["1", "1"]
 
 
 def test_without_memory_for_a_second_model_one_stream_goes_on(

@@ -88,7 +88,7 @@ class OpenVinoEngine:
         self._config = checkpoint.config
         check_memory(checkpoint.config, self.precision, _available_memory())
         self._settings = _settings(self.precision, threads)
-        self._threads = threads or os.cpu_count() or 1
+        self._threads = threads or _cores()
         self._cache = cache
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
@@ -331,6 +331,13 @@ def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
         # else each of several processes would bind itself to the same first cores
         settings["ENABLE_CPU_PINNING"] = False
     return settings
+
+
+def _cores() -> int:
+    """Return the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _available_memory() -> int | None:
