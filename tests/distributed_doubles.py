@@ -169,10 +169,13 @@ def tokens(folder: Path) -> None:
         left -= 1
         if left == 0 and os.environ["RANK"] == "1":
             signal.raise_signal(signal.SIGTERM)
+        for layer in args[0].layers:
+            assert {distributed.is_sharded(p) for p in layer.parameters()} == {way == "fsdp"}
         return step(*args, **settings)
 
     pretrain.pairs_step = counted
-    with distributed.joined("cpu", json.loads((folder / "way.json").read_text())):
+    way = json.loads((folder / "way.json").read_text())
+    with distributed.joined("cpu", way):
         token_stages(folder, folder / "two")
         left = 3
         token_stages(folder, folder / "two-then-one")

@@ -91,6 +91,11 @@ class EncoderDecoder(nn.Module):
         self.decoder = Decoder(config.decoder, blocks)
         self.tie()
 
+    @property
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of both sides."""
+        return [*self.encoder.blocks, *self.decoder.stack.blocks]
+
     def tie(self) -> None:
         """Let both sides have one table again, if they should; some moves of a module part them."""
         if self.config.tied_embeddings:

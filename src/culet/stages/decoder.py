@@ -134,6 +134,7 @@ def run(
         say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     check_window(config.window, model.config.stack)
     model.train()
+    current().shard_layers(model.stack, list(model.stack.blocks))
     tokenizer = text_tokenizer(tokenizer_json)
     plan = read_windows(config, config.sources, config.window, tokenizer, folder)
     settings = config.step_config()
@@ -144,6 +145,7 @@ def run(
 
     result = train(
         config,
+        model,
         dict(model.named_parameters()),
         step,
         WindowBatcher(plan, next_token(tokenizer)),

@@ -153,6 +153,7 @@ def _train(
     dropped = replace(shape, encoder=replace(shape.encoder, dropout=config.dropout))
     given = start.arrays()
     model = from_arrays(dropped, with_head(shape, given, config.head), device=device).train()
+    current().shard_layers(model.encoder, list(model.encoder.blocks))
     named = {f"encoder.{key}": p for key, p in model.encoder.named_parameters()}
     table = model.encoder.embed
     if not start.config.tied_head:
@@ -168,5 +169,5 @@ def _train(
         return windows_step(model.encoder, table, batch, settings, softcap=softcap)
 
     batcher = WindowBatcher(plan, objective)
-    result = train(config, named, step, batcher, folder, name=name, say=say)
+    result = train(config, model, named, step, batcher, folder, name=name, say=say)
     return to_arrays(model), result

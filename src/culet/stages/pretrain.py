@@ -57,6 +57,7 @@ from culet.stages.running import (
     write_encoder,
 )
 from culet.tokenizer import TextTokenizer, unused_ids
+from culet.train.distributed import current
 from culet.train.language import pairs_step
 
 OBJECTIVES = {"t5gemma2": t5gemma2, "ul2": ul2, "prefix_lm": prefix_lm}
@@ -166,6 +167,7 @@ def run(
 
     model = from_arrays(_with_dropout(start.config, config.dropout), start.arrays(), device=device)
     model.train()
+    current().shard_layers(model, model.layers)
     says = None
     if teaching is not None:
         says = from_arrays(teaching.config, teaching.arrays(), device=device)
@@ -174,6 +176,7 @@ def run(
     batcher = DenoisingBatcher(plan, config.chosen, markers, tokenizer, windows=says is not None)
     result = train(
         config,
+        model,
         dict(model.named_parameters()),
         _step(config, model, tokenizer, says),
         batcher,

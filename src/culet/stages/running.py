@@ -34,7 +34,7 @@ from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
 from culet.train.averaging import average_files, save_weights, saved
-from culet.train.distributed import current
+from culet.train.distributed import current, put_together, whole
 from culet.train.language import StepConfig
 from culet.train.loop import Action, AnyBatch, Loop
 from culet.train.loop import run as run_loop
@@ -265,6 +265,7 @@ class Freeze:
 
 def train(
     config: TokenTraining,
+    model: nn.Module,
     named: Mapping[str, nn.Parameter],
     step: Callable[[AnyBatch], dict[str, float]],
     batcher: Callable[[int], AnyBatch],
@@ -277,12 +278,14 @@ def train(
     """Train, resuming where an interrupted run was, and return what is worth recording.
 
     Afterwards the parameters are the average of the last saved ones, if that was asked for. Among
-    several processes each has all weights and its part of the batches; the first alone gets a
-    result, and writes.
+    several processes each has its part of the batches; the first alone gets a result, and writes.
+    Layers may be split over them (`World.shard_layers`): then the model is put together for the
+    first one at the end, to be read.
 
     Args:
         config: The settings.
-        named: What is trained.
+        model: Whose weights those are.
+        named: What is trained, by the names of the model; others may be added.
         step: Adds the gradients of a batch, or of this process's part of one.
         batcher: Makes the batch of a step, or this process's part of it.
         folder: The stage's folder.
@@ -305,11 +308,13 @@ def train(
         say(f"{name}: resuming after step {first} of {config.steps}")
     weights = folder.path / ".weights"
     actions: list[Action] = []
-    if config.average_last > 1 and world.first:
 
-        def keep(done: int) -> None:
-            save_weights(weights, optimizer.named, step=done, keep=config.average_last)
+    def keep(done: int) -> None:
+        values = {key: whole(p.detach()) for key, p in optimizer.named.items()}
+        if world.first:
+            save_weights(weights, values, step=done, keep=config.average_last)
 
+    if config.average_last > 1:
         actions.append((config.average_every, keep))
         if first and first % config.average_every == 0 and first not in saved(weights):
             keep(first)  # a kill came between the state and the weights of that step
@@ -326,16 +331,16 @@ def train(
     ):
         loop = Loop(step, optimizer, save, report, config.save_every, actions, seed=config.seed)
         run_loop(loop, batches, start=first, steps=config.steps)
+    if config.average_last > 1 and config.steps % config.average_every:
+        keep(config.steps)
+    with torch.no_grad():
+        for key, average in optimizer.average.items():
+            optimizer.named[key].copy_(average)
+    put_together(model)
     if not world.first:
         return None
     if config.average_last > 1:
-        if config.steps % config.average_every:
-            save_weights(weights, optimizer.named, step=config.steps, keep=config.average_last)
-        _take_average(optimizer, list(saved(weights).values()))
-    elif optimizer.average:
-        with torch.no_grad():
-            for key, average in optimizer.average.items():
-                optimizer.named[key].copy_(average)
+        _take_average({**named, **dict(model.named_parameters())}, list(saved(weights).values()))
     return _summary(config, folder)
 
 
@@ -364,9 +369,9 @@ def _summary(config: TokenTraining, folder: StageFolder) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _take_average(optimizer: Optimizer, files: Sequence[Path]) -> None:
+def _take_average(named: Mapping[str, nn.Parameter], files: Sequence[Path]) -> None:
     for key, value in average_files(files).items():
-        parameter = optimizer.named[key]
+        parameter = named[key]
         parameter.copy_(torch.from_numpy(value).view_as(parameter))
 
 

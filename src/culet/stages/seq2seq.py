@@ -116,6 +116,7 @@ def run(
     encoder = replace(start.config.encoder, dropout=config.dropout)
     dropped = replace(start.config, encoder=encoder, decoder=decoder)
     model = from_arrays(dropped, start.arrays(), device=device).train()
+    current().shard_layers(model, model.layers)
     longest = min(config.max_source_tokens, encoder.max_length)
     tokenizer = text_tokenizer(start.tokenizer_json, max_length=longest)
     settings = config.step_config()
@@ -134,7 +135,7 @@ def run(
         world_size=current().size,
     )
     result = train(
-        config, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
+        config, model, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
     )
     if result is None:  # the first process writes, and answers
         return Seq2SeqResult(folder.checkpoint, None)
@@ -147,6 +148,8 @@ def run(
         extra_files=folder_papers(folder) | training_papers(None, [init], config.train),
     )
     result["exact_match"] = None
+    if current().sharded:
+        model = from_arrays(start.config, to_arrays(model), device=device)
     if tests:
         result["exact_match"] = _score(
             config, model, tokenizer, start.tokenizer_json, tests, folder.path

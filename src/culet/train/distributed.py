@@ -124,6 +124,33 @@ class World:
             fully_shard(block, mesh=mesh)
         fully_shard(model, mesh=mesh)
 
+    def shard_layers(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        """Split the layers of a model over the processes, in place, if weights are to be split.
+
+        What lies outside them stays whole, as the token table, which a loss reads by itself. The
+        gradients of layers are summed in the backward pass, the others' by `sum_gradients`.
+
+        Args:
+            model: What is called, with the same weights in every process.
+            blocks: Its layers; all have `forward`, those that read a memory `read`.
+        """
+        if not self.sharded:
+            return
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+            if hasattr(block, "read"):
+                register_fsdp_forward_method(block, "read")
+        inside = {id(p) for block in blocks for p in block.parameters()}
+        outside = {p for p in model.parameters() if id(p) not in inside}
+        fully_shard(model, mesh=mesh, ignored_params=outside)
+        for module in (*blocks, model):
+            module.set_force_sum_reduction_for_comms(True)  # type: ignore[operator]
+            module.set_gradient_divide_factor(1.0)  # type: ignore[operator]
+
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
         """Replace each gradient by the sum over the processes; sharded ones have been already."""
@@ -247,6 +274,18 @@ def whole(tensor: Tensor) -> Tensor:
         return tensor
     full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
     return full
+
+
+@torch.no_grad()
+def put_together(model: nn.Module) -> None:
+    """Make the weights of a model whole again in the first process, to be read, not computed with.
+
+    Every process must call it; in the others nothing is left to use.
+    """
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if is_sharded(parameter):
+                module.register_parameter(name, nn.Parameter(whole(parameter)))
 
 
 def spread(tensor: Tensor, like: Tensor) -> Tensor:

@@ -67,7 +67,9 @@ def pairs_step(
     device = next(model.parameters()).device
     lengths = [len(s) + len(t) for s, t in zip(batch.sources, batch.targets, strict=True)]
     sums = _Sums(batch.num_labels)
-    for part in _parts(lengths, config.chunk_tokens):
+    parts = list(_parts(lengths, config.chunk_tokens))
+    missing = _missing_passes(len(parts))
+    for part in parts:
         sources = [batch.sources[i] for i in part]
         packed = pack_pairs(sources, [batch.targets[i] for i in part], bos=bos).to(device)
         hidden = model(packed, compute_dtype=config.compute_dtype)
@@ -85,6 +87,9 @@ def pairs_step(
             candidates=config.candidates,
         )
         sums.add(loss)
+    for _ in range(missing):
+        packed = pack_pairs([np.array([bos])], [np.array([bos])], bos=bos).to(device)
+        _send_nothing_back(model(packed, compute_dtype=config.compute_dtype))
     return sums.means()
 
 
@@ -108,7 +113,9 @@ def windows_step(
     device = table.device
     counts = [int((labels != IGNORED).sum()) for labels in batch.labels]
     sums = _Sums(sum(counts))
-    for part in _parts([len(text) for text in batch.texts], config.chunk_tokens):
+    parts = list(_parts([len(text) for text in batch.texts], config.chunk_tokens))
+    missing = _missing_passes(len(parts))
+    for part in parts:
         packed = pack([batch.texts[i] for i in part])
         laid = np.empty(packed.num_tokens, dtype=np.int64)
         for i, start in zip(part, _starts(packed), strict=True):
@@ -116,6 +123,9 @@ def windows_step(
         hidden = stack(packed.to(device), compute_dtype=config.compute_dtype).hidden
         labels = torch.from_numpy(laid).to(device)
         sums.add(token_loss(hidden, table, labels, softcap=softcap, candidates=config.candidates))
+    for _ in range(missing):
+        packed = pack([np.array([1, 2])]).to(device)
+        _send_nothing_back(stack(packed, compute_dtype=config.compute_dtype).hidden)
     return sums.means()
 
 
@@ -142,6 +152,20 @@ class _Sums:
         own = torch.stack(self._parts).sum(0) if self._parts else torch.zeros(3)
         total, hard, accuracy = self._world.totals(own).tolist()
         return {"loss": total, "cross_entropy": hard, "accuracy": accuracy}
+
+
+def _missing_passes(own: int) -> int:
+    """Return the passes that this process lacks.
+
+    Processes with a part of the weights each put them together in every pass, so none may make a
+    pass alone.
+    """
+    world = current()
+    return world.most(own) - own if world.sharded else 0
+
+
+def _send_nothing_back(hidden: Tensor) -> None:
+    hidden.backward(torch.zeros_like(hidden))  # type: ignore[no-untyped-call]
 
 
 def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
