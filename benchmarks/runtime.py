@@ -214,7 +214,7 @@ def latencies(
     for other in others:
         calls[other.name] = lambda t, o=other: o.embed(first.prepare_query([t]).ids)
     taken: dict[str, list[float]] = {label: [] for label in calls}
-    # In turns of twelve: threads of the contender before wait in a loop for a while and take a core.
+    # In turns of twelve: threads of the one before wait in a loop for a while and take a core.
     for turn in range(repeats + 1):
         for label, call in calls.items():
             for text in [*texts[:2], *texts[12 * turn : 12 * turn + 12]]:
