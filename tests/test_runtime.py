@@ -201,7 +201,7 @@ def test_too_little_memory_is_said_before_loading(
     check_memory(embeddinggemma_300m(), "int4", 275_000_000)
     with pytest.raises(InputError, match=r"in int4, and 100 MB are free; close other programs$"):
         check_memory(embeddinggemma_300m(), "int4", 100_000_000)
-    monkeypatch.setattr(engine_module, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(engine_module, "available_memory", lambda: 1000)
     with pytest.raises(InputError, match="needs about 101 MB of memory"):
         OpenVinoEngine(checkpoint)
 

@@ -71,7 +71,7 @@ def test_without_memory_for_a_second_model_one_stream_goes_on(
 ) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, "float32", threads=2)
-    monkeypatch.setattr(engine_module, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(engine_module, "available_memory", lambda: 1000)
     first = embed(engine, ids)
     monkeypatch.undo()
     assert np.allclose(embed(engine, ids), first, atol=1e-5)

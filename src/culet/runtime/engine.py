@@ -25,6 +25,7 @@ from culet.runtime.attention import views
 from culet.runtime.compiled import WORTH_LAYERS, compiled
 from culet.runtime.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one
 from culet.runtime.layerwise import Layerwise
+from culet.runtime.memory import available_memory
 from culet.runtime.quantized import quantized_weights
 from culet.runtime.rectangles import rectangles, round_length
 from culet.runtime.streams import MOST_STREAMS, Request, Run, Streams
@@ -86,7 +87,7 @@ class OpenVinoEngine:
         self.name = f"openvino cpu {self.precision}"
         self._checkpoint = checkpoint
         self._config = checkpoint.config
-        check_memory(checkpoint.config, self.precision, _available_memory())
+        check_memory(checkpoint.config, self.precision, available_memory())
         self._settings = _settings(self.precision, threads)
         self._threads = threads or _cores()
         self._cache = cache
@@ -157,7 +158,7 @@ class OpenVinoEngine:
         with self._compiling:
             if self._bulk is None:
                 try:
-                    check_memory(self._config, self.precision, _available_memory())
+                    check_memory(self._config, self.precision, available_memory())
                     model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
                 except (InputError, RuntimeError):
                     self._whole = None  # one stream gives the same vectors, somewhat later
@@ -338,14 +339,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _available_memory() -> int | None:
-    """Return the bytes of memory that can be had, where the system says so."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None

@@ -1,0 +1,81 @@
+"""How much memory this process may still take, by the system and by its control groups.
+
+A container's limit is that of its control group (cgroup): what the system has free says nothing.
+Formats: proc(5) `meminfo`, and the kernel's Documentation/admin-guide, `cgroup-v2.rst` and
+`cgroup-v1/memory.rst`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What a version of control groups calls its files and the pages it can give back."""
+
+    limit: str
+    used: str
+    given_back: tuple[str, ...]
+
+
+_V2 = _Files("memory.max", "memory.current", ("inactive_file", "active_file"))
+_V1 = _Files(
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    ("total_inactive_file", "total_active_file"),
+)
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that can be had, where the system says so; None elsewhere.
+
+    Args:
+        root: Where proc and sys are.
+    """
+    found = [*_of_system(root), *_of_groups(root)]
+    return min(found) if found else None
+
+
+def _of_system(root: Path) -> Iterator[int]:
+    for line in _text(root / "proc/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            yield int(line.split()[1]) * 1024
+
+
+def _of_groups(root: Path) -> Iterator[int]:
+    """Yield what each group that this process is in, and each above it, has left."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            mount, files = root / "sys/fs/cgroup", _V2
+        elif "memory" in controllers.split(","):
+            mount, files = root / "sys/fs/cgroup/memory", _V1
+        else:
+            continue
+        own = mount / path.strip("/")
+        # A container may not see the folder it is in; its mount's own folder is that one then.
+        for folder in (own, *own.parents):
+            left = _left(folder, files)
+            if left is not None:
+                yield left
+            if folder == mount:
+                break
+
+
+def _left(folder: Path, files: _Files) -> int | None:
+    limit, used = _text(folder / files.limit).strip(), _text(folder / files.used).strip()
+    if not limit.isdigit() or not used.isdigit():  # "max", or no such file
+        return None
+    pairs = (line.split() for line in _text(folder / "memory.stat").splitlines())
+    cached = sum(int(pair[1]) for pair in pairs if pair[0] in files.given_back)
+    return max(0, int(limit) - int(used) + cached)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
