@@ -34,7 +34,7 @@ from culet.stages.folder import StageFolder
 from culet.tensorfile import StoredDtype
 from culet.tokenizer import TextTokenizer
 from culet.train.averaging import average_files, save_weights, saved
-from culet.train.distributed import current, put_together, whole
+from culet.train.distributed import current, put_together
 from culet.train.language import StepConfig
 from culet.train.loop import Action, AnyBatch, Loop
 from culet.train.loop import run as run_loop
@@ -310,9 +310,7 @@ def train(
     actions: list[Action] = []
 
     def keep(done: int) -> None:
-        values = {key: whole(p.detach()) for key, p in optimizer.named.items()}
-        if world.first:
-            save_weights(weights, values, step=done, keep=config.average_last)
+        save_weights(weights, optimizer.named, step=done, keep=config.average_last)
 
     if config.average_last > 1:
         actions.append((config.average_every, keep))

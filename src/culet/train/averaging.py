@@ -16,6 +16,7 @@ from torch import Tensor
 
 from culet.errors import TrainingError
 from culet.tensorfile import read_tensors, write_tensors
+from culet.train.distributed import current, whole
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 
@@ -23,10 +24,17 @@ _NAME = re.compile(r"step-(\d+)\.safetensors")
 def save_weights(folder: Path, named: Mapping[str, Tensor], *, step: int, keep: int) -> None:
     """Write the weights after a step, and drop all but the newest `keep` files.
 
-    Files of later steps are of a run that was interrupted after them and goes on from before.
+    Files of later steps are of a run that was interrupted after them and goes on from before. The
+    first process writes; where weights are split, the others must call it too.
     """
+    arrays = {}
+    for name, parameter in named.items():
+        value = whole(parameter.detach())
+        if current().first:
+            arrays[name] = np.atleast_1d(value.float().cpu().numpy())
+    if not current().first:
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.atleast_1d(p.detach().float().cpu().numpy()) for name, p in named.items()}
     write_tensors(folder / f"step-{step:09d}.safetensors", arrays)
     files = saved(folder)
     stale = [at for at in files if at > step] + [at for at in sorted(files) if at <= step][:-keep]

@@ -278,14 +278,16 @@ def whole(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_together(model: nn.Module) -> None:
-    """Make the weights of a model whole again in the first process, to be read, not computed with.
+    """Make split weights whole again in the first process, to be read, not computed with.
 
-    Every process must call it; in the others nothing is left to use.
+    Every process must call it. They come one by one to the CPU; in the others nothing is left.
     """
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if is_sharded(parameter):
-                module.register_parameter(name, nn.Parameter(whole(parameter)))
+                value = whole(parameter)
+                kept = value.cpu() if current().first else value.new_empty(0)
+                module.register_parameter(name, nn.Parameter(kept))
 
 
 def spread(tensor: Tensor, like: Tensor) -> Tensor:
