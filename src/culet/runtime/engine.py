@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -160,8 +161,9 @@ class OpenVinoEngine:
                 try:
                     check_memory(self._config, self.precision, available_memory())
                     model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
-                except (InputError, RuntimeError):
-                    self._whole = None  # one stream gives the same vectors, somewhat later
+                except (InputError, RuntimeError) as error:
+                    warnings.warn(f"texts go through one stream: {error}", stacklevel=2)
+                    self._whole = None  # it gives the same vectors, somewhat later
                     return self._single
                 self._bulk = Streams(
                     [Request(model) for _ in range(number)],

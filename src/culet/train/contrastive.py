@@ -310,14 +310,14 @@ def _same_passes(
 ) -> tuple[list[np.ndarray], list[tuple[np.ndarray, bool]]]:
     """Return texts and chunks such that all processes make the same passes in the same order.
 
-    Processes with a part of the weights each put them together in every pass, so none may make a
-    pass alone. One with fewer chunks gets chunks of one more text, which no pair asks for.
+    One with fewer chunks gets chunks of one more text, which no pair asks for; see
+    `World.missing_passes`.
     """
     texts = list(texts)
     if not world.sharded:
         return texts, chunks
-    most = world.most(len(chunks))
-    missing = most - len(chunks)
+    missing = world.missing_passes(len(chunks))
+    most = len(chunks) + missing
     filled = [(np.array([len(texts) + i]), True) for i in range(missing)]
     texts += [np.array([1, 2])] * missing
     replayed = world.most(most - sum(keep for _, keep in [*chunks, *filled]))

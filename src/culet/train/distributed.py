@@ -94,6 +94,14 @@ class World:
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
         return int(number)
 
+    def missing_passes(self, own: int) -> int:
+        """Return how many passes through the model this process has fewer than another.
+
+        Processes with a part of the weights each put them together in every pass, so none may make
+        a pass alone. With whole weights none is missing. To be asked before the first pass.
+        """
+        return self.most(own) - own if self.sharded else 0
+
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every process's rows [n, ...], where n may differ and the rest may not."""
         if self.size == 1:

@@ -68,7 +68,7 @@ def pairs_step(
     lengths = [len(s) + len(t) for s, t in zip(batch.sources, batch.targets, strict=True)]
     sums = _Sums(batch.num_labels)
     parts = list(_parts(lengths, config.chunk_tokens))
-    missing = _missing_passes(len(parts))
+    missing = current().missing_passes(len(parts))
     for part in parts:
         sources = [batch.sources[i] for i in part]
         packed = pack_pairs(sources, [batch.targets[i] for i in part], bos=bos).to(device)
@@ -114,7 +114,7 @@ def windows_step(
     counts = [int((labels != IGNORED).sum()) for labels in batch.labels]
     sums = _Sums(sum(counts))
     parts = list(_parts([len(text) for text in batch.texts], config.chunk_tokens))
-    missing = _missing_passes(len(parts))
+    missing = current().missing_passes(len(parts))
     for part in parts:
         packed = pack([batch.texts[i] for i in part])
         laid = np.empty(packed.num_tokens, dtype=np.int64)
@@ -152,16 +152,6 @@ class _Sums:
         own = torch.stack(self._parts).sum(0) if self._parts else torch.zeros(3)
         total, hard, accuracy = self._world.totals(own).tolist()
         return {"loss": total, "cross_entropy": hard, "accuracy": accuracy}
-
-
-def _missing_passes(own: int) -> int:
-    """Return the passes that this process lacks.
-
-    Processes with a part of the weights each put them together in every pass, so none may make a
-    pass alone.
-    """
-    world = current()
-    return world.most(own) - own if world.sharded else 0
 
 
 def _send_nothing_back(hidden: Tensor) -> None:
