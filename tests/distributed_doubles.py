@@ -61,13 +61,16 @@ def _do(name: str, folder: Path, environment: dict[str, str], said: Path) -> Non
 def stage_settings(folder: Path) -> Any:
     """A stage with everything but dropout, whose noise is each process's own.
 
-    The batch of five has parts of three and two; b.jsonl has fewer records than a batch.
+    The batch of five has parts of three and two; b.jsonl has fewer records than a batch. AdamW's
+    eps is above the rounding of a gradient: below it, a weight whose gradient is next to nothing
+    would move by a full step into whichever direction rounding says.
     """
     from training_doubles import every_feature
 
     config = every_feature(folder / "data", dropout=0.0, batch_size=5, eval_every=4)
     first, second = config.sources
-    return replace(config, sources=(first, replace(second, batch_size=3)))
+    optim = replace(config.optim, eps=1e-6)
+    return replace(config, optim=optim, sources=(first, replace(second, batch_size=3)))
 
 
 def stages(folder: Path) -> None:

@@ -169,6 +169,35 @@ def test_rms_norm_computes_in_float32_and_returns_what_came() -> None:
     assert torch.equal(norm(small), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rms_norm_has_the_values_and_gradients_of_pytorchs(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(8, 1e-6)
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(5, 3, 8).to(dtype).requires_grad_()
+    upstream = torch.randn(5, 3, 8).to(dtype)
+    normed = norm(x)
+    normed.backward(upstream)
+    own = [x.grad, norm.weight.grad]
+    x.grad = norm.weight.grad = None
+    scale = 1 + norm.weight
+    expected = torch.nn.functional.rms_norm(x.float(), scale.shape, scale, 1e-6).to(dtype)
+    expected.backward(upstream)
+    torch.testing.assert_close(normed, expected)
+    for found, right in zip(own, [x.grad, norm.weight.grad], strict=True):
+        torch.testing.assert_close(
+            found, right, atol=1e-5, rtol=1e-2 if dtype != torch.float32 else 1e-5
+        )
+
+
+def test_rms_norm_passes_a_gradient_on_without_one_of_its_own() -> None:
+    norm = RMSNorm(4, 1e-6).requires_grad_(False)
+    x = torch.randn(2, 4, requires_grad=True)
+    norm(x).sum().backward()
+    assert x.grad is not None
+    assert norm.weight.grad is None
+
+
 def test_rotation_turns_pairs_by_position_times_frequency() -> None:
     cos, sin = rotary_table(torch.tensor([0, 1, 5]), 4, 100.0, torch.float32)
     angles = torch.tensor([[0, 0, 0, 0], [1, 0.1, 1, 0.1], [5, 0.5, 5, 0.5]])  # 100^(-2/4) = 0.1
