@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from training_doubles import checkpoint
+from training_doubles import checkpoint, toy_rows, write_lines
 
+from culet import teachers
 from culet.data.source import SourceConfig
+from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
-from culet.pipeline import read_recipe
+from culet.loading import load
+from culet.pipeline import read_recipe, run_recipe
 from culet.pipeline.glue import run_merge, with_mixture, with_shares
 from culet.pipeline.stage import Job
+from culet.stages import mine, prepare
 from culet.stages.tune import TuneConfig
 from culet.train.contrastive import LossConfig
 
@@ -74,3 +79,28 @@ def test_a_greedy_soup_without_dev_tasks_is_refused(tmp_path: Path) -> None:
         RecipeError, match=r"\[merge\] a greedy soup goes by dev scores: give it `d"
     ):
         run_merge(Job(stage, "cpu", print))
+
+
+def test_stages_that_embed_keep_to_the_threads_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, rows = checkpoint(tmp_path / "m"), write_lines(tmp_path / "rows.jsonl", toy_rows(20))
+    sources = f'sources = [{{path = "{rows}", name = "rows", licence = "CC0"}}]\n'
+    mined = sources.replace(', licence = "CC0"', "")
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'[run]\nfolder = "{tmp_path}/r"\nthreads = 1\n'
+        f'[prepare]\n{sources}[prepare.consistency]\nmodel = "{model}"\n'
+        f'[mine]\ninit = "{model}"\n{mined}'
+        f'[teach]\nteacher = "{model}"\nsources = [{{path = "{rows}"}}]\n'
+    )
+    asked = []
+
+    def counted(*args: Any, **settings: Any) -> Embedder:
+        asked.append(settings["threads"])
+        return load(*args, **settings)
+
+    for module in (prepare, mine, teachers):
+        monkeypatch.setattr(module, "load", counted)
+    run_recipe(path, say=lambda line: None)
+    assert asked == [1, 1, 1]

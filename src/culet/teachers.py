@@ -128,14 +128,14 @@ class EndpointTeacher:
         return self._client.embed([p + t.titled for p, t in zip(prefixes, texts, strict=True)])
 
 
-def folder_teacher(folder: Path, *, device: str = "cpu") -> Teacher:
+def folder_teacher(folder: Path, *, device: str = "cpu", threads: int | None = None) -> Teacher:
     """Return the teacher in a folder: by culet's own engine where culet reads it.
 
     Raises:
         CheckpointError: If neither culet nor sentence-transformers can read it.
     """
     try:
-        return EmbedderTeacher(load(folder, device=device))
+        return EmbedderTeacher(load(folder, device=device, threads=threads))
     except CheckpointError:
         if not (folder / "modules.json").exists():
             raise

@@ -111,7 +111,7 @@ _ALL = (
         gives={"data": "data"},
         writes=("cache",),
     ),
-    Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}),
+    Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}, embeds=True),
     _tune_kind("prefinetune"),
     Kind(
         "mine",
@@ -120,6 +120,7 @@ _ALL = (
         gives={"data": "data"},
         inputs=(_MODEL,),
         records=_sources,
+        embeds=True,
     ),
     Kind(
         "teach",
@@ -127,6 +128,7 @@ _ALL = (
         "TeachConfig",
         gives={"vectors": "vectors"},
         records=_sources,
+        embeds=True,
     ),
     Kind(
         "search_mixture",

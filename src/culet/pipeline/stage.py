@@ -45,7 +45,7 @@ class Job:
         say: Takes lines for the person watching.
         tasks: The recipe's evaluation tasks, if it has some.
         watch: Scores a model as it is, where the recipe has tasks: (stage, step, model).
-        threads: CPU threads of scoring; None leaves the backend's choice.
+        threads: CPU threads of scoring and embedding; None leaves the backend's choice.
     """
 
     stage: Stage
@@ -60,9 +60,11 @@ def run_plainly(job: Job) -> object:
     """Call a stage's `run` by the stage contract."""
     stage = job.stage
     run = stage.kind.load("run")
+    threads = {"threads": job.threads} if stage.kind.embeds else {}
     return run(
         stage.config,
         **stage.inputs,
+        **threads,
         out=stage.folder,
         name=stage.name,
         device=job.device,
@@ -88,6 +90,7 @@ class Kind:
         extra: Module and class of the keys of its section that the pipeline reads itself.
         complete: Returns its settings, given those and the extra ones.
         everywhere: Runs in every process of a distributed run, not in the first alone.
+        embeds: Its `run` takes the number of threads for an engine of its own.
     """
 
     name: str
@@ -102,6 +105,7 @@ class Kind:
     extra: tuple[str, str] | None = None
     complete: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
     everywhere: bool = False
+    embeds: bool = False
 
     def load(self, name: str, module: str | None = None) -> Any:
         """Return something of the stage's module, or of another one.

@@ -146,6 +146,7 @@ def run(
     out: Path,
     name: str = "mine",
     device: str = "cpu",
+    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Mine with the embedder in `init`, leave the records in `out`/data and return that folder.
@@ -156,7 +157,7 @@ def run(
         InputError: At a bad record, with file and line, unless they are to be skipped.
         CheckpointError: If the embedder or the cross-encoder cannot be read.
     """
-    embedder = load(init, device=device, precision=config.precision)
+    embedder = load(init, device=device, precision=config.precision, threads=threads)
     folder = StageFolder(
         out,
         fingerprint=_fingerprint(config, embedder, out.parent),

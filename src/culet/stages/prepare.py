@@ -157,6 +157,7 @@ def run(
     out: Path,
     name: str = "prepare",
     device: str = "cpu",
+    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> PrepareResult:
     """Prepare the sources and leave `data/`, `report.json` and `ledger.json` in `out`.
@@ -169,6 +170,7 @@ def run(
         out: The stage's folder.
         name: What messages call the stage.
         device: Where the embedder of `config.consistency` runs.
+        threads: CPU threads of that embedder; None leaves its choice.
         say: Takes lines for the person watching.
 
     Raises:
@@ -198,7 +200,9 @@ def run(
         passes.remove_duplicates(exact=config.exact, near=config.near)
         if config.consistency is not None:
             model = config.consistency.model
-            passes.check_consistency(config.consistency, lambda: load(model, device=device))
+            passes.check_consistency(
+                config.consistency, lambda: load(model, device=device, threads=threads)
+            )
         if config.grades is not None:
             answers = config.grades.cache or out.with_name(f"{out.name}-answers.sqlite")
             passes.check_grades(config.grades, Endpoint(config.grades.endpoint, answers))

@@ -95,6 +95,7 @@ def run(
     out: Path,
     name: str = "teach",
     device: str = "cpu",
+    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Embed the texts of the sources and return the folder of the vectors, `out`/vectors.
@@ -103,7 +104,7 @@ def run(
         InputError: At a bad record, if the endpoint fails, or a vector has no direction.
         CheckpointError: If the teacher cannot be read.
     """
-    teacher = _teacher(config, device)
+    teacher = _teacher(config, device, threads)
     files = [file for source in config.sources for file in data_files(source.path)]
     settings = identity(config, run=out.parent)
     if config.endpoint is not None:  # of these only what is asked matters
@@ -137,11 +138,11 @@ def run(
     return vectors
 
 
-def _teacher(config: TeachConfig, device: str) -> Teacher:
+def _teacher(config: TeachConfig, device: str, threads: int | None) -> Teacher:
     if config.endpoint is not None:
         return EndpointTeacher(config.endpoint)
     assert config.teacher is not None  # __post_init__
-    return folder_teacher(config.teacher, device=device)
+    return folder_teacher(config.teacher, device=device, threads=threads)
 
 
 def _entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
