@@ -296,7 +296,7 @@ def test_a_source_may_be_all_removed(config: PrepareConfig, tmp_path: Path) -> N
 class FirstWord:
     """An embedder that finds a document whose fifth word is the query's last, and no other."""
 
-    def __call__(self, model: str | None, *, device: str) -> FirstWord:
+    def __call__(self, model: str | None, *, device: str, threads: int | None) -> FirstWord:
         return self
 
     def encode_query(self, texts: Sequence[str], **_: Any) -> Any:
