@@ -1,7 +1,8 @@
 """Memory of the stages that read any number of rows: prepare, mine and teach, at several sizes.
 
 Rows are made on the fly and each size runs in a process of its own, whose peak resident memory is
-told. Models are stood in for by random vectors: it is the stage that is measured.
+told; runs of other sizes stay in the results file. Models are stood in for by random vectors: it
+is the stage that is measured.
 
     python benchmarks/data_memory.py prepare --rows 100000 1000000 --folder /some/disk
     python benchmarks/data_memory.py mine teach --rows 100000 400000
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import write
+from machine import RESULTS, write
 
 WIDTH = 256
 LANGUAGES = 400  # of the rows; hard negatives are looked for within one
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 400_000])
     parser.add_argument("--folder", type=Path, default=Path("runs/data-memory"))
     args = parser.parse_args()
-    found = []
+    found = earlier(args.stages, args.rows)
     for stage in args.stages:
         for rows in args.rows:
             place = args.folder / f"{stage}-{rows}"
@@ -46,7 +47,15 @@ def main() -> None:
                 found.append(pool.apply(measured, (stage, place, rows)))
             shutil.rmtree(place)
             print(json.dumps(found[-1]), flush=True)
+    found.sort(key=lambda run: (STAGES.index(run["stage"]), run["rows"]))
     write("data_memory", {"runs": found})
+
+
+def earlier(stages: list[str], sizes: list[int]) -> list[dict[str, Any]]:
+    """Return the runs of the results file that are not to be measured again."""
+    path = RESULTS / "data_memory.json"
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    return [run for run in runs if run["stage"] not in stages or run["rows"] not in sizes]
 
 
 def write_rows(path: Path, number: int) -> None:

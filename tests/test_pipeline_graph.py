@@ -113,7 +113,7 @@ def test_every_recipe_of_the_project_can_be_read(file: Path) -> None:
 
 def test_runs_of_the_first_version_keep_their_fingerprints() -> None:
     """A setting that came later must be marked so; see `culet.recipe.LATER`."""
-    config = read_recipe(ROOT / "recipes/packaged.toml").stages["finetune"].config
+    config = read_recipe(ROOT / "demo/recipe.toml").stages["finetune"].config
     settings = identity(config)
     assert set(settings) == {
         "steps", "sources", "batch_size", "num_negatives", "max_tokens", "dropout", "loss", "optim",
