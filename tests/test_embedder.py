@@ -217,6 +217,7 @@ def test_the_embedder_says_what_it_is(embedder: Embedder, folder: Path) -> None:
         "engine='openvino cpu float32')"
     )
     assert embedder.fingerprint == read_checkpoint(folder).fingerprint
+    assert (embedder.backend, embedder.precision) == ("openvino", "float32")
 
 
 # --- loading -------------------------------------------------------------------------------------
@@ -240,6 +241,7 @@ def test_backends_agree(folder: Path, embedder: Embedder) -> None:
     texts = ["a", "some words", "w" * 300]
     peer = culet.load(folder, backend="torch", device="cpu", threads=1)
     assert "torch cpu float32" in repr(peer)
+    assert (peer.backend, peer.precision) == ("torch", "float32")
     assert np.abs(peer.encode_query(texts) - embedder.encode_query(texts)).max() < 1e-5
 
 

@@ -27,6 +27,8 @@ class WordEmbedder:
         self.widths = (64, 32)
         self.dim = 64
         self.max_length = MAX_WORDS
+        self.backend = "words"
+        self.precision = "float32"
         self.num_encoded = 0
 
     def encode_query(

@@ -36,6 +36,14 @@ class Engine(Protocol):
     def name(self) -> str:
         """Backend, device and precision, for messages."""
 
+    @property
+    def backend(self) -> str:
+        """What computes: "openvino" or "torch"."""
+
+    @property
+    def precision(self) -> str:
+        """What it computes in: "float32", "bfloat16", "int8" or "int4"."""
+
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done."""
 
@@ -63,6 +71,8 @@ class Embedder:
         dim: The full width.
         max_length: Longest text in tokens, prompt, BOS and EOS included.
         fingerprint: 16 hex digits that change with weights, config, tokenizer or prompts.
+        backend: What computes: "openvino" or "torch".
+        precision: What it computes in: "float32", "bfloat16", "int8" or "int4".
     """
 
     def __init__(
@@ -83,6 +93,8 @@ class Embedder:
             checkpoint.tokenizer_json.parent, max_length=self.max_length
         )
         self._engine = engine
+        self.backend = engine.backend
+        self.precision = engine.precision
 
     def __repr__(self) -> str:
         return (

@@ -26,11 +26,13 @@ class TorchEngine:
 
     Attributes:
         name: Backend, device and precision, for messages.
+        backend: "torch".
         precision: "float32" or "bfloat16".
     """
 
     def __init__(self, model: EmbeddingModel, *, device: str, dtype: torch.dtype) -> None:
         self.precision = str(dtype).removeprefix("torch.")
+        self.backend = "torch"
         self.name = f"torch {device} {self.precision}"
         self._model = model
         self._device = device

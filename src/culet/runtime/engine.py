@@ -65,6 +65,7 @@ class OpenVinoEngine:
 
     Attributes:
         name: Backend, device and precision, for messages.
+        backend: "openvino".
         precision: What was chosen.
 
     Raises:
@@ -85,6 +86,7 @@ class OpenVinoEngine:
             self._core = ov.Core()
             capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision = check_precision(precision, capabilities)
+        self.backend = "openvino"
         self.name = f"openvino cpu {self.precision}"
         self._checkpoint = checkpoint
         self._config = checkpoint.config
