@@ -4,14 +4,20 @@ import json
 from pathlib import Path
 
 import pytest
-from evaluate_doubles import HashModel, sentences, write_task
+from evaluate_doubles import HashModel, gaussian, sentences, write_task
 from mteb.cache import ResultCache
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult as MtebResult
 
 from culet.errors import InputError
 from culet.evaluate import Settings, TaskInfo, evaluate_folder, read_results
-from culet.evaluate.results import result_path, revision_name, subset_languages, task_name
+from culet.evaluate.results import (
+    result_path,
+    revision_name,
+    revision_of,
+    subset_languages,
+    task_name,
+)
 
 
 @pytest.fixture
@@ -123,6 +129,53 @@ def test_a_result_made_otherwise_is_not_taken_for_this_one(
     assert again.skipped == ()
 
 
+class Computing(HashModel):
+    """A model that says what it computes with, and whose vectors follow from it."""
+
+    def __init__(self, precision: str, backend: str = "openvino") -> None:
+        super().__init__(lambda text: gaussian(f"{text} {backend} {precision}"))
+        self.backend = backend
+        self.precision = precision
+
+
+ENGINES = [("float32", "openvino"), ("int4", "openvino"), ("float32", "torch"), ("int4", "torch")]
+
+
+def test_another_precision_or_backend_has_results_of_its_own(tasks: Path, tmp_path: Path) -> None:
+    options = {"name": "me/hash", "revision": "r1", "only": ["Sts"]}
+    scores = set()
+    for engine in ENGINES:
+        model = Computing(*engine)
+        done = evaluate_folder(model, tasks, tmp_path, **options)
+        assert (len(model.calls), done.skipped) == (1, ())
+        scores.add(done.results[0].main_score)
+    assert len(scores) > 1
+    for engine in ENGINES:
+        assert evaluate_folder(Computing(*engine), tasks, tmp_path, **options).skipped == ("Sts",)
+    folders = sorted(path.name for path in (tmp_path / "me__hash").iterdir())
+    assert folders == ["r1", "r1-in-int4", "r1-torch", "r1-torch-in-int4"]
+    path = tmp_path / "me__hash/r1-torch-in-int4/Sts.json"
+    said = json.loads(path.read_text())["culet"]
+    assert (said["backend"], said["computed_in"], said["precision"]) == ("torch", "int4", "float32")
+
+
+def test_a_result_of_an_unknown_or_another_precision_is_computed_anew(
+    tasks: Path, tmp_path: Path
+) -> None:
+    options = {"name": "me/hash", "revision": "r1", "only": ["Sts"]}
+    evaluate_folder(Computing("float32"), tasks, tmp_path, **options)
+    path = tmp_path / "me__hash/r1/Sts.json"
+    whole = json.loads(path.read_text())
+    others = [dict(whole["culet"]), whole["culet"] | {"computed_in": "int4"}]
+    del others[0]["computed_in"]
+    for other in others:
+        path.write_text(json.dumps(whole | {"culet": other}))
+        model = Computing("float32")
+        assert evaluate_folder(model, tasks, tmp_path, **options).skipped == ()
+        assert len(model.calls) == 1
+        assert len(read_results(path.parent, tasks)) == 1
+
+
 def test_another_choice_of_subsets_is_evaluated_anew(tasks: Path, tmp_path: Path) -> None:
     options = {"name": "me/hash", "revision": "r1", "types": ["retrieval"]}
     one = evaluate_folder(HashModel(), tasks, tmp_path, **options, subsets=["eng_Latn-eng_Latn"])
@@ -173,6 +226,8 @@ def test_only_comparable_scores_stand_under_the_mteb_name() -> None:
     expected = Path("out/a__b/r-64d-binary/Theirs.json")
     assert result_path("out", comparable, "a/b", "r", 64, "binary") == expected
     assert revision_name("r", None, "float32") == "r"
+    engine = revision_of("r", backend="torch", computed_in="bfloat16")
+    assert revision_name(engine, 256, "int8") == "r-torch-in-bfloat16-256d-int8"
 
 
 def test_languages_of_a_subset_come_from_its_name() -> None:

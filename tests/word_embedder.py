@@ -20,8 +20,16 @@ MAX_WORDS = 90
 class WordEmbedder:
     """Two texts are near each other if they share words."""
 
-    def __init__(self, fingerprint: str = "words", prompts: Prompts | None = None) -> None:
+    def __init__(
+        self,
+        fingerprint: str = "words",
+        prompts: Prompts | None = None,
+        *,
+        precision: str = "float32",
+    ) -> None:
         self.name = "words"
+        self.backend = "openvino"
+        self.precision = precision
         self.fingerprint = fingerprint
         self.prompts = Prompts.default() if prompts is None else prompts
         self.widths = (64, 32)

@@ -2,7 +2,8 @@
 
     <out>/<organisation>__<model>/<revision>/<Task>.json and model_meta.json
 
-A width or precision other than the model's own ends the revision: `<revision>-256d-int8`.
+What a model computes with, where it is not OpenVINO in float32, and a width or precision of the
+vectors other than the model's own end the revision: `<revision>-torch-in-bfloat16-256d-int8`.
 mteb's TaskResult and ResultCache read these files; what only culet knows stands under `culet`.
 """
 
@@ -51,11 +52,13 @@ def evaluate_folder(
 ) -> Evaluation:
     """Evaluate the tasks of a folder, writing each result as soon as it is there.
 
-    A result already written for the same revision, width, precision, subsets and settings is read
-    back and not computed again. A task that fails is reported at the end and stops no other.
+    A result already written for the same revision, backend, width, precisions, subsets and
+    settings is read back and not computed again. A task that fails is reported at the end and
+    stops no other.
 
     Args:
-        model: anything with encode_query and encode_document.
+        model: anything with encode_query and encode_document. Where it says its `backend` and the
+            `precision` it computes in, as an `Embedder` does, results of others are not its own.
         tasks: a folder of task folders.
         out: where the results go.
         name: of the model, organisation/model; without an organisation it becomes local/name.
@@ -73,13 +76,15 @@ def evaluate_folder(
     """
     settings = settings or Settings()
     variants = [(width, precision) for width in widths for precision in precisions]
+    engine = _engine(model)
+    revision = revision_of(revision, **engine)
     results: list[TaskResult] = []
     skipped: list[str] = []
     failures: dict[str, str] = {}
     for info in _chosen(list_tasks(tasks), only, types, subsets):
         paths = [result_path(out, info, name, revision, *variant) for variant in variants]
         wanted = chosen_subsets(info, subsets)
-        record = _record(info, wanted, settings)
+        record = _record(info, wanted, settings) | engine
         done = [found for path in paths if (found := _read_back(path, info, record))]
         if len(done) == len(paths):
             skipped.append(info.name)
@@ -136,6 +141,12 @@ def result_path(
     """Return the file of one task's result."""
     folder = revision_name(revision, truncate_to, precision)
     return Path(out) / _model_name(name).replace("/", "__") / folder / f"{task_name(info)}.json"
+
+
+def revision_of(revision: str, *, backend: str = "openvino", computed_in: str = "float32") -> str:
+    """Return the revision of weights with the backend and precision they are computed with."""
+    by = "" if backend == "openvino" else f"-{backend}"
+    return f"{revision}{by}{'' if computed_in == 'float32' else f'-in-{computed_in}'}"
 
 
 def revision_name(revision: str, truncate_to: int | None, precision: str) -> str:
@@ -223,6 +234,15 @@ def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[
         "titles": settings.titles,
         "protocol": dict(info.protocol),
     }
+
+
+def _engine(model: Model) -> dict[str, str]:
+    """Return what a model says it computes with; a precision moves scores as weights do.
+
+    Results from before this was written down are computed again: theirs is not known.
+    """
+    names = {"backend": "backend", "precision": "computed_in"}
+    return {key: str(getattr(model, name)) for name, key in names.items() if hasattr(model, name)}
 
 
 def _read_back(path: Path, info: TaskInfo, record: Mapping[str, Any]) -> TaskResult | None:
