@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 from tokenizers import Tokenizer
 
+from culet.progress import Progress
 from culet.tokenizer_training import SPACE
 
 _NGRAMS = (2, 3, 4)
@@ -58,13 +59,15 @@ def token_directions(tokenizer: Tokenizer, dim: int, *, seed: int) -> np.ndarray
             frequency[gram] = frequency.get(gram, 0) + 1
     table: dict[str, np.ndarray] = {}
     directions = np.empty((size, dim), dtype=np.float32)
-    for i, (piece, own) in enumerate(zip(pieces, grams, strict=True)):
-        vector = _WHOLE * np.log(size) * _random(piece or f"\0{i}", dim, seed)
-        for gram in own:
-            if gram not in table:
-                table[gram] = _random("\1" + gram, dim, seed)
-            vector += np.log(size / frequency[gram]) * table[gram]
-        directions[i] = vector / np.linalg.norm(vector)
+    with Progress("spelling tokens", total=size, unit="tokens", show=None) as progress:
+        for i, (piece, own) in enumerate(zip(pieces, grams, strict=True)):
+            vector = _WHOLE * np.log(size) * _random(piece or f"\0{i}", dim, seed)
+            for gram in own:
+                if gram not in table:
+                    table[gram] = _random("\1" + gram, dim, seed)
+                vector += np.log(size / frequency[gram]) * table[gram]
+            directions[i] = vector / np.linalg.norm(vector)
+            progress.advance()
     return directions
 
 

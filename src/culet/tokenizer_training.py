@@ -15,7 +15,7 @@ text itself survives.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 from tokenizers import (
     AddedToken,
@@ -75,7 +75,8 @@ def train_tokenizer(
     The texts are read once and never held together; only the counts of their distinct pieces are.
 
     Args:
-        texts: Training texts, best in the mixture the model will see.
+        texts: Training texts, best in the mixture the model will see. A generator is closed when
+            no more is read, before pairs are merged: what it shows of its progress ends there.
         vocab_size: Number of ids, special tokens and bytes included.
         min_frequency: Pairs of pieces met fewer times are not merged.
         max_characters: Reading stops after so many characters.
@@ -151,7 +152,9 @@ def _some(texts: Iterable[str], max_characters: int) -> Iterator[str]:
             yield text
         left -= len(text)
         if left <= 0:
-            return
+            break
+    if isinstance(texts, Generator):
+        texts.close()
 
 
 def _finished(tokenizer: Tokenizer, num_unused: int) -> Tokenizer:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
+from culet.atomic import new_file
 from culet.lexical import token_directions, token_information, token_table
 from culet.model.config import EncoderConfig, every_sixth
+from culet.progress import Progress
 from culet.prompts import Prompts
 from culet.tokenizer_training import NUM_UNUSED, train_tokenizer
 
@@ -68,9 +71,73 @@ def new_tokenizer(
     return tokenizer
 
 
+def kept_tokenizer(
+    kept: Path,
+    texts: Callable[[], Iterable[str]],
+    vocab_size: int,
+    *,
+    name: str,
+    say: Callable[[str], None],
+    total: int | None = None,
+    num_unused: int = NUM_UNUSED,
+) -> Tokenizer:
+    """Return `new_tokenizer` of some texts, or the one that a run before has kept in a file.
+
+    Args:
+        kept: The file, whole or not there; of the same stage with the same settings and texts.
+        texts: Gives the texts, if they are needed.
+        vocab_size: Size of the vocabulary.
+        name: What messages call the stage.
+        say: Takes lines for the person watching.
+        total: How many texts there are, if that is known.
+        num_unused: Tokens kept for later stages.
+    """
+    if kept.exists():
+        say(f"{name}: the tokenizer was trained before, and is taken again")
+        return Tokenizer.from_str(kept.read_text(encoding="utf-8"))
+    say(f"{name}: training a tokenizer of {vocab_size} tokens")
+    heard = counted(texts(), f"{name}: reading for the tokenizer", total=total)
+    tokenizer = new_tokenizer(heard, vocab_size, num_unused=num_unused)
+    with new_file(kept) as aside:
+        aside.write_text(tokenizer.to_str(), encoding="utf-8")
+    return tokenizer
+
+
+def counted(texts: Iterable[str], what: str, *, total: int | None) -> Generator[str, None, None]:
+    """Yield texts while their number is shown; whoever has enough of them closes it."""
+    with Progress(what, total=total, unit="texts") as progress:
+        number = 0
+        for number, text in enumerate(texts, 1):
+            if number % 64 == 0:
+                progress.advance(64)
+            try:
+                yield text
+            except GeneratorExit:
+                progress.note(f"{what}: this is enough text")
+                break
+        progress.advance(number % 64)
+
+
 def lexical_embedding(
-    tokenizer: Tokenizer, texts: Callable[[], Iterable[str]], dim: int, *, seed: int
+    tokenizer: Tokenizer,
+    texts: Callable[[], Iterable[str]],
+    dim: int,
+    *,
+    seed: int,
+    name: str = "start",
+    total: int | None = None,
 ) -> np.ndarray:
-    """Return the token table [V, D] of `culet.lexical`: rarity among texts, and spelling."""
-    information = token_information(tokenizer, texts())
+    """Return the token table [V, D] of `culet.lexical`: rarity among texts, and spelling.
+
+    Args:
+        tokenizer: The tokens.
+        texts: Gives the texts.
+        dim: D.
+        seed: Decides the directions.
+        name: What messages call the stage.
+        total: How many texts there are, if that is known.
+    """
+    information = token_information(
+        tokenizer, counted(texts(), f"{name}: counting tokens", total=total)
+    )
     return token_table(information, token_directions(tokenizer, dim, seed=seed))

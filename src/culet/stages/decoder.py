@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from culet.atomic import new_file
 from culet.data.ledger import training_papers
 from culet.data.pretraining import (
     TextSourceConfig,
@@ -25,7 +23,7 @@ from culet.errors import RecipeError
 from culet.model.decoder_config import DecoderConfig, Shapes
 from culet.model.weights import from_arrays, to_arrays
 from culet.recipe import LATER
-from culet.stages.beginning import StackShape, lexical_embedding, new_tokenizer, stack_config
+from culet.stages.beginning import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.stages.running import (
     TokenTraining,
     check_window,
@@ -122,13 +120,22 @@ def run(
         model = from_arrays(start.config, start.arrays(), device=device)
     else:
         with current().first_then_others():
-            tokenizer_json = _tokenizer_json(config, folder.path / ".tokens", say, name)
-        words = Tokenizer.from_str(tokenizer_json)
+            words = kept_tokenizer(
+                folder.path / ".tokens" / "tokenizer.json",
+                lambda: _texts(config),
+                config.vocab_size,
+                name=name,
+                say=say,
+                num_unused=config.num_unused,
+            )
+        tokenizer_json = str(words.to_str())
         shape = decoder_config(config.shape, words.get_vocab_size(with_added_tokens=True))
         arrays = random_weights(shape.weight_shapes(), seed=config.seed)
         if config.lexical:
             dim = config.shape.model_dim
-            table = lexical_embedding(words, lambda: _texts(config), dim, seed=config.seed)
+            table = lexical_embedding(
+                words, lambda: _texts(config), dim, seed=config.seed, name=name
+            )
             arrays |= {key: table.copy() for key in ("embed", "head") if key in arrays}
         model = from_arrays(shape, arrays, device=device)
         say(f"{name}: {shape.num_parameters():,} parameters, random weights")
@@ -190,21 +197,6 @@ def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
             drawn = generator.standard_normal(shape, dtype=np.float32)
             arrays[name] = drawn * np.float32(shape[-1] ** -0.5)
     return arrays
-
-
-def _tokenizer_json(
-    config: DecoderStageConfig, folder: Path, say: Callable[[str], None], name: str
-) -> str:
-    """Return a new tokenizer; one that an interrupted run has made is taken again."""
-    kept = folder / "tokenizer.json"
-    if kept.exists():
-        return kept.read_text(encoding="utf-8")
-    say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
-    tokenizer = new_tokenizer(_texts(config), config.vocab_size, num_unused=config.num_unused)
-    text = str(tokenizer.to_str())
-    with new_file(kept) as aside:
-        aside.write_text(text, encoding="utf-8")
-    return text
 
 
 def _texts(config: DecoderStageConfig) -> Iterator[str]:

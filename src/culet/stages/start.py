@@ -1,10 +1,13 @@
 """The first stage of a run from nothing: a tokenizer trained on the data, random weights.
 
 A run that begins with an existing checkpoint has no such stage.
+
+state/   the tokenizer, gone once the stage is finished: training it takes most of the time
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +17,15 @@ import torch
 from culet import fingerprint
 from culet.checkpoint import write_checkpoint
 from culet.data.ledger import training_papers
-from culet.data.records import data_files, read_records
+from culet.data.records import Records, data_files, read_records
 from culet.errors import RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
+from culet.progress import Progress
 from culet.prompts import Prompts
 from culet.recipe import identity, to_tables
-from culet.stages.beginning import StackShape, lexical_embedding, new_tokenizer, stack_config
+from culet.stages.beginning import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.stages.folder import StageFolder
 
 
@@ -69,6 +73,8 @@ def run(
 ) -> Path:
     """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder.
 
+    A run that was killed takes the tokenizer again, if that was finished.
+
     Args:
         config: The stage's settings.
         out: The stage's folder.
@@ -87,13 +93,27 @@ def run(
     )
     if folder.announced(name, say):
         return folder.checkpoint
-    say(f"{name}: training a tokenizer of {config.vocab_size} tokens")
-    prompts = Prompts.default()
-    tokenizer = new_tokenizer(_texts(config), config.vocab_size)
+    records = _records(config, name)
+    every = max(1, -(-2 * len(records) // config.max_texts))
+    total = 2 * len(range(0, len(records), every))
+    tokenizer = kept_tokenizer(
+        folder.state / "tokenizer.json",
+        lambda: _texts(records, every),
+        config.vocab_size,
+        name=name,
+        say=say,
+        total=total,
+    )
     table = None
     if config.lexical:
-        dim = config.shape.model_dim
-        known = lexical_embedding(tokenizer, lambda: _texts(config), dim, seed=config.seed)
+        known = lexical_embedding(
+            tokenizer,
+            lambda: _texts(records, every),
+            config.shape.model_dim,
+            seed=config.seed,
+            name=name,
+            total=total,
+        )
         table = torch.from_numpy(known)
     shape = model_config(config.shape, vocab_size=tokenizer.get_vocab_size(with_added_tokens=True))
     model = initialize(EmbeddingModel(shape), seed=config.seed, table=table)
@@ -102,10 +122,11 @@ def run(
         shape,
         to_arrays(model),
         tokenizer_json=tokenizer.to_str(),
-        prompts=prompts.to_names(),
+        prompts=Prompts.default().to_names(),
         extra_files=training_papers(shape, (), config.corpus),
     )
     folder.finish({"parameters": shape.num_parameters()})
+    shutil.rmtree(folder.state, ignore_errors=True)
     say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     return folder.checkpoint
 
@@ -120,10 +141,15 @@ def model_config(shape: ShapeConfig, *, vocab_size: int) -> EmbeddingConfig:
     )
 
 
-def _texts(config: StartConfig) -> Iterator[str]:
-    """Yield the texts of the corpus, thinned evenly to `max_texts`."""
-    records = read_records(config.corpus, skip_bad=True)
-    every = max(1, -(-2 * len(records) // config.max_texts))
+def _records(config: StartConfig, name: str) -> Records:
+    """Return the records of the corpus, of which bad ones are left out."""
+    with Progress(f"{name}: reading the corpus", unit="records", show=None) as progress:
+        return read_records(config.corpus, skip_bad=True, check=lambda _: progress.advance())
+
+
+def _texts(records: Records, every: int) -> Iterator[str]:
+    """Yield the texts of every n-th record."""
     for i in range(0, len(records), every):
-        yield records[i].query
-        yield records[i].positive
+        record = records[i]
+        yield record.query
+        yield record.positive
