@@ -109,10 +109,14 @@ def test_a_corpus_is_searched_from_its_folder(
     hits, read = search_corpus(embedder, corpus, "bake")  # type: ignore[arg-type]
     assert (hits.hits[0].chunk.path, hits.num_embedded) == ("a.md", 1)
     assert [skipped.path for skipped in read.skipped] == ["b.png"]
-    assert cache_path("words", corpus).is_file()
+    assert cache_path(embedder, corpus).is_file()
     assert search_corpus(embedder, corpus, "bake")[0].num_embedded == 0  # type: ignore[arg-type]
     other = WordEmbedder("another model")
     assert search_corpus(other, corpus, "bake")[0].num_embedded == 1  # type: ignore[arg-type]
+    coarse = WordEmbedder(precision="int4")
+    assert search_corpus(coarse, corpus, "bake")[0].num_embedded == 1  # type: ignore[arg-type]
+    assert search_corpus(coarse, corpus, "bake")[0].num_embedded == 0  # type: ignore[arg-type]
+    assert search_corpus(embedder, corpus, "bake")[0].num_embedded == 0  # type: ignore[arg-type]
     hits, _ = search_corpus(embedder, corpus, "bake", cached=False)  # type: ignore[arg-type]
     assert hits.num_embedded == 1
 

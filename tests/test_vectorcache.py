@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import multiprocessing
+import os
 from collections.abc import Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -107,9 +112,45 @@ def test_the_place_depends_on_model_and_corpus(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "culet"
-    places = {cache_path(model, tmp_path / corpus) for model in "ab" for corpus in "xy"}
-    assert len(places) == 4
-    assert cache_path("a", tmp_path / "x") == cache_path("a", tmp_path / "z" / ".." / "x")
+    models = [
+        SimpleNamespace(fingerprint=fingerprint, backend=backend, precision=precision)
+        for fingerprint in "ab"
+        for backend in ("openvino", "torch")
+        for precision in ("float32", "int4")
+    ]
+    places = {cache_path(model, tmp_path / corpus) for model in models for corpus in "xy"}
+    assert len(places) == 16
+    same = cache_path(models[0], tmp_path / "z" / ".." / "x")
+    assert cache_path(models[0], tmp_path / "x") == same
+    undecodable = Path(os.fsdecode(b"caf\xe9"))
+    assert cache_path(models[0], tmp_path / undecodable).parent == same.parent
+
+
+def _search_again_and_again(path: Path, first: int, complaints: Connection) -> None:
+    for count in range(40):
+        keys = [text_key(f"{first} {count} {i}") for i in range(300)]
+        encode = lambda places: [np.ones((len(places), 64), np.float32)]  # noqa: E731
+        with_cache(path, keys, encode, dim=64, report=complaints.send)
+    complaints.close()
+
+
+def test_searches_at_the_same_time_leave_a_whole_file(path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    running, heard = [], []
+    for first in range(3):
+        ours, theirs = context.Pipe(duplex=False)
+        process = context.Process(target=_search_again_and_again, args=(path, first, theirs))
+        process.start()
+        theirs.close()
+        running.append((process, ours))
+    for process, ours in running:
+        with suppress(EOFError):
+            while True:
+                heard.append(ours.recv())
+        process.join()
+        assert process.exitcode == 0
+    assert heard == []
+    assert [file.name for file in path.parent.iterdir()] == ["cache.npz"]
 
 
 def test_the_cache_folder_follows_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

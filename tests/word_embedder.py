@@ -28,15 +28,13 @@ class WordEmbedder:
         precision: str = "float32",
     ) -> None:
         self.name = "words"
-        self.backend = "openvino"
-        self.precision = precision
         self.fingerprint = fingerprint
         self.prompts = Prompts.default() if prompts is None else prompts
         self.widths = (64, 32)
         self.dim = 64
         self.max_length = MAX_WORDS
         self.backend = "words"
-        self.precision = "float32"
+        self.precision = precision
         self.num_encoded = 0
 
     def encode_query(

@@ -135,7 +135,7 @@ def search_corpus(
         k=k,
         task=task,
         truncate_to=truncate_to,
-        cache=cache_path(embedder.fingerprint, path) if cached else None,
+        cache=cache_path(embedder, path) if cached else None,
         progress=progress,
         report=report,
     )

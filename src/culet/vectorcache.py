@@ -1,19 +1,22 @@
 """Vectors of a corpus kept on disk, so that a second search embeds only what has changed.
 
-One file for each pair of model and corpus. Inside, a vector for each text, known by the hash of
+One file for each model, engine and corpus. Inside, a vector for each text, known by the hash of
 the text with its prompt: an edited file costs its edited chunks, a moved one costs nothing. The
-file's name holds the model's fingerprint, so that no vector of another model is ever found.
+file's name follows from the model's fingerprint and from backend and precision, so that no vector
+of another model or of a coarser precision is ever found.
 
 The cache is a convenience: a file that is damaged or cannot be written is reported and otherwise
-ignored.
+ignored. Searches at the same time may write the same file; the last one stays.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -29,9 +32,18 @@ _DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFi
 Report = Callable[[str], None]
 
 
-def cache_path(fingerprint: str, corpus: Path) -> Path:
-    """Return where the vectors of this corpus under this model are kept."""
-    name = hashlib.sha256(f"{fingerprint}\0{corpus.resolve()}".encode()).hexdigest()[:24]
+class Computed(Protocol):
+    """What says which vectors it gives, as an `Embedder` does: weights, backend, precision."""
+
+    fingerprint: str
+    backend: str
+    precision: str
+
+
+def cache_path(embedder: Computed, corpus: Path) -> Path:
+    """Return where the vectors of this corpus under this model and precision are kept."""
+    made_by = f"{embedder.fingerprint}\0{embedder.backend}\0{embedder.precision}\0"
+    name = hashlib.sha256(made_by.encode() + os.fsencode(corpus.resolve())).hexdigest()[:24]
     return cache_folder() / "search" / f"{name}.npz"
 
 
@@ -101,7 +113,7 @@ def _write(path: Path, kept: dict[bytes, np.ndarray], dim: int, report: Report) 
     keys = np.frombuffer(b"".join(kept), dtype=np.uint8).reshape(-1, _KEY_BYTES)
     vectors = np.array(list(kept.values()), dtype=np.float32).reshape(-1, dim)
     try:
-        with new_file(path) as aside, aside.open("wb") as file:
+        with new_file(path, together=True) as aside, aside.open("wb") as file:
             np.savez(file, keys=keys, vectors=vectors)
     except InputError as error:
         report(f"vectors were not kept for the next search: {error}")
