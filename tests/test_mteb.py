@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from mteb.abstasks.sts import AbsTaskSTS
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.models import EncoderProtocol
 from mteb.types import PromptType
+from word_embedder import WordEmbedder
 
-from culet.errors import MissingExtra
+import culet
+from culet.errors import InputError, MissingExtra
 from culet.evaluate import EvalTask, TaskInfo, evaluate
 from culet.evaluate.mteb import MtebEncoder, query_task
 from culet.evaluate.tasks import Pairs
@@ -60,6 +63,62 @@ def test_it_is_an_encoder_to_mteb() -> None:
     encoder = MtebEncoder(HashModel(), name="hash", revision="r1")
     assert isinstance(encoder, EncoderProtocol)
     assert (encoder.mteb_model_meta.name, encoder.mteb_model_meta.revision) == ("local/hash", "r1")
+
+
+@pytest.mark.parametrize(
+    ("loaded_by", "name"),
+    [
+        ("google/embeddinggemma-300m", "google/embeddinggemma-300m"),
+        ("culet-default", "local/culet-default"),
+        ("/somewhere/runs/gem", "local/gem"),
+        ("runs/demo/gem/", "local/gem"),
+    ],
+)
+def test_an_embedder_brings_name_and_revision(loaded_by: str, name: str) -> None:
+    embedder = WordEmbedder("f1")
+    embedder.name = loaded_by
+    embedder.backend = "openvino"
+    meta = MtebEncoder(embedder).mteb_model_meta
+    assert (meta.name, meta.revision) == (name, "f1")
+    embedder.precision = "int4"
+    assert MtebEncoder(embedder, truncate_to=32).mteb_model_meta.revision == "f1-in-int4-32d"
+    own = MtebEncoder(embedder, name="me/model", revision="1").mteb_model_meta
+    assert (own.name, own.revision) == ("me/model", "1")
+
+
+def test_a_model_without_a_name_asks_for_one() -> None:
+    message = r"since HashModel has none of its own; give MtebEncoder\(\.\.\., name='organisation/"
+    with pytest.raises(InputError, match=message):
+        MtebEncoder(HashModel())
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
+PROGRAMS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:The task 'STSBenchmark' is superseded")
+def test_the_program_of_the_docs_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    (program,) = PROGRAMS
+    results: list[Any] = []
+    get_tasks, evaluate_with_mteb = mteb.get_tasks, mteb.evaluate
+
+    def tasks_at_hand(**wanted: Any) -> Any:
+        tasks = get_tasks(**wanted)
+        for task in tasks:
+            task.dataset, task.data_loaded = _sts()[0].dataset, True
+        return tasks
+
+    def quietly(*arguments: Any, **options: Any) -> None:
+        quiet = {"cache": None, "show_progress_bar": False, "co2_tracker": False}
+        results.append(evaluate_with_mteb(*arguments, **options, **quiet))
+
+    monkeypatch.setattr(culet, "load", lambda path: WordEmbedder(path))
+    monkeypatch.setattr(mteb, "get_tasks", tasks_at_hand)
+    monkeypatch.setattr(mteb, "evaluate", quietly)
+    exec(compile(program, str(DOCS), "exec"), {})
+    (result,) = results[0].task_results
+    assert result.task_name == "STSBenchmark"
+    assert -1 <= result.get_score() <= 1
 
 
 def test_mteb_evaluate_gives_culets_own_score() -> None:

@@ -1,25 +1,31 @@
 """A culet model as mteb's evaluator wants it, so that `mteb.evaluate` runs it directly.
 
-For instance, with any embedder:
+For instance, with an embedder of culet's, or with anything that encodes:
 
-mteb.evaluate(MtebEncoder(embedder, name="me/model", revision="1"), tasks=[...])
+mteb.evaluate(MtebEncoder(culet.load()), tasks=[...])
+mteb.evaluate(MtebEncoder(model, name="me/model", revision="1"), tasks=[...])
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from culet.errors import MissingExtra
+from culet.errors import InputError, MissingExtra
 from culet.evaluate.embedding import Model
+from culet.evaluate.results import engine_of, revision_name, revision_of
 from culet.evaluate.similarity import Vectors, paired_cosine, unit_rows
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
     from mteb.models.model_meta import ModelMeta
     from mteb.types import PromptType
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 QUERY_TASKS = {
     "BitextMining": "search",
@@ -49,7 +55,7 @@ class MtebEncoder:
         self,
         embedder: Model,
         *,
-        name: str,
+        name: str | None = None,
         revision: str | None = None,
         instructions: Mapping[str, str] | None = None,
         truncate_to: int | None = None,
@@ -58,18 +64,27 @@ class MtebEncoder:
 
         Args:
             embedder: anything with encode_query and encode_document.
-            name: organisation/model; without an organisation it becomes local/name.
-            revision: of the weights.
+            name: organisation/model; without an organisation it becomes local/name. None takes the
+                embedder's, of a path the last part.
+            revision: of the weights; None takes the embedder's fingerprint, with backend, precision
+                and width where they are not OpenVINO, float32 and the full one: what mteb keeps of
+                other settings is not taken for this model's.
             instructions: {MTEB task name: instruction}, in place of the prompt by type.
             truncate_to: the kept width, None for the model's own.
 
         Raises:
+            InputError: when neither the embedder nor the caller names the model.
             MissingExtra: when mteb is not installed.
         """
         try:
             from mteb.models.model_meta import ModelMeta
         except ImportError:
             raise MissingExtra("mteb", extra="mteb", purpose="running mteb's tasks") from None
+        if name is None:
+            name = _own_name(embedder)
+        if revision is None and hasattr(embedder, "fingerprint"):
+            weights = revision_of(embedder.fingerprint, **engine_of(embedder))
+            revision = revision_name(weights, truncate_to, "float32")
         self._embedder = embedder
         self._instructions = dict(instructions or {})
         self._truncate_to = truncate_to
@@ -127,6 +142,17 @@ def query_task(metadata: TaskMetadata) -> str:
     if task == "search" and "Programming" in (metadata.domains or []):
         return "code"
     return task
+
+
+def _own_name(embedder: Model) -> str:
+    """Return what an embedder was loaded by: a hub id as it is, of a path the last part."""
+    name = getattr(embedder, "name", None)
+    if not isinstance(name, str) or not name:
+        raise InputError(
+            f"expected the name of the model, since {type(embedder).__name__} has none of its own; "
+            "give MtebEncoder(..., name='organisation/model')"
+        )
+    return name if _HUB_NAME.fullmatch(name) else Path(name).resolve().name
 
 
 def _rows(embeddings: Any) -> Vectors:

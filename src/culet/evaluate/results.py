@@ -76,7 +76,7 @@ def evaluate_folder(
     """
     settings = settings or Settings()
     variants = [(width, precision) for width in widths for precision in precisions]
-    engine = _engine(model)
+    engine = engine_of(model)
     revision = revision_of(revision, **engine)
     results: list[TaskResult] = []
     skipped: list[str] = []
@@ -141,6 +141,15 @@ def result_path(
     """Return the file of one task's result."""
     folder = revision_name(revision, truncate_to, precision)
     return Path(out) / _model_name(name).replace("/", "__") / folder / f"{task_name(info)}.json"
+
+
+def engine_of(model: Model) -> dict[str, str]:
+    """Return what a model says it computes with; a precision moves scores as weights do.
+
+    Results from before this was written down are computed again: theirs is not known.
+    """
+    names = {"backend": "backend", "precision": "computed_in"}
+    return {key: str(getattr(model, name)) for name, key in names.items() if hasattr(model, name)}
 
 
 def revision_of(revision: str, *, backend: str = "openvino", computed_in: str = "float32") -> str:
@@ -234,15 +243,6 @@ def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[
         "titles": settings.titles,
         "protocol": dict(info.protocol),
     }
-
-
-def _engine(model: Model) -> dict[str, str]:
-    """Return what a model says it computes with; a precision moves scores as weights do.
-
-    Results from before this was written down are computed again: theirs is not known.
-    """
-    names = {"backend": "backend", "precision": "computed_in"}
-    return {key: str(getattr(model, name)) for name, key in names.items() if hasattr(model, name)}
 
 
 def _read_back(path: Path, info: TaskInfo, record: Mapping[str, Any]) -> TaskResult | None:
