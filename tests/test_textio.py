@@ -3,6 +3,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import random
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -130,8 +132,85 @@ def test_a_damaged_parquet_is_named(tmp_path: Path) -> None:
 def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.txt.gz"
     path.write_bytes(gzip.compress(b"one\n" * 1000)[:-20])
-    with pytest.raises(InputError, match=r"a\.txt\.gz cannot be read"):
+    with pytest.raises(InputError, match=r"a\.txt\.gz:\d+: cannot be read: Compressed file ended"):
         texts(path)
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+def test_a_gzip_damaged_in_its_middle_names_a_line(tmp_path: Path, kind: str) -> None:
+    line = b'{"text": "one"}\n' if kind == "jsonl" else b"text\n"
+    packer = zlib.compressobj(wbits=31)
+    whole = packer.compress(line * 9000) + packer.flush(zlib.Z_FULL_FLUSH)
+    path = tmp_path / f"a.{kind}.gz"
+    path.write_bytes(whole + b"\xff" * 50)  # there is no block of that kind
+    with pytest.raises(InputError, match=rf"a\.{kind}\.gz:\d+: cannot be read: Error -3"):
+        texts(path)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        ("größe,text\n1,one\n".encode("latin-1"), 1),
+        ("id,text\n1,one\n".encode("utf-16"), 1),
+        (b"text\none\ntw\xf6\n", 3),
+    ],
+    ids=["latin-1 header", "utf-16", "latin-1 row"],
+)
+def test_a_table_that_is_not_utf8_names_the_line(
+    tmp_path: Path, kind: str, raw: bytes, line: int
+) -> None:
+    path = written(tmp_path / f"a.{kind}", raw)
+    with pytest.raises(InputError, match=rf"a\.{kind}:{line}: not UTF-8 .* convert it to UTF-8"):
+        texts(path)
+
+
+def test_a_line_nested_too_deeply_is_named(tmp_path: Path) -> None:
+    deep = '{"text": ' + "[" * 200_000 + "]" * 200_000 + "}"
+    path = written(tmp_path / "a.jsonl", '{"text": "one"}\n' + deep)
+    with pytest.raises(InputError, match=r"a\.jsonl:2: expected a JSON object .* recursion"):
+        texts(path)
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"text": "ab\ud83d"}, "text"),
+        ({"text": "ab", "head": "ab\ud83d"}, "head"),
+        ({"text": "ab", "head": None, "id": "ab\ud83d"}, "id"),
+    ],
+)
+def test_half_a_character_is_named(tmp_path: Path, row: dict[str, str], field: str) -> None:
+    lines = [{"text": "one", "head": "\U0001f48e"}, {"head": None} | row]
+    path = written(tmp_path / "a.jsonl", "\n".join(map(json.dumps, lines)))
+    message = rf"a\.jsonl:2: the field '{field}' is not valid Unicode: a lone .* at character 2;"
+    with pytest.raises(InputError, match=message):
+        list(read_texts(path, titles_field="head"))
+
+
+def test_a_damaged_page_of_a_parquet_names_a_row(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    rows = {"text": [str(random.Random(n).random()) for n in range(4000)]}
+    options = {"compression": "zstd", "use_dictionary": False, "row_group_size": 2000}
+    parquet.write_table(arrow.table(rows), path, **options)
+    start = parquet.ParquetFile(path).metadata.row_group(1).column(0).data_page_offset
+    raw = bytearray(path.read_bytes())
+    raw[start + 60 : start + 2000] = bytes(1940)
+    path.write_bytes(raw)
+    message = r"a\.parquet: row \d+, or one soon after it, cannot be read: "
+    with pytest.raises(InputError, match=message):
+        texts(path)
+
+
+def test_a_parquet_whose_text_is_not_utf8_names_a_row(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    column = arrow.array([b"one", b"tw\xf6"]).view(arrow.string())
+    parquet.write_table(arrow.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: row 1, or one soon after it, .*utf-8"):
+        texts(tmp_path / "a.parquet")
 
 
 def test_unknown_kinds_and_missing_files_say_what_is_read(tmp_path: Path) -> None:

@@ -10,12 +10,12 @@ import csv
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 from culet.errors import InputError, MissingExtra
 
@@ -57,7 +57,7 @@ def read_texts(
         MissingExtra: A Parquet file without pyarrow.
     """
     if str(source) == "-":
-        return _plain_rows(sys.stdin.buffer, "standard input")
+        return _plain_rows(enumerate(sys.stdin.buffer, start=1), "standard input")
     path = Path(source)
     kind = _suffix(path)
     if not path.is_file():
@@ -69,7 +69,7 @@ def read_texts(
     if kind == ".parquet":
         return _parquet_rows(path, field, titles_field)
     if kind == ".txt":
-        return _plain_file(path)
+        return _plain_rows(_lines(path), str(path))
     raise InputError(
         f"{path}: cannot read {kind or 'a file without a suffix'}; expected one of "
         f"{', '.join(READABLE)} (all but Parquet also with .gz), or - for stdin"
@@ -86,8 +86,7 @@ def count_texts(source: str | Path) -> int | None:
         return int(_parquet_file(path).metadata.num_rows)
     if kind not in (".txt", ".jsonl", ".ndjson"):
         return None
-    with path.open("rb") as file:
-        return sum(1 for line in file if kind == ".txt" or line.strip())
+    return sum(1 for _, line in _lines(path) if kind == ".txt" or line.strip())
 
 
 def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
@@ -114,38 +113,41 @@ def read_json_lines(
     Raises:
         InputError: A line is no JSON object, naming file and line, and nothing handles it.
     """
-    with _opened(path) as file:
-        for number, raw in enumerate(file, start=1):
-            if not raw.strip():
-                continue
-            try:
-                record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-                if not isinstance(record, dict):
-                    raise ValueError(f"got {type(record).__name__}")
-            except ValueError as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-                reason = f"expected a JSON object on the line: {error}"
-                if on_bad_line is None:
-                    raise InputError(f"{path}:{number}: {reason}") from None
-                on_bad_line(number, reason)
-                continue
-            yield number, record
-
-
-def _plain_file(path: Path) -> Iterator[TextRow]:
-    with _opened(path) as file:
-        yield from _plain_rows(file, str(path))
-
-
-def _plain_rows(file: Iterable[bytes], place: str) -> Iterator[TextRow]:
-    for number, raw in enumerate(file, start=1):
+    for number, raw in _lines(path):
+        if not raw.strip():
+            continue
         try:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{place}:{number}: not UTF-8 ({error.reason} at byte "
-                f"{error.start}); convert it to UTF-8"
-            ) from None
-        yield TextRow(line.rstrip("\r\n"))
+            record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+            if not isinstance(record, dict):
+                raise ValueError(f"got {type(record).__name__}")
+        except (ValueError, RecursionError) as error:  # among them what is not UTF-8 or not JSON
+            reason = f"expected a JSON object on the line: {error}"
+            if on_bad_line is None:
+                raise InputError(f"{path}:{number}: {reason}") from None
+            on_bad_line(number, reason)
+            continue
+        yield number, record
+
+
+def check_unicode(text: str, place: str) -> None:
+    """Raise InputError if a text holds half of a pair of surrogates, which no tokenizer reads.
+
+    Args:
+        text: The text. JSON can spell such a half, UTF-8 cannot.
+        place: File and line, and what the text is, for the message.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place} is not valid Unicode: a lone surrogate at character {error.start}; whatever "
+            "wrote it cut a character in two: write it again, or put U+FFFD in its place"
+        ) from None
+
+
+def _plain_rows(lines: Iterable[tuple[int, bytes]], place: str) -> Iterator[TextRow]:
+    for number, raw in lines:
+        yield TextRow(_utf8(raw, number, place).rstrip("\r\n"))
 
 
 def _json_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
@@ -157,27 +159,19 @@ def _csv_rows(
     path: Path, field: str, titles_field: str | None, delimiter: str
 ) -> Iterator[TextRow]:
     csv.field_size_limit(_LONGEST_CSV_FIELD_CHARS)
-    with _opened(path) as raw:
-        lines = (line.decode("utf-8") for line in raw)
-        first = next(lines, "").removeprefix("\ufeff")
-        reader = csv.DictReader(_chain(first, lines), delimiter=delimiter, strict=True)
-        try:
-            for record in reader:
-                place = f"{path}:{reader.line_num}"
-                if None in record or None in record.values():
-                    raise InputError(
-                        f"{place}: this row has another number of columns than the header "
-                        f"({len(reader.fieldnames or ())}); put quotes around texts with commas"
-                    )
-                yield _row(record, field, titles_field, place)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    if first:
-        yield first
-    yield from rest
+    lines = (_utf8(raw, number, str(path)) for number, raw in _lines(path))
+    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+    try:
+        for record in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in record or None in record.values():
+                raise InputError(
+                    f"{place}: this row has another number of columns than the header "
+                    f"({len(reader.fieldnames or ())}); put quotes around texts with commas"
+                )
+            yield _row(record, field, titles_field, place)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
 
 
 def _parquet_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
@@ -186,12 +180,25 @@ def _parquet_rows(path: Path, field: str, titles_field: str | None) -> Iterator[
     for wanted in (field, titles_field):
         if wanted is not None and wanted not in known:
             raise InputError(_missing_field(str(path), wanted, known))
-    columns = [name for name in dict.fromkeys((field, titles_field, "id")) if name in known]
+    wanted_ones = dict.fromkeys((field, titles_field, "id"))
+    columns = [name for name in wanted_ones if name is not None and name in known]
+    for number, record in _parquet_records(path, file, columns):
+        yield _row(record, field, titles_field, f"{path}: row {number}")
+
+
+def _parquet_records(
+    path: Path, file: Any, columns: list[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
-    for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
-        for record in batch.to_pylist():
-            number += 1
-            yield _row(record, field, titles_field, f"{path}: row {number}")
+    try:
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record
+    except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow raises
+        raise InputError(
+            f"{path}: row {number + 1}, or one soon after it, cannot be read: {error}"
+        ) from error
 
 
 def _parquet_file(path: Path) -> Any:
@@ -218,6 +225,9 @@ def _row(record: dict[str, Any], field: str, titles_field: str | None, place: st
         raise InputError(
             f"{place}: expected a string or null in {titles_field!r}, got {type(title).__name__}"
         )
+    for what, value in ((field, text), (titles_field, title), ("id", name)):
+        if isinstance(value, str):
+            check_unicode(value, f"{place}: the field {what!r}")
     return TextRow(text, title, None if name is None else str(name))
 
 
@@ -233,10 +243,23 @@ def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file, gzipped or not, with their numbers; every failure names one."""
+    number = 0
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            yield file  # type: ignore[misc]
-    except (EOFError, OSError) as error:
-        raise InputError(f"{path} cannot be read: {error}") from error
+            for number, raw in enumerate(file, start=1):
+                yield number, raw
+    except (EOFError, OSError, zlib.error) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise InputError(f"{path}:{number + 1}: cannot be read: {reason}") from error
+
+
+def _utf8(raw: bytes, number: int, place: str) -> str:
+    try:
+        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{place}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert it to "
+            "UTF-8"
+        ) from None
