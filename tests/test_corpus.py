@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -74,6 +75,65 @@ def test_what_cannot_be_read_is_listed_with_its_reason(
     assert "cannot be opened" in reasons["g.txt"]
 
 
+def test_a_pipe_in_a_folder_is_listed_and_not_waited_for(tmp_path: Path) -> None:
+    tree(tmp_path, a_dot_txt="fine")
+    os.mkfifo(tmp_path / "b.txt")
+    os.mkfifo(tmp_path / "c.jsonl")
+    corpus = read_corpus(tmp_path)
+    assert [chunk.path for chunk in corpus.chunks] == ["a.txt"]
+    reasons = {skipped.path: skipped.reason for skipped in corpus.skipped}
+    assert list(reasons) == ["b.txt", "c.jsonl"]
+    assert reasons["b.txt"] == "a pipe, a socket or a device, and not a file"
+    with pytest.raises(InputError, match=r"b\.txt is a pipe, .*; expected a folder, a text file"):
+        read_corpus(tmp_path / "b.txt")
+
+
+def test_a_name_that_is_not_utf8_is_shown_escaped_and_its_file_is_read(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/m\xe9nu"
+    os.mkdir(folder)
+    Path(os.fsdecode(folder + b"/caf\xe9.txt")).write_text("coffee")
+    Path(os.fsdecode(folder + b"/th\xe9.png")).write_bytes(b"\0")
+    corpus = read_corpus(tmp_path)
+    shown = r"m\xe9nu/caf\xe9.txt"
+    assert corpus.chunks == (Chunk(shown, 1, 1, shown, "coffee"),)
+    assert [skipped.path for skipped in corpus.skipped] == [r"m\xe9nu/th\xe9.png"]
+    (chunk,) = read_corpus(os.fsdecode(folder + b"/caf\xe9.txt")).chunks
+    assert (chunk.path, chunk.title) == (r"caf\xe9.txt", r"caf\xe9.txt")
+
+
+def test_links_to_folders_are_listed_and_links_to_files_read(tmp_path: Path) -> None:
+    tree(tmp_path, far__a_dot_txt="far", docs__sub__b_dot_txt="near")
+    os.symlink(tmp_path / "far", tmp_path / "docs" / "sub" / "link")
+    os.symlink(tmp_path / "far", tmp_path / "docs" / "node_modules")
+    os.symlink(tmp_path / "docs", tmp_path / "docs" / "round")
+    os.symlink(tmp_path / "far" / "a.txt", tmp_path / "docs" / "c.txt")
+    corpus = read_corpus(tmp_path / "docs")
+    assert [chunk.path for chunk in corpus.chunks] == ["c.txt", "sub/b.txt"]
+    reason = "a link to a folder; name that folder itself to search it"
+    assert corpus.skipped == (Skipped("round", reason), Skipped("sub/link", reason))
+    assert read_corpus(tmp_path / "docs" / "round").chunks == corpus.chunks
+
+
+def test_folders_that_cannot_be_entered_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree(tmp_path, a_dot_txt="fine", shut__b_dot_txt="no", z__shut__c_dot_txt="no")
+    scandir = os.scandir
+
+    def guarded(path: str) -> object:  # permissions do not hold for the user of every test run
+        if Path(path).name == "shut":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    corpus = read_corpus(tmp_path)
+    assert [chunk.path for chunk in corpus.chunks] == ["a.txt"]
+    reason = "cannot be entered: Permission denied"
+    assert corpus.skipped == (Skipped("shut", reason), Skipped("z/shut", reason))
+    with pytest.raises(InputError, match="shut cannot be entered: Permission denied; let this"):
+        read_corpus(tmp_path / "shut")
+
+
 def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path) -> None:
     tree(tmp_path, a_dot_md="\ufeff# A\r\n\r\ntext", b_dot_txt="über".encode("utf-16"))
     chunks = read_corpus(tmp_path).chunks
@@ -139,6 +199,9 @@ def test_a_long_document_of_a_jsonl_stays_on_its_line(tmp_path: Path) -> None:
         ("nothing", r"a\.jsonl:2: expected a JSON object"),
         ('{"body": "x"}', r"a\.jsonl:2: .*'text', got NoneType; .* \['body'\]"),
         ('{"text": "x", "title": 1}', r"a\.jsonl:2: a title must be a string, got int"),
+        (r'{"text": "x\ud83d"}', r"a\.jsonl:2: the field 'text' is not valid .* at character 1;"),
+        (r'{"text": "x", "title": "\udc00"}', r"a\.jsonl:2: the field 'title' is not valid"),
+        (r'{"text": "x", "id": "\udc00"}', r"a\.jsonl:2: the field 'id' is not valid Unicode"),
     ],
 )
 def test_a_bad_line_stops_or_is_listed(tmp_path: Path, line: str, message: str) -> None:

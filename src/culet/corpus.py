@@ -7,12 +7,14 @@ What is special here:
 - every line that is not blank lies in a chunk; nothing is dropped to make things fit
 - Markdown and reStructuredText are divided at headings, code at top-level definitions, everything
   else at paragraphs; small neighbours are merged, long pieces divided again
-- a file that is not read is listed with its reason
+- a file or folder that is not read is listed with its reason
+- a file whose name is not UTF-8 is read too; the name is shown with those bytes escaped
 """
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +22,12 @@ from typing import Literal
 
 from culet.chunking import Kind, Span, divide
 from culet.errors import InputError
-from culet.textio import is_json_lines, read_json_lines
+from culet.textio import check_unicode, is_json_lines, read_json_lines
 
 TARGET_CHARS = 1200
 MAX_FILE_BYTES = 10_000_000
 _SNIFFED_BYTES = 8192
+_IRREGULAR = "a pipe, a socket or a device, and not a file"
 
 _KINDS: dict[Kind, str] = {
     "markdown": "md markdown mdx mkd",
@@ -54,7 +57,7 @@ class Chunk:
     """A piece of a document, as it is embedded and shown.
 
     Attributes:
-        path: The file, relative to the corpus.
+        path: The file, relative to the corpus, as it is shown.
         first_line: Its first line in the file, counted from 1.
         last_line: Its last line, included.
         title: The heading path, the file name or the document's own title.
@@ -72,7 +75,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or line that was not read, and why."""
+    """A file, folder or line that was not read, and why."""
 
     path: str
     reason: str
@@ -84,8 +87,8 @@ class Corpus:
 
     Attributes:
         chunks: In the order of paths and lines.
-        skipped: Files, and lines of a JSONL, that were left out. Hidden files and folders of
-            tools (`.git`, `node_modules`) are not counted.
+        skipped: Files, lines of a JSONL, folders that cannot be entered and links to folders, all
+            left out. Hidden files and folders of tools (`.git`, `node_modules`) are not counted.
         num_files: How many files were read.
     """
 
@@ -112,7 +115,7 @@ def read_corpus(
         on_bad_line: Whether a bad line of a JSONL stops the reading, or is listed as skipped.
 
     Raises:
-        InputError: The path does not exist, or a line of a JSONL is bad.
+        InputError: The path does not exist or cannot be entered, or a line of a JSONL is bad.
     """
     path = Path(path)
     if target_chars < 1:
@@ -120,10 +123,11 @@ def read_corpus(
     if path.is_dir():
         return _read_folder(path, target_chars)
     if not path.is_file():
-        raise InputError(f"{path} does not exist; expected a folder, a text file or a JSONL file")
+        what = f"is {_IRREGULAR}" if path.exists() else "does not exist"
+        raise InputError(f"{path} {what}; expected a folder, a text file or a JSONL file")
     if is_json_lines(path):
         return _read_documents(path, target_chars, text_field, on_bad_line)
-    chunks = _read_file(path, path.name, _kind(path) or "text", target_chars)
+    chunks = _read_file(path, _shown(path.name), _kind(path) or "text", target_chars)
     if isinstance(chunks, Skipped):
         raise InputError(f"{path} cannot be read: {chunks.reason}")
     return Corpus(tuple(chunks), (), 1)
@@ -134,7 +138,10 @@ def _read_folder(root: Path, target_chars: int) -> Corpus:
     skipped: list[Skipped] = []
     num_files = 0
     for path in _walk(root):
-        name = path.relative_to(root).as_posix()
+        if isinstance(path, Skipped):
+            skipped.append(path)
+            continue
+        name = _shown(path.relative_to(root).as_posix())
         kind = _kind(path)
         if kind is None:
             if _is_empty(path):
@@ -153,20 +160,40 @@ def _read_folder(root: Path, target_chars: int) -> Corpus:
     return Corpus(tuple(chunks), tuple(skipped), num_files)
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(
-            name
-            for name in subfolders
+def _walk(root: Path) -> Iterator[Path | Skipped]:
+    failed: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=failed.append):
+        places = [
+            os.path.join(folder, name)
+            for name in sorted(subfolders)
             if not name.startswith(".")
             and name not in _SKIPPED_FOLDERS
-            and not Path(folder, name, "pyvenv.cfg").exists()
-        )
+            and not os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))
+        ]
+        subfolders[:] = [os.path.basename(place) for place in places if not os.path.islink(place)]
+        for place in places:
+            if os.path.islink(place):
+                name = _shown(os.path.relpath(place, root))
+                yield Skipped(name, "a link to a folder; name that folder itself to search it")
         yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+    for error in failed:
+        reason = error.strerror or str(error)
+        if Path(error.filename) == root:
+            raise InputError(f"{root} cannot be entered: {reason}; let this user read it")
+        yield Skipped(_shown(os.path.relpath(error.filename, root)), f"cannot be entered: {reason}")
+
+
+def _shown(name: str) -> str:
+    """Return a name of the file system as text that a tokenizer reads and a screen shows."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _is_empty(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size == 0
+    try:
+        facts = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size == 0
 
 
 def _kind(path: Path) -> Kind | None:
@@ -196,7 +223,10 @@ def _title(name: str, kind: Kind, span: Span) -> str:
 def _decoded(path: Path) -> str | Skipped | None:
     """Return the text of a file; None for a binary one, Skipped for one that cannot be read."""
     try:
-        size = path.stat().st_size
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for its writer
+            return Skipped("", _IRREGULAR)
+        size = facts.st_size
         if size > MAX_FILE_BYTES:
             limit = f"{MAX_FILE_BYTES / 1e6:.0f} MB"
             return Skipped("", f"{size / 1e6:.1f} MB, more than the limit of {limit} a file")
@@ -220,7 +250,7 @@ def _read_documents(
     skipped: list[Skipped] = []
 
     def skip(line: int, reason: str) -> None:
-        skipped.append(Skipped(f"{path.name}:{line}", reason))
+        skipped.append(Skipped(f"{_shown(path.name)}:{line}", reason))
 
     rows = read_json_lines(path, on_bad_line=None if on_bad_line == "error" else skip)
     for line, record in rows:
@@ -246,7 +276,11 @@ def _document_chunks(
     if title is not None and not isinstance(title, str):
         raise InputError(f"{path}:{line}: a title must be a string, got {type(title).__name__}")
     name = record.get("id")
+    name = None if name is None else str(name)
+    for what, value in ((text_field, text), ("title", title), ("id", name)):
+        if value is not None:
+            check_unicode(value, f"{path}:{line}: the field {what!r}")
     return [
-        Chunk(path.name, line, line, title or None, span.text, None if name is None else str(name))
+        Chunk(_shown(path.name), line, line, title or None, span.text, name)
         for span in divide(text.split("\n"), "text", target_chars)
     ]
