@@ -501,6 +501,8 @@ def test_a_tokenizer_of_another_family_is_refused(folder: Path) -> None:
 def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
     (folder / "tokenizer.json").write_text('{"version": "1.0"}')
     fails(folder, r"tokenizer\.json is not a readable tokenizer")
+    (folder / "tokenizer.json").write_bytes(b'{"version": "\xe9"}')
+    fails(folder, r"tokenizer\.json is not a readable tokenizer: 'utf-8' codec can't decode byte")
 
 
 def test_prompts_that_are_no_strings_are_refused(folder: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from evaluate_doubles import write_task
 
 from culet.errors import InputError
+from culet.evaluate.rows import read_rows
 from culet.evaluate.tasks import (
     ClassificationData,
     LabelledTexts,
@@ -211,6 +213,28 @@ def test_a_row_of_an_unlisted_subset_is_refused(tmp_path: Path) -> None:
     folder = _write(tmp_path, "bitext", "f1", rows, subsets=SUBSETS)
     with pytest.raises(InputError, match=r":1: expected one of one, two under 'subset'"):
         read_task(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            gzip.compress(b"")[:10] + b"\xff" * 50,
+            r"gz:1: expected whole lines of UTF-8, got Error -3",
+        ),
+        (
+            gzip.compress(b"[" * 200_000),
+            r"gz:1: expected a JSON object, got .*recursion",
+        ),
+    ],
+    ids=["damaged", "deep"],
+)
+def test_rows_that_cannot_be_unpacked_or_parsed_are_named(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "pairs.jsonl.gz").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(read_rows(tmp_path / "pairs.jsonl"))
 
 
 def test_a_cut_off_gzip_file_is_refused(tmp_path: Path) -> None:

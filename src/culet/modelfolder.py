@@ -108,7 +108,11 @@ def check_tensors(
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:
     """Raise CheckpointError unless a tokenizer.json is of this family and fits the embedding."""
-    fitting_tokenizer(required(path).read_text(encoding="utf-8"), vocab_size, path)
+    try:
+        content = required(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+    fitting_tokenizer(content, vocab_size, path)
 
 
 def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
         with gzip.open(source, "rb") if source == packed else source.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 yield f"{source}:{number}", line.decode("utf-8").rstrip("\r\n")
-    except (EOFError, OSError, UnicodeDecodeError) as error:
+    except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(
             f"{source}:{number + 1}: expected whole lines of UTF-8, got {error}; fetch it again"
         ) from None
@@ -53,7 +54,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     for place, line in read_lines(path):
         try:
             value = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: expected a JSON object, got {error}") from None
         if not isinstance(value, dict):
             raise InputError(f"{place}: expected a JSON object, got {type(value).__name__}")
