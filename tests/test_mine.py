@@ -175,9 +175,9 @@ def test_rules_that_contradict_themselves_are_refused(
 
 def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
     rows: list[dict[str, Any]] = [
-        {"positive": 0.5, "nearest": 0.6, "left": 9, "negatives": [0.4, 0.3]},
-        {"positive": 0.7, "nearest": 0.2, "left": 1, "negatives": [0.2]},
-        {"positive": 1.0001, "nearest": -np.inf, "left": 0, "negatives": []},
+        {"positive": 0.5, "nearest": 0.6, "left": 9, "negatives": [0.4, 0.3], "against": {"x": 9}},
+        {"positive": 0.7, "nearest": 0.2, "left": 1, "negatives": [0.2], "against": {"y": 2}},
+        {"positive": 1.0001, "nearest": -np.inf, "left": 0, "negatives": [], "against": {"y": 3}},
     ]
     whole, sum_of_parts = Tally(), Tally()
     for number, row in enumerate(rows):
@@ -190,6 +190,7 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
     assert sum_of_parts.report() == report
     assert (report["records"], report["negatives"], report["left"]) == (3, 3, 10)
     assert report["nearest_above_positive"] == 1
+    assert report["without"] == {"records": 1, "y": 3}  # the other two have negatives
     assert report["records_by_negatives"] == {"0": 1, "1": 1, "2": 1}
     assert report["mean_score"]["negative"] == pytest.approx(0.3)
     edges, positive = report["histogram"]["edges"], report["histogram"]["positive"]

@@ -12,14 +12,14 @@ import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 from word_embedder import WordEmbedder
 
-from culet.data.judges import CrossEncoderJudge, Grades
+from culet.data.judges import CrossEncoderJudge, Grades, RescoreConfig
 from culet.data.mine import Rules
 from culet.data.pairindex import build_index
 from culet.data.records import read_records
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.recipe import build, to_tables
 from culet.stages import mine
-from culet.stages.mine import MineConfig, MineSource, RescoreConfig
+from culet.stages.mine import MineConfig, MineSource
 
 
 class StreamingWords(WordEmbedder):
@@ -135,7 +135,8 @@ def test_below_the_margins_a_record_whose_positive_is_far_gets_negatives_too(
         *({"query": f"other {i}", "positive": f"word{i} thing{i} stuff{i}"} for i in range(4)),
     ]
     rules: dict[str, Any] = {"depth": 3, "relative_margin": 0.05, "number": 2}
-    assert "negatives" not in go(tmp_path, rows, rules=rules)[0]
+    with pytest.warns(UserWarning, match=r"relative_margin is against \d"):
+        assert "negatives" not in go(tmp_path, rows, rules=rules)[0]
     found = go(tmp_path, rows, rules=rules | {"below_margins": True})
     assert len(found[0]["negatives"]) == 2
     assert all(text.startswith("word") for text in found[0]["negatives"])
@@ -195,10 +196,88 @@ def test_given_negatives_are_documents_and_are_kept_on_request(tmp_path: Path) -
 
 
 def test_records_without_negatives_stay_or_go(tmp_path: Path) -> None:
-    rows = [ROWS[0], ROWS[5]]
-    assert [row.get("negatives") for row in go(tmp_path, rows)] == [None, None]
-    assert go(tmp_path, [*rows, ROWS[3]], drop_without=True)[0]["negatives"]
-    assert go(tmp_path, rows, drop_without=True) == []
+    rows = [
+        {"query": "red", "positive": "red apple", "lang": "en"},
+        {"query": "blue", "positive": "blue apple", "lang": "en"},
+        {"query": "rot", "positive": "roter Apfel", "lang": "de"},
+    ]
+    kept = go(tmp_path, rows, within=("lang",))
+    assert [row.get("negatives") for row in kept] == [["blue apple"], ["red apple"], None]
+    assert go(tmp_path, rows, within=("lang",), drop_without=True) == kept[:2]
+    assert report(tmp_path)["without"] == {"records": 1, "looked_at": 0}
+
+
+def test_many_records_without_negatives_are_warned_of_with_the_rules_that_did_it(
+    tmp_path: Path,
+) -> None:
+    # two records have a near document; what is looked at for the others shares no word with them
+    rows = [
+        {"query": "one two", "positive": "one two three"},
+        {"query": "three four", "positive": "three one two four"},
+        *({"query": word, "positive": f"{word} indeed"} for word in ("sun", "moon", "star")),
+    ]
+    message = (
+        "mine toys: 3 of 5 records are without a negative: of the 12 documents that were looked "
+        "at for them, min_score is against 12$"
+    )
+    with pytest.warns(UserWarning, match=message):
+        found = go(tmp_path, rows, rules={"min_score": 0.4})
+    assert ["negatives" in row for row in found] == [True, True, False, False, False]
+    counted = report(tmp_path)["without"]
+    assert counted == {"records": 3, "looked_at": 12, "min_score": 12}
+
+
+@pytest.mark.parametrize("drop_without", [False, True])
+def test_mining_that_finds_nothing_fails_and_leaves_nothing_that_looks_finished(
+    tmp_path: Path, drop_without: bool
+) -> None:
+    message = (
+        r"mine: none of 6 records got a negative: of the 21 documents that were looked at for "
+        r"them, min_score is against 21, skip is against 6; loosen the rules in \[mine\.rules\] "
+        r"\(depth is 50\), or name a corpus"
+    )
+    for _ in range(2):  # the same again says the same
+        with (
+            pytest.warns(UserWarning, match="6 of 6 records are without a negative"),
+            pytest.raises(InputError, match=message),
+        ):
+            go(tmp_path, rules={"min_score": 0.99, "skip": 1}, drop_without=drop_without)
+        left = {path.name for path in (tmp_path / "out").iterdir()}
+        assert left == {"run.json", "recipe.toml", "state"}
+    assert go(tmp_path)[0]["negatives"]
+
+
+def test_where_only_right_documents_are_this_is_said(tmp_path: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="2 of 2 records"),
+        pytest.raises(InputError, match="there was no document to look at but the right ones"),
+    ):
+        go(tmp_path, [ROWS[0], ROWS[5]])
+
+
+def test_what_judges_hold_for_right_is_counted(tmp_path: Path) -> None:
+    grades = [
+        {"query": row["query"], "document": other["positive"], "grade": 4}
+        for row in ROWS
+        for other in ROWS
+    ]
+    path = write_lines(tmp_path / "grades.jsonl", grades)
+    with (
+        pytest.warns(UserWarning, match="6 of 6 records"),
+        pytest.raises(InputError, match="rescore is against 21;"),
+    ):
+        go(tmp_path, rescore=RescoreConfig(grades=path, max_grade=3.0))
+
+
+def test_one_source_without_negatives_does_not_stop_the_others(tmp_path: Path) -> None:
+    some = write_lines(tmp_path / "some.jsonl", ROWS)
+    none = write_lines(tmp_path / "none.jsonl", [ROWS[0]])
+    config = MineConfig(
+        sources=(MineSource(path=some), MineSource(path=none)), rules=Rules(relative_margin=None)
+    )
+    with pytest.warns(UserWarning, match="mine none: 1 of 1 records are without a negative"):
+        folder = mine.run(config, init=tmp_path, out=tmp_path / "out", say=lambda line: None)
+    assert len(read_records([folder])) == 7
 
 
 def test_what_is_mined_is_read_as_training_records(tmp_path: Path) -> None:

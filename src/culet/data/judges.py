@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from culet.data.mine import fuse
 from culet.data.records import data_files, parsed_row, raw_rows, text_field
 from culet.data.textstore import key
 from culet.errors import CheckpointError, InputError, MissingExtra
@@ -18,6 +20,72 @@ class Judge(Protocol):
 
     def __call__(self, query: str, documents: Sequence[str]) -> list[np.ndarray]:
         """Return one or more lists of scores, NaN where it has no opinion."""
+
+
+@dataclass(frozen=True)
+class RescoreConfig:
+    """Judges of the nearest documents beside the embedder.
+
+    Attributes:
+        cross_encoder: Folder of a sentence-transformers CrossEncoder. A document that it scores
+            at least as high as the positive is no negative.
+        grades: JSONL of {"query", "document", "grade", "by"?}; see `Grades`.
+        max_grade: A document with a grade above this is right, and no negative.
+        with_embedder: Let the embedder's own ranking be one of those that are fused.
+    """
+
+    cross_encoder: Path | None = None
+    grades: Path | None = None
+    max_grade: float | None = None
+    with_embedder: bool = False
+
+
+def judges_of(config: RescoreConfig, device: str) -> list[Judge]:
+    """Return who judges.
+
+    Raises:
+        CheckpointError: If the cross-encoder cannot be read.
+        InputError: If there is no grade, or a bad one.
+    """
+    judges: list[Judge] = []
+    if config.cross_encoder is not None:
+        judges.append(CrossEncoderJudge(config.cross_encoder, device=device))
+    if config.grades is not None:
+        judges.append(Grades(config.grades))
+    return judges
+
+
+def ranked(
+    judges: Sequence[Judge],
+    config: RescoreConfig,
+    query: str,
+    positive: str,
+    documents: Sequence[str],
+    scores: np.ndarray,
+) -> np.ndarray:
+    """Return places of documents in the order of all judges, without those held for right.
+
+    Args:
+        judges: Whose rankings are fused.
+        config: What else counts.
+        query: What they are about.
+        positive: The document that is right; a cross-encoder holds for right what it scores at
+            least as high.
+        documents: What is ranked.
+        scores: What the embedder says of them.
+    """
+    rankings = [scores.astype(np.float64)] if config.with_embedder else []
+    wrong = np.ones(len(documents), dtype=bool)
+    for judge in judges:
+        for opinion in judge(query, [*documents, positive]):
+            if isinstance(judge, CrossEncoderJudge):
+                wrong &= opinion[:-1] < opinion[-1]
+            elif config.max_grade is not None:
+                wrong &= ~(opinion[:-1] > config.max_grade)
+            rankings.append(opinion[:-1])
+    order = fuse(rankings)
+    left: np.ndarray = order[wrong[order]]
+    return left
 
 
 class Grades:

@@ -231,11 +231,19 @@ def _merge(best_scores: np.ndarray, best: np.ndarray, scores: np.ndarray, first:
 def highest(positive: np.ndarray, rules: Rules) -> np.ndarray:
     """Return the highest score that a negative may have beside each positive."""
     bound = np.full(positive.shape, np.inf)
-    if rules.absolute_margin is not None:
-        bound = np.minimum(bound, positive - rules.absolute_margin)
-    if rules.relative_margin is not None:
-        bound = np.minimum(bound, positive - rules.relative_margin * np.abs(positive))
+    for margin in _bounds(positive, rules).values():
+        bound = np.minimum(bound, margin)
     return bound
+
+
+def _bounds(positive: np.ndarray, rules: Rules) -> dict[str, np.ndarray]:
+    """Return the highest score that each margin allows beside each positive."""
+    bounds = {}
+    if rules.absolute_margin is not None:
+        bounds["absolute_margin"] = positive - rules.absolute_margin
+    if rules.relative_margin is not None:
+        bounds["relative_margin"] = positive - rules.relative_margin * np.abs(positive)
+    return bounds
 
 
 def within_margins(
@@ -249,11 +257,22 @@ def within_margins(
         positive: Score of each row's positive [R].
         rules: Window and margins.
     """
-    keep = (numbers >= 0) & (scores <= highest(positive, rules)[:, None])
-    keep[:, : rules.skip] = False
-    if rules.min_score is not None:
-        keep &= scores >= rules.min_score
+    keep: np.ndarray = numbers >= 0
+    for against in excluded(scores, positive, rules).values():
+        keep = keep & ~against
     return keep
+
+
+def excluded(scores: np.ndarray, positive: np.ndarray, rules: Rules) -> dict[str, np.ndarray]:
+    """Return which documents of `nearest` each rule is against, bool [R, K], by its name."""
+    against = {
+        name: ~(scores <= bound[:, None]) for name, bound in _bounds(positive, rules).items()
+    }
+    if rules.skip:
+        against["skip"] = np.broadcast_to(np.arange(scores.shape[1]) < rules.skip, scores.shape)
+    if rules.min_score is not None:
+        against["min_score"] = ~(scores >= rules.min_score)
+    return against
 
 
 def fuse(rankings: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+LOOKED_AT = "looked_at"
 EDGES = np.round(np.linspace(-1, 1, 41), 2)  # of the score histograms
 
 
@@ -20,9 +21,16 @@ class Tally:
         self.sums = {"positive": 0.0, "nearest": 0.0, "negative": 0.0}
         self.histograms = {name: np.zeros(len(EDGES) - 1, dtype=np.int64) for name in self.sums}
         self.by_number: dict[str, int] = {}
+        self.against: dict[str, int] = {}  # of records without negatives
 
     def count(
-        self, *, positive: float, nearest: float, left: int, negatives: Sequence[float]
+        self,
+        *,
+        positive: float,
+        nearest: float,
+        left: int,
+        negatives: Sequence[float],
+        against: Mapping[str, int],
     ) -> None:
         """Count one record.
 
@@ -31,6 +39,8 @@ class Tally:
             nearest: Score of the nearest document not known to be right; −inf if there is none.
             left: Documents within window and margins.
             negatives: Scores of those that were taken.
+            against: Documents that were looked at, as `LOOKED_AT`, and how many of them each rule
+                is against; a document may have several against it.
         """
         self.counts["records"] += 1
         self.counts["negatives"] += len(negatives)
@@ -38,6 +48,8 @@ class Tally:
         self.counts["left"] += left
         number = str(len(negatives))
         self.by_number[number] = self.by_number.get(number, 0) + 1
+        if not negatives:
+            _add(self.against, against)
         for name, scores in (
             ("positive", [positive]),
             ("nearest", [nearest] if np.isfinite(nearest) else []),
@@ -49,12 +61,9 @@ class Tally:
 
     def add(self, other: Tally) -> None:
         """Add the counts of other records."""
-        for mine, theirs in (
-            (self.counts, other.counts),
-            (self.by_number, other.by_number),
-        ):
-            for name, number in theirs.items():
-                mine[name] = mine.get(name, 0) + number
+        _add(self.counts, other.counts)
+        _add(self.by_number, other.by_number)
+        _add(self.against, other.against)
         for name in self.sums:
             self.sums[name] += other.sums[name]
             self.histograms[name] += other.histograms[name]
@@ -65,6 +74,7 @@ class Tally:
         return {
             **self.counts,
             "records_by_negatives": dict(sorted(self.by_number.items(), key=lambda e: int(e[0]))),
+            "without": {"records": self.without, **self.against},
             "mean_score": {n: s / number[n] if number[n] else None for n, s in self.sums.items()},
             "histogram": {
                 "edges": EDGES.tolist(),
@@ -72,10 +82,27 @@ class Tally:
             },
         }
 
+    @property
+    def without(self) -> int:
+        """How many records nothing was found for."""
+        return self.by_number.get("0", 0)
+
+    def why_without(self) -> str:
+        """Return the rules that kept records from having negatives, the strictest first."""
+        looked = self.against.get(LOOKED_AT, 0)
+        if not looked:
+            return "there was no document to look at but the right ones"
+        rules = sorted(
+            ((name, number) for name, number in self.against.items() if name != LOOKED_AT),
+            key=lambda rule: -rule[1],
+        )
+        told = ", ".join(f"{name} is against {number:,}" for name, number in rules if number)
+        return f"of the {looked:,} documents that were looked at for them, {told or 'none is left'}"
+
     def summary(self) -> str:
         """Return one sentence of it."""
         records = max(1, self.counts["records"])
-        without = self.by_number.get("0", 0)
+        without = self.without
         means = self.report()["mean_score"]
         shown = {name: "none" if mean is None else f"{mean:.3f}" for name, mean in means.items()}
         above = self.counts["nearest_above_positive"] / records
@@ -93,6 +120,7 @@ class Tally:
             "sums": self.sums,
             "histograms": {name: h.tolist() for name, h in self.histograms.items()},
             "by_number": self.by_number,
+            "against": self.against,
         }
         path.write_text(json.dumps(values), encoding="utf-8")
 
@@ -104,4 +132,10 @@ class Tally:
         tally.counts, tally.sums = values["counts"], values["sums"]
         tally.histograms = {n: np.array(h, dtype=np.int64) for n, h in values["histograms"].items()}
         tally.by_number = values["by_number"]
+        tally.against = values.get("against", {})  # of a culet that did not count them
         return tally
+
+
+def _add(numbers: dict[str, int], more: Mapping[str, int]) -> None:
+    for name, number in more.items():
+        numbers[name] = numbers.get(name, 0) + number

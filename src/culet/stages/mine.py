@@ -27,16 +27,16 @@ import numpy as np
 
 from culet import fingerprint
 from culet.atomic import new_file
-from culet.data.judges import CrossEncoderJudge, Grades, Judge
+from culet.data.judges import Judge, RescoreConfig, judges_of, ranked
 from culet.data.ledger import write_ledgers
-from culet.data.mine import Rules, choose, fuse, highest, nearest, within_margins
-from culet.data.minereport import Tally
+from culet.data.mine import Rules, choose, excluded, highest, nearest, within_margins
+from culet.data.minereport import LOOKED_AT, Tally
 from culet.data.pairindex import PairIndex, build_index, open_index
 from culet.data.records import data_files, stream_records
 from culet.data.textstore import TextStore
 from culet.data.vectorfile import VectorFile
 from culet.embedder import Embedder
-from culet.errors import RecipeError
+from culet.errors import InputError, RecipeError
 from culet.loading import load
 from culet.progress import Progress
 from culet.prompts import TASKS
@@ -72,24 +72,6 @@ class MineSource:
         """What the source is called."""
         stem = self.path.name.partition(".")[0]
         return self.name or (self.path.resolve().parent.name if stem == "pairs" else stem)
-
-
-@dataclass(frozen=True)
-class RescoreConfig:
-    """Judges of the nearest documents beside the embedder.
-
-    Attributes:
-        cross_encoder: Folder of a sentence-transformers CrossEncoder. A document that it scores
-            at least as high as the positive is no negative.
-        grades: JSONL of {"query", "document", "grade", "by"?}; see `culet.data.judges.Grades`.
-        max_grade: A document with a grade above this is right, and no negative.
-        with_embedder: Let the embedder's own ranking be one of those that are fused.
-    """
-
-    cross_encoder: Path | None = None
-    grades: Path | None = None
-    max_grade: float | None = None
-    with_embedder: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +136,8 @@ def run(
     A run that was killed goes on after the last window of vectors and the last part of records.
 
     Raises:
-        InputError: At a bad record, with file and line, unless they are to be skipped.
+        InputError: At a bad record, with file and line, unless they are to be skipped; if no
+            record gets a negative.
         CheckpointError: If the embedder or the cross-encoder cannot be read.
     """
     embedder = load(init, device=device, precision=config.precision, threads=threads)
@@ -165,11 +148,17 @@ def run(
     )
     if folder.announced(name, say):
         return out / "data"
-    judges = _judges(config.rescore, device)
-    reports = {}
+    judges = judges_of(config.rescore, device)
+    reports, whole = {}, Tally()
     for source in config.sources:
         miner = _Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
-        reports[source.label] = miner.run()
+        reports[source.label] = miner.run(whole)
+    if whole.without == whole.counts["records"]:
+        shutil.rmtree(out / "data")  # without negatives it would look like what was asked for
+        raise InputError(
+            f"{name}: none of {whole.without:,} records got a negative: {whole.why_without()}; "
+            f"loosen the rules in [{name}.rules] (depth is {config.rules.depth}), or name a corpus"
+        )
     write_ledgers(out, {s.label: (s.path, *s.corpus) for s in config.sources})
     with new_file(out / "report.json") as aside:
         aside.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
@@ -192,15 +181,6 @@ def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
     settings = identity(config, run=run)
     settings.pop("block_documents")  # how, not what
     return fingerprint.of_settings([settings, fingerprint.of_files(files), embedder.fingerprint])
-
-
-def _judges(config: RescoreConfig, device: str) -> list[Judge]:
-    judges: list[Judge] = []
-    if config.cross_encoder is not None:
-        judges.append(CrossEncoderJudge(config.cross_encoder, device=device))
-    if config.grades is not None:
-        judges.append(Grades(config.grades))
-    return judges
 
 
 class _Miner:
@@ -229,8 +209,8 @@ class _Miner:
         self._data = folder.path / "data" / source.label
         self._width = config.truncate_to or embedder.dim
 
-    def run(self) -> dict[str, Any]:
-        """Mine what is not mined yet and return the source's report."""
+    def run(self, whole: Tally) -> dict[str, Any]:
+        """Mine what is not mined yet, add it to the whole and return the source's report."""
         index = self._index()
         queries = self._vectors(index.queries, "queries")
         documents = self._vectors(index.documents, "documents")
@@ -243,6 +223,13 @@ class _Miner:
             "documents": int(index.candidates.sum()),
         }
         self._say(f"{self._name}: {tally.summary()}")
+        if 2 * tally.without > tally.counts["records"]:
+            warnings.warn(
+                f"{self._name}: {tally.without:,} of {tally.counts['records']:,} records are "
+                f"without a negative: {tally.why_without()}",
+                stacklevel=2,
+            )
+        whole.add(tally)
         return report
 
     def _index(self) -> PairIndex:
@@ -348,9 +335,11 @@ class _Miner:
         )
         scores, numbers = scores[place], numbers[place]
         keep = within_margins(scores, numbers, positive, rules)
+        against = excluded(scores, positive, rules)
         tally, found = Tally(), []
         for i, (record, row) in enumerate(part):
             left = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
+            looked = numbers[i] >= 0
             rng = np.random.default_rng([self._config.seed, first + i])
             chosen = choose(left, self._config.rules, rng)
             value = dict(zip(numbers[i].tolist(), scores[i].tolist(), strict=True))
@@ -359,6 +348,9 @@ class _Miner:
                 nearest=float(scores[i][0]),
                 left=int(keep[i].sum()),
                 negatives=[value[n] for n in chosen.tolist()],
+                against={LOOKED_AT: int(looked.sum())}
+                | {rule: int((looked & mask[i]).sum()) for rule, mask in against.items()}
+                | ({"rescore": int(keep[i].sum()) - len(left)} if self._judges else {}),
             )
             texts = [index.documents[n][2] for n in chosen.tolist()]
             if written := self._row(row, record.negatives, texts):
@@ -372,19 +364,10 @@ class _Miner:
         if not self._judges or not len(numbers):
             return numbers
         texts = [index.documents[n][2] for n in numbers.tolist()]
-        rankings = [scores.astype(np.float64)] if self._config.rescore.with_embedder else []
-        wrong = np.ones(len(numbers), dtype=bool)
-        for judge in self._judges:
-            opinions = judge(record.query, [*texts, record.positive])
-            for opinion in opinions:
-                if isinstance(judge, CrossEncoderJudge):
-                    wrong &= opinion[:-1] < opinion[-1]
-                elif self._config.rescore.max_grade is not None:
-                    wrong &= ~(opinion[:-1] > self._config.rescore.max_grade)
-                rankings.append(opinion[:-1])
-        order = fuse(rankings)
-        ranked: np.ndarray = numbers[order[wrong[order]]]
-        return ranked
+        left: np.ndarray = numbers[
+            ranked(self._judges, self._config.rescore, record.query, record.positive, texts, scores)
+        ]
+        return left
 
     def _row(
         self, row: dict[str, Any], given: Sequence[str], mined: list[str]
