@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from culet.corpus import Chunk, Corpus, Skipped
-from culet.display import hits_json, show_hits, show_skipped
+from culet.display import hits_json, show_hits, show_rows, show_skipped
 from culet.search import Hit, Hits
 
 TEXT = "## Bread\n\nHow to bake bread at home\n[not markup] and a very long line " + "x" * 100
@@ -51,6 +52,27 @@ def test_a_hit_of_one_line_shows_one_number_and_its_id() -> None:
     chunk = Chunk("a.jsonl", 9, 9, None, "text", "doc-1")
     show_hits(Hits("q", (Hit(0.5, chunk),), 1, 1), Console(file=stream))
     assert stream.getvalue() == " 1. a.jsonl:9  0.500  doc-1\n    text\n\n"
+
+
+def test_text_from_files_cannot_steer_the_terminal() -> None:
+    evil = "\x1b[2J\x1b]0;title\x07 \x9b1mbread\u202e ده\u200cم"
+    chunk = Chunk(f"{evil}.md", 1, 1, f"T {evil}", f"line one\t{evil}\nline two", evil)
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=400, color_system=None)
+    corpus = Corpus((), (Skipped(f"{evil}.bin", evil),), 0)
+    show_hits(Hits("bread", (Hit(0.5, chunk),), 1, 1), console, root=Path("caf\udce9"))
+    show_skipped(corpus, console)
+    show_rows({"folder": Text("here"), "notes": f"one\n{evil}"}, console)
+    shown = stream.getvalue()
+    controls = "\x1b\x07\x9b\u202e\udce9"
+    assert not any(control in shown for control in controls)
+    safe = r"\x1b[2J\x1b]0;title\x07 \x9b1mbread\u202e ده" + "\u200cم"  # that one joins letters
+    assert shown.count(safe) == 7
+    assert rf"caf\udce9/{safe}.md:1" in shown
+    assert f"    line one    {safe}" in shown
+    whole = hits_json(Hits("q", (Hit(0.5, chunk),), 1, 1), corpus, model="m", fingerprint="f")
+    assert whole["hits"][0]["text"] == chunk.text
+    assert whole["hits"][0]["path"] == chunk.path
 
 
 def test_what_was_left_out_is_counted_with_examples() -> None:

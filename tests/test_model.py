@@ -275,6 +275,8 @@ def test_truncation_keeps_the_front_at_unit_length() -> None:
     with pytest.raises(InputError, match=r"one of the trained widths \(4, 2\), got 3"):
         truncate(vectors, 3, widths=(4, 2))
     check_width(4, (4, 2))
+    with pytest.raises(InputError, match=r"one of the trained widths \(4, 2\), got '4';"):
+        check_width("4", (4, 2))  # type: ignore[arg-type]
 
 
 def test_float16_is_refused_and_says_why() -> None:

@@ -63,7 +63,7 @@ def test_titles_are_read_only_when_asked_for(tmp_path: Path) -> None:
     [
         ("{", r"a\.jsonl:2: expected a JSON object on the line"),
         ("[1]", r"a\.jsonl:2: expected a JSON object on the line: got list"),
-        ('{"body": "x"}', r"a\.jsonl:2: there is no field 'text'; there are body"),
+        ('{"body": "x"}', r"a\.jsonl:2: there is no field 'text'; there are 'body'"),
         ('{"text": null}', r"a\.jsonl:2: expected a string in 'text', got NoneType"),
     ],
 )
@@ -100,7 +100,7 @@ def test_csv_rows_of_another_width_are_named(tmp_path: Path) -> None:
 
 
 def test_csv_without_the_column_lists_those_there_are(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no field 'text'; there are id, body"):
+    with pytest.raises(InputError, match="no field 'text'; there are 'id', 'body'"):
         texts(written(tmp_path / "a.csv", "id,body\n1,one\n"))
 
 
@@ -119,7 +119,9 @@ def test_parquet_gives_text_title_and_id(tmp_path: Path) -> None:
         TextRow("two", None, "2"),
     ]
     assert count_texts(path) == 2
-    with pytest.raises(InputError, match="no field 'body'; there are id, text, title, other"):
+    with pytest.raises(
+        InputError, match="no field 'body'; there are 'id', 'text', 'title', 'other'"
+    ):
         texts(path, field="body")
 
 

@@ -90,6 +90,11 @@ def test_a_pair_is_no_text() -> None:
 def test_a_lone_surrogate_is_named() -> None:
     with pytest.raises(InputError, match=r"text 2 .* lone surrogate at character 1"):
         text_tokenizer().encode(["a", "b", "a\ud800"])
+    texts = ["search: a", "search: ab\ud800"]
+    with pytest.raises(InputError, match=r"^text 8 .* lone surrogate at character 2;"):
+        text_tokenizer().encode(texts, first=7, prompt_chars=[8, 8])
+    with pytest.raises(InputError, match=r"^the prompt or title of text 8 .* at character 10;"):
+        text_tokenizer().encode(texts, first=7, prompt_chars=[8, 12])
 
 
 def test_one_string_is_not_a_list_of_texts() -> None:

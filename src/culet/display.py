@@ -18,7 +18,15 @@ from culet.search import Hit, Hits
 
 _SHOWN_LINES = 4
 _SHOWN_REASONS = 3
+# Controls of terminals, halves of characters, and what turns the direction of writing: printed as
+# they are, text from files could clear the screen, write elsewhere, or look other than it is.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _WORD = re.compile(r"\w{4,}")  # shorter ones are mostly grammar
+
+
+def visible(text: str) -> str:
+    """Return one line of text as it may be printed: control characters as they are escaped."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def show_hits(hits: Hits, console: Console, *, root: Path | None = None) -> None:
@@ -32,16 +40,16 @@ def show_hits(hits: Hits, console: Console, *, root: Path | None = None) -> None
     words = {word.lower() for word in _WORD.findall(hits.question)}
     for rank, hit in enumerate(hits.hits, start=1):
         chunk = hit.chunk
-        path = chunk.path if root is None else str(root / chunk.path)
+        path = visible(chunk.path if root is None else str(root / chunk.path))
         head = Text.assemble(
             (f"{rank:>2}. ", "dim"), (path, "bold cyan"), (f":{_lines(hit)}", "cyan")
         )
         head.append(f"  {hit.score:.3f}", style="bold green")
         if chunk.id is not None:
-            head.append(f"  {chunk.id}", style="dim")
+            head.append(f"  {visible(chunk.id)}", style="dim")
         _print(console, head)
         if chunk.title and chunk.title != chunk.path:
-            _print(console, Text(f"    {chunk.title}", style="italic magenta"))
+            _print(console, Text(f"    {visible(chunk.title)}", style="italic magenta"))
         for line in _first_lines(hit):
             _print(console, _marked(f"    {line}", words))
         console.print()
@@ -51,7 +59,7 @@ def show_skipped(corpus: Corpus, console: Console) -> None:
     """Print how much was left out of a corpus, with a few examples."""
     if not corpus.skipped:
         return
-    examples = [f"{item.path} ({item.reason})" for item in corpus.skipped[:_SHOWN_REASONS]]
+    examples = [visible(f"{item.path} ({item.reason})") for item in corpus.skipped[:_SHOWN_REASONS]]
     more = len(corpus.skipped) - len(examples)
     listed = "; ".join(examples) + (f"; and {more} more" if more > 0 else "")
     console.print(
@@ -154,8 +162,9 @@ def show_rows(rows: Mapping[str, str | Text], console: Console) -> None:
     table.add_column(overflow="fold")
     for name, value in rows.items():
         if value:
-            style = "yellow" if name == "notes" else ""
-            table.add_row(name, value if isinstance(value, Text) else Text(value, style=style))
+            style = value.style if isinstance(value, Text) else "yellow" if name == "notes" else ""
+            lines = str(value).split("\n")
+            table.add_row(name, Text("\n".join(map(visible, lines)), style=style))
     console.print(table)
 
 
@@ -177,7 +186,7 @@ def _lines(hit: Hit) -> str:
 def _first_lines(hit: Hit) -> list[str]:
     """Return the first lines that say something, without a heading that repeats the title."""
     heading = (hit.chunk.title or "").rpartition(" > ")[2]
-    lines = [line.rstrip().expandtabs(4) for line in hit.chunk.text.split("\n")]
+    lines = [visible(line.rstrip().expandtabs(4)) for line in hit.chunk.text.split("\n")]
     spoken = [line for line in lines if line.strip(" \t#=-~") not in ("", heading)]
     return spoken[:_SHOWN_LINES] or lines[:1]
 

@@ -233,7 +233,7 @@ def _row(record: dict[str, Any], field: str, titles_field: str | None, place: st
 
 def _missing_field(place: str, wanted: str, known: list[str]) -> str:
     return (
-        f"{place}: there is no field {wanted!r}; there are {', '.join(map(str, known)) or 'none'}"
+        f"{place}: there is no field {wanted!r}; there are {', '.join(map(repr, known)) or 'none'}"
     )
 
 

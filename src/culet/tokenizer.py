@@ -114,6 +114,7 @@ class TextTokenizer:
         *,
         on_long: Literal["truncate", "error"] = "truncate",
         first: int = 0,
+        prompt_chars: Sequence[int] | None = None,
     ) -> TokenizedTexts:
         """Return the token ids of each text.
 
@@ -124,6 +125,7 @@ class TextTokenizer:
             on_long: "truncate" keeps the first tokens and the end token and reports the text in
                 `overlong`; "error" raises.
             first: Number of the first text in messages and in `overlong`.
+            prompt_chars: How many characters of each text are its prompt, for messages.
 
         Raises:
             InputError: An item is no string or no valid Unicode, or is too long with "error".
@@ -134,9 +136,10 @@ class TextTokenizer:
             raise InputError("expected a list of texts, got one string; put it in a list")
         texts = list(texts)
         room = self.max_length - 2
+        batch = self._encode_batch(texts, first, prompt_chars or [0] * len(texts))
         ids: list[np.ndarray] = []
         overlong: list[tuple[int, int]] = []
-        for index, encoding in enumerate(self._encode_batch(texts, first), start=first):
+        for index, encoding in enumerate(batch, start=first):
             bare = encoding.ids
             if len(bare) > room:
                 overlong.append((index, len(bare) + 2))
@@ -150,7 +153,7 @@ class TextTokenizer:
             ids.append(np.array([self.bos_id, *bare, self.eos_id], dtype=np.int32))
         return TokenizedTexts(ids, tuple(overlong))
 
-    def _encode_batch(self, texts: list[str], first: int) -> list[Any]:
+    def _encode_batch(self, texts: list[str], first: int, prompt_chars: Sequence[int]) -> list[Any]:
         for index, text in enumerate(texts, start=first):
             # The library would take a tuple as a pair of texts to be joined.
             if not isinstance(text, str):
@@ -160,18 +163,21 @@ class TextTokenizer:
         try:
             return list(self._tokenizer.encode_batch_fast(texts, add_special_tokens=False))
         except (TypeError, ValueError):
-            _check_unicode(texts, first)
+            _check_unicode(texts, first, prompt_chars)
             raise
 
 
-def _check_unicode(texts: Sequence[str], first: int) -> None:
+def _check_unicode(texts: Sequence[str], first: int, prompt_chars: Sequence[int]) -> None:
     """Raise the error that names the first text which no tokenizer can read."""
-    for index, text in enumerate(texts, start=first):
+    for index, (text, chars) in enumerate(zip(texts, prompt_chars, strict=True), start=first):
         try:
             text.encode()
         except UnicodeEncodeError as error:
+            own = error.start >= chars
+            what = f"text {index}" if own else f"the prompt or title of text {index}"
+            place = error.start - chars if own else error.start
             raise InputError(
-                f"text {index} is not valid Unicode: a lone surrogate at character {error.start}; "
+                f"{what} is not valid Unicode: a lone surrogate at character {place}; "
                 "decode the source with the right encoding, or with errors='replace'"
             ) from None
 

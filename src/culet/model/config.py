@@ -231,7 +231,7 @@ def check_width(truncate_to: int, widths: Sequence[int]) -> None:
     """Raise InputError unless `truncate_to` is one of the trained widths."""
     if truncate_to not in widths:
         raise InputError(
-            f"truncate_to must be one of the trained widths {tuple(widths)}, got {truncate_to}; "
+            f"truncate_to must be one of the trained widths {tuple(widths)}, got {truncate_to!r}; "
             "a prefix of another width was never trained and would be a poor embedding"
         )
 
