@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from culet.ahead import Ahead
+from culet.ahead import Ahead, ahead_map
 
 
 def alive() -> int:
@@ -96,3 +96,71 @@ def test_waiting_is_counted_while_the_reader_waits_and_not_while_it_works(
     with Ahead(range(2)) as items:
         waited = [items.waited_seconds for _ in items]
     assert waited == [3.0, 3.5]
+
+
+# --- taken here, worked on there -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3, 100])
+def test_results_come_in_order_and_items_are_taken_here(depth: int) -> None:
+    here, taken, worked = threading.get_ident(), set[int](), set[int]()
+
+    def items() -> Iterator[int]:
+        for item in range(10):
+            taken.add(threading.get_ident())
+            yield item
+
+    def square(item: int) -> int:
+        worked.add(threading.get_ident())
+        return item * item
+
+    results = ahead_map(square, items(), depth=depth)
+    assert list(results) == [item * item for item in range(10)]
+    assert taken == {here}
+    assert here not in worked
+    assert alive() == 0
+    assert list(ahead_map(square, [], depth=depth)) == []
+
+
+@pytest.mark.parametrize("depth", [1, 4])
+def test_no_more_is_taken_than_was_asked_for(depth: int) -> None:
+    taken: list[int] = []
+
+    def items() -> Iterator[int]:
+        for item in range(99):
+            taken.append(item)
+            yield item
+
+    results = ahead_map(abs, items(), depth=depth)
+    assert [next(results), next(results)] == [0, 1]
+    assert taken == list(range(2 + depth))
+    results.close()
+    assert alive() == 0
+
+
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_an_error_of_the_work_surfaces_at_its_item(at: int) -> None:
+    seen: list[int] = []
+    with pytest.raises(ValueError, match=f"step {at} is bad"):
+        seen.extend(ahead_map(failing(at), range(10)))
+    assert seen == list(range(at))
+    assert alive() == 0
+
+
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_an_error_of_the_source_surfaces_after_the_items_before_it(at: int) -> None:
+    seen: list[int] = []
+    with pytest.raises(ValueError, match=f"step {at} is bad"):
+        seen.extend(ahead_map(abs, map(failing(at), range(10)), depth=2))
+    assert seen == list(range(at))
+    assert alive() == 0
+
+
+def test_ctrl_c_while_an_item_is_waited_for_ends_it_at_once() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(ahead_map(abs, items()))
+    assert alive() == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,10 +85,20 @@ def test_texts_that_are_no_strings_are_refused(embedder: Embedder) -> None:
         embedder.encode_query(["a", 3])  # type: ignore[list-item]
     with pytest.raises(InputError, match="text 0 must be a string, got tuple"):
         embedder.encode_document([("a", "b")])  # type: ignore[list-item]
-    with pytest.raises(InputError, match="text 0 must be a string, got int"):
-        embedder.encode_query(b"bytes")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="expected a string or a list of strings, got NoneType"):
-        embedder.encode_query(None)  # type: ignore[arg-type]
+    for given, got in {
+        "bytes": (b"bytes", "bytes$"),
+        "mapping": ({"a": "b"}, "dict; give its values"),
+        "array": (np.array("ab"), "ndarray without a dimension"),
+        "nothing": (None, "NoneType$"),
+        "number": (5, "int$"),
+    }.values():
+        message = f"expected a string or a list of strings, got {got}"
+        with pytest.raises(InputError, match=message):
+            embedder.encode_query(given)  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=message):
+            embedder.encode_document(given)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="expected a title or a list of titles, got dict"):
+        embedder.encode_document(["a"], titles={"T": 1})  # type: ignore[arg-type]
 
 
 # --- prompts and titles --------------------------------------------------------------------------
@@ -254,8 +265,11 @@ def test_a_device_or_backend_that_is_not_there_is_refused(folder: Path) -> None:
         culet.load(folder, device="cuda", backend="openvino")
     with pytest.raises(InputError, match="backend must be 'openvino' or 'torch', got 'onnx'"):
         culet.load(folder, backend="onnx")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="threads must be at least 1, got 0"):
-        culet.load(folder, threads=0)
+    for threads in (0, -2, True, "2", 1.5):
+        message = f"threads must be a whole number of at least 1, got {threads!r}"
+        with pytest.raises(InputError, match=message):
+            culet.load(folder, threads=threads)  # type: ignore[arg-type]
+    assert culet.load(folder, threads=np.int64(1)).dim == 32  # type: ignore[arg-type]
 
 
 def test_a_stream_gives_the_same_vectors_and_reads_only_what_it_needs(embedder: Embedder) -> None:
@@ -273,7 +287,7 @@ def test_a_stream_gives_the_same_vectors_and_reads_only_what_it_needs(embedder: 
     expected = embedder.encode_query(texts, task="similarity", truncate_to=16)
     assert np.abs(np.concatenate(parts) - expected).max() < 1e-6
     assert [len(part) for part in parts] == [10] * 5
-    assert len(read) <= 100  # what was taken, and a few windows ahead
+    assert len(read) == 60  # what was taken, and a window ahead
     documents = list(embedder.stream_document(iter(["a", ("title", "b"), (None, "c")])))
     expected = embedder.encode_document(["a", "b", "c"], titles=[None, "title", None])
     assert np.abs(np.concatenate(documents) - expected).max() < 1e-6
@@ -284,6 +298,62 @@ def test_a_bad_text_in_a_stream_is_named_by_its_number_in_the_stream(embedder: E
     assert len(next(stream)) == 2
     with pytest.raises(InputError, match="text 3 must be a string, got int"):
         next(stream)
+
+
+@pytest.mark.parametrize("side", ["stream_query", "stream_document"])
+def test_what_is_no_stream_of_texts_is_refused_at_once(embedder: Embedder, side: str) -> None:
+    stream = getattr(embedder, side)
+    for given, got in (
+        ("one text", r"str; give \[text\] for one text"),
+        (b"bytes", "bytes$"),
+        ({"a": "b"}, "dict; give its values"),
+        (None, "NoneType$"),
+        (np.array("ab"), "ndarray without a dimension"),
+    ):
+        with pytest.raises(InputError, match=f"expected an iterable of texts, got {got}"):
+            stream(given)
+    for window in (0, -1, True, 2.0, "2", None):
+        message = f"window must be a whole number of at least 1, got {window!r}"
+        with pytest.raises(InputError, match=message):
+            stream(["a"], window=window)
+    with pytest.raises(InputError, match="trained widths"):
+        stream(["a"], truncate_to=31)
+    assert list(stream([])) == []
+
+
+@pytest.mark.parametrize(
+    ("item", "got"),
+    [
+        (b"b", "bytes"),
+        (None, "NoneType"),
+        (5, "int"),
+        (("T", "b", "c"), r"tuple of 3 \(str, str, str\)"),
+        (("T", None), r"tuple of 2 \(str, NoneType\)"),
+        ([5, "b"], r"list of 2 \(int, str\)"),
+        ({"title": "T", "text": "b"}, "dict"),
+    ],
+)
+def test_a_document_of_a_stream_is_a_text_or_a_pair(
+    embedder: Embedder, item: object, got: str
+) -> None:
+    texts = ["a", ["T", "b"], item]
+    with pytest.raises(InputError, match=rf"text 2 must be a string or \(title, text\), got {got}"):
+        list(embedder.stream_document(texts))  # type: ignore[arg-type]
+
+
+def test_texts_are_taken_on_the_thread_that_asks_for_vectors(embedder: Embedder) -> None:
+    here = threading.get_ident()
+    taken: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for i in range(7):
+            taken.append(threading.get_ident())
+            yield f"text {i}"
+
+    assert sum(map(len, embedder.stream_query(texts(), window=2))) == 7
+    assert sum(map(len, embedder.stream_document(texts(), window=2))) == 7
+    assert taken == [here] * 14
+    assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
 def test_damaged_weights_never_give_a_vector(tmp_path: Path) -> None:

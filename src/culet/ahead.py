@@ -9,12 +9,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _PATIENCE = 5.0  # seconds for the thread to end; one that waits for input is left behind
+_LEAVE = 1.0  # seconds for work that was begun to end; nobody waits longer on Ctrl-C
 
 
 class Ahead(Generic[Item]):
@@ -80,3 +82,67 @@ class Ahead(Generic[Item]):
                 return
             except queue.Full:
                 continue
+
+
+def ahead_map(
+    work: Callable[[Item], Result], items: Iterable[Item], *, depth: int = 1
+) -> Generator[Result, None, None]:
+    """Yield `work(item)` in order: items are taken here, and a thread works ahead on them.
+
+    For items that belong to the caller's thread (a database cursor, standard input): while one
+    is waited for, Ctrl-C ends the wait. Errors surface at the item they belong to. Close the
+    iterator when it is left early (`contextlib.closing`), so that the thread ends.
+
+    Args:
+        work: Done on the thread, one item after the other.
+        items: Taken by whoever asks for results, `depth` more of them than it has got.
+        depth: Items that are worked on ahead.
+    """
+    todo: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[Result | None, BaseException | None]] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def run() -> None:
+        while not isinstance(item := todo.get(), _End) and not ended.is_set():
+            try:
+                done.put((work(item), None))
+            except BaseException as error:  # handed to the reader, who raises it
+                done.put((None, error))
+                return
+
+    def result() -> Result:
+        value, error = done.get()
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
+
+    thread = threading.Thread(target=run, name="ahead", daemon=True)
+    thread.start()
+    waiting = 0
+    try:
+        source = iter(items)
+        broken: Exception | None = None
+        while True:
+            try:
+                todo.put(next(source))
+            except StopIteration:
+                break
+            except Exception as error:  # raised after the items before it
+                broken = error
+                break
+            waiting += 1
+            if waiting > depth:
+                yield result()
+                waiting -= 1
+        for _ in range(waiting):
+            yield result()
+        if broken is not None:
+            raise broken
+    finally:
+        ended.set()
+        todo.put(_End())
+        thread.join(_LEAVE)
+
+
+class _End:
+    """What follows the last item."""

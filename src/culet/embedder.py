@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from culet.ahead import Ahead
 from culet.checkpoint import Checkpoint
 from culet.errors import CheckpointError, InputError
+from culet.given import check_window, listed, several, title_and_text, windows
 from culet.model.config import check_width
 from culet.progress import Progress
 from culet.prompts import Prompts
-from culet.textio import batched
 from culet.tokenizer import TextTokenizer
 
 OnLong = Literal["truncate", "error"]
+_TITLES = "a title or a list of titles"
 WINDOW = 4096  # texts that are tokenized and sorted by length together
 
 
@@ -64,6 +64,15 @@ class Prepared:
 class Embedder:
     """A loaded model with its tokenizer and prompts.
 
+    `pickle` and `copy` load it again, from the same folder, in the same precision. A forked child
+    compiles the model once more for itself.
+
+    Args:
+        checkpoint: The model.
+        engine: What computes.
+        name: What it was loaded by.
+        again: Loads it once more, in another process; None where it is not from a folder.
+
     Attributes:
         name: What it was loaded by.
         prompts: The checkpoint's prompts.
@@ -81,8 +90,10 @@ class Embedder:
         engine: Engine,
         *,
         name: str,
+        again: Callable[[], Embedder] | None = None,
     ) -> None:
         self.name = name
+        self._again = again
         self.checkpoint = checkpoint
         self.prompts = Prompts.from_names(checkpoint.prompts)
         self.widths = checkpoint.config.widths
@@ -101,6 +112,14 @@ class Embedder:
             f"Embedder({self.name!r}, dim={self.dim}, widths={self.widths}, "
             f"max_length={self.max_length}, engine={self._engine.name!r})"
         )
+
+    def __reduce__(self) -> tuple[Callable[[], Embedder], tuple[()]]:
+        if self._again is None:
+            raise InputError(
+                f"the embedder {self.name!r} was not loaded from a folder, so it cannot be pickled "
+                "or copied; write the model to one, and use culet.load"
+            )
+        return self._again, ()
 
     def encode_query(
         self,
@@ -129,14 +148,14 @@ class Embedder:
             InputError: Unknown task, untrained width, or a text that is none or too long.
         """
         self.prompts.query(task, instruction=instruction)  # refused before the first text
-        listed = _listed(texts)
+        given = listed(texts)
 
         def prepare(part: Sequence[str], first: int) -> Prepared:
             return self.prepare_query(
                 part, task=task, instruction=instruction, on_long=on_long, first=first
             )
 
-        vectors = self._encode(listed, prepare, truncate_to, progress, "queries")
+        vectors = self._encode(given, prepare, truncate_to, progress, "queries")
         return vectors[0] if isinstance(texts, str) else vectors
 
     def encode_document(
@@ -160,19 +179,19 @@ class Embedder:
         Raises:
             InputError: As in `encode_query`, or titles and texts differ in number.
         """
-        listed = _listed(texts)
-        given = [None] * len(listed) if titles is None else _listed(titles)
-        if len(given) != len(listed):
+        given = listed(texts)
+        own_titles = [None] * len(given) if titles is None else listed(titles, _TITLES)
+        if len(own_titles) != len(given):
             raise InputError(
-                f"expected a title for each document, got {len(given)} titles for "
-                f"{len(listed)} documents; give None where there is no title"
+                f"expected a title for each document, got {len(own_titles)} titles for "
+                f"{len(given)} documents; give None where there is no title"
             )
 
         def prepare(part: Sequence[str], first: int) -> Prepared:
-            own = given[first : first + len(part)]
+            own = own_titles[first : first + len(part)]
             return self.prepare_document(part, titles=own, on_long=on_long, first=first)
 
-        vectors = self._encode(listed, prepare, truncate_to, progress, "documents")
+        vectors = self._encode(given, prepare, truncate_to, progress, "documents")
         return vectors[0] if isinstance(texts, str) else vectors
 
     def stream_query(
@@ -187,23 +206,21 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Yield the vectors of queries as they are done, float32 [b, M], in their order.
 
-        For inputs that do not fit into memory: at most a few windows of texts are held.
+        For inputs that do not fit into memory: two windows of texts are held. They are taken on
+        the thread that asks for vectors, a window ahead.
 
-        Arguments and errors are those of `encode_query`, errors as the text is reached; `window`
-        texts are sorted by length together and come out together.
+        Arguments and errors are those of `encode_query`, errors as the text is reached, but for
+        one string, which is refused; `window` texts are sorted by length together and come out
+        together.
         """
-        width = self._width(truncate_to)
         self.prompts.query(task, instruction=instruction)
 
-        def prepared() -> Iterator[Prepared]:
-            first = 0
-            for part in batched(texts, window):
-                yield self.prepare_query(
-                    part, task=task, instruction=instruction, on_long=on_long, first=first
-                )
-                first += len(part)
+        def prepare(part: Sequence[Any], first: int) -> Prepared:
+            return self.prepare_query(
+                part, task=task, instruction=instruction, on_long=on_long, first=first
+            )
 
-        return self._stream(prepared(), width)
+        return self._stream(texts, prepare, truncate_to, window)
 
     def stream_document(
         self,
@@ -218,21 +235,17 @@ class Embedder:
         `texts` are documents or pairs (title or None, document); all else is as in
         `stream_query`.
         """
-        width = self._width(truncate_to)
 
-        def prepared() -> Iterator[Prepared]:
-            first = 0
-            for part in batched(texts, window):
-                pairs = [(None, item) if isinstance(item, str) else item for item in part]
-                yield self.prepare_document(
-                    [text for _, text in pairs],
-                    titles=[title for title, _ in pairs],
-                    on_long=on_long,
-                    first=first,
-                )
-                first += len(part)
+        def prepare(part: Sequence[Any], first: int) -> Prepared:
+            pairs = [title_and_text(item, first + i) for i, item in enumerate(part)]
+            return self.prepare_document(
+                [text for _, text in pairs],
+                titles=[title for title, _ in pairs],
+                on_long=on_long,
+                first=first,
+            )
 
-        return self._stream(prepared(), width)
+        return self._stream(texts, prepare, truncate_to, window)
 
     def prepare_query(
         self,
@@ -321,12 +334,10 @@ class Embedder:
         what: str,
     ) -> np.ndarray:
         width = self._width(truncate_to)
-        parts = [(texts[first : first + WINDOW], first) for first in range(0, len(texts), WINDOW)]
-        source = (prepare(part, first) for part, first in parts)
         done: list[np.ndarray] = []
         with (
             Progress("embedding", total=len(texts), unit=what, show=progress) as bar,
-            Ahead(source) if len(parts) > 1 else nullcontext(source) as prepared,
+            closing(windows(texts, prepare, WINDOW, ahead=len(texts) > WINDOW)) as prepared,
         ):
             for tokens in prepared:
                 if tokens.note:
@@ -334,12 +345,25 @@ class Embedder:
                 done.append(self.embed(tokens, truncate_to=width, bar=bar))
         return np.concatenate(done) if done else np.empty((0, width), dtype=np.float32)
 
-    def _stream(self, source: Iterable[Prepared], width: int) -> Iterator[np.ndarray]:
-        with Ahead(source, depth=2) as prepared:
-            for tokens in prepared:
-                if tokens.note:
-                    warnings.warn(tokens.note, UserWarning, stacklevel=2)
-                yield self.embed(tokens, truncate_to=width)
+    def _stream(
+        self,
+        texts: Iterable[Any],
+        prepare: Callable[[Sequence[Any], int], Prepared],
+        truncate_to: int | None,
+        window: int,
+    ) -> Iterator[np.ndarray]:
+        """Return the vectors of windows; what is wrong with the arguments is said now."""
+        width = self._width(truncate_to)
+        prepared = windows(several(texts), prepare, check_window(window))
+
+        def vectors() -> Iterator[np.ndarray]:
+            with closing(prepared):
+                for tokens in prepared:
+                    if tokens.note:
+                        warnings.warn(tokens.note, UserWarning, stacklevel=2)
+                    yield self.embed(tokens, truncate_to=width)
+
+        return vectors()
 
     def _prepare(
         self, texts: Sequence[str], prefixes: Sequence[str], on_long: OnLong, first: int, what: str
@@ -364,14 +388,6 @@ class Embedder:
         width = self.dim if truncate_to is None else truncate_to
         check_width(width, self.widths)
         return width
-
-
-def _listed(texts: str | Iterable[Any]) -> list[Any]:
-    if isinstance(texts, str):
-        return [texts]
-    if not isinstance(texts, Iterable):
-        raise InputError(f"expected a string or a list of strings, got {type(texts).__name__}")
-    return list(texts)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from culet.checkpoint import Checkpoint, read_checkpoint
 from culet.embedder import Embedder, Engine
@@ -48,23 +50,59 @@ def load(
     folder = find_checkpoint(path_or_name)
     checkpoint = read_checkpoint(folder)
     name = "culet-default" if path_or_name is None else str(path_or_name)
+    device, backend, threads = _place(device, backend, threads)
     engine = _engine(checkpoint, device, precision, backend, threads)
-    return Embedder(checkpoint, engine, name=name)
+    again = partial(
+        _load_again,
+        None if path_or_name is None else folder.absolute(),
+        name=name,
+        fingerprint=checkpoint.fingerprint,
+        device=device,
+        precision=engine.precision,
+        backend=backend,
+        threads=threads,
+    )
+    return Embedder(checkpoint, engine, name=name, again=again)
+
+
+def _load_again(folder: Path | None, *, name: str, fingerprint: str, **options: Any) -> Embedder:
+    """Return the embedder that was pickled or copied.
+
+    Raises:
+        CheckpointError: If another model is in its folder now.
+    """
+    embedder = load(folder, **options)
+    if embedder.fingerprint != fingerprint:
+        raise CheckpointError(
+            f"{embedder.checkpoint.folder} holds another model (fingerprint "
+            f"{embedder.fingerprint}) than when the embedder was pickled ({fingerprint})"
+        )
+    embedder.name = name
+    return embedder
+
+
+def _place(
+    device: str | None, backend: Backend | None, threads: Any
+) -> tuple[str, Backend, int | None]:
+    """Return device, backend and threads, chosen where they are not given."""
+    if backend not in (None, "openvino", "torch"):
+        raise InputError(f"backend must be 'openvino' or 'torch', got {backend!r}")
+    if threads is not None:
+        whole = isinstance(threads, Integral) and not isinstance(threads, bool)
+        if not whole or threads < 1:
+            raise InputError(f"threads must be a whole number of at least 1, got {threads!r}")
+        threads = int(threads)
+    device = device or ("cpu" if backend == "openvino" else _best_device())
+    return device, backend or ("openvino" if device == "cpu" else "torch"), threads
 
 
 def _engine(
     checkpoint: Checkpoint,
-    device: str | None,
+    device: str,
     precision: str | None,
-    backend: Backend | None,
+    backend: Backend,
     threads: int | None,
 ) -> Engine:
-    if backend not in (None, "openvino", "torch"):
-        raise InputError(f"backend must be 'openvino' or 'torch', got {backend!r}")
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
-    device = device or ("cpu" if backend == "openvino" else _best_device())
-    backend = backend or ("openvino" if device == "cpu" else "torch")
     precision = None if precision is None else _PRECISIONS.get(str(precision), str(precision))
     if backend == "openvino":
         if device != "cpu":
