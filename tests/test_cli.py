@@ -98,6 +98,14 @@ def test_embed_prints_json_lines_when_no_file_is_named(run: Run) -> None:
         (["embed", "-t", "x", "-o", "out.xyz"], "ends in .npy, .jsonl, .parquet"),
         (["embed", "-t", "word " * 99, "--on-long", "error"], "text 0 has 99 words"),
         (["embed", "nowhere.txt"], "nowhere.txt is not a file"),
+        (["embed", "-t", "x", "--truncate-to", "31"], "trained widths (64, 32), got 31"),
+        (["embed", "-t", "x", "--field", "a"], "--field cannot be used with --text, which has"),
+        (["embed", "-", "--titles-field", "a"], "--titles-field cannot be used with standard inp"),
+        (["embed", "-", "--field", "a", "--titles-field", "b"], "--field and --titles-field canno"),
+        (["embed", "a.TXT.gz", "--field", "text"], "--field cannot be used with a.TXT.gz, which"),
+        (["embed", "a.csv", "--query", "--titles-field", "b"], "queries have no titles"),
+        (["embed", "-t", "x", "--resume"], "about the file of --out; give one"),
+        (["embed", "-t", "x", "--overwrite"], "about the file of --out; give one"),
         (["search", "nowhere", "x"], "nowhere does not exist"),
         (["info", "nowhere"], "nowhere"),
         (["train", "nowhere.toml"], "nowhere.toml is not a file"),
@@ -115,13 +123,28 @@ def test_what_a_user_can_mend_is_one_line_without_a_traceback(
 
 
 def test_a_missing_file_is_noticed_before_a_model_is_loaded(
-    run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_load(*_: object, **__: object) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr(loading, "load", no_load)
     assert run("embed", "nowhere.txt")[0] == 2
+    texts = tmp_path / "a.jsonl"
+    texts.write_text('{"text": "mars"}')
+    (tmp_path / "link.jsonl").symlink_to(texts)
+    (tmp_path / "d.npy").mkdir()
+    (tmp_path / "b.npy.part").write_bytes(b"kept")
+    for out, message in {
+        "a.jsonl": "a.jsonl is the input itself; give --out another name",
+        "link.jsonl": "link.jsonl is the input itself",
+        "d.npy": "d.npy: a folder of that name is there",
+        "b.npy": "b.npy.part holds what cannot be read of an interrupted run",
+        "none/b.npy": "the folder",
+    }.items():
+        code, _, err = run("embed", texts, "-o", tmp_path / out)
+        assert (code, message in err) == (2, True), err
+    assert texts.read_text() == '{"text": "mars"}'
     assert run("search", "nowhere", "x")[0] == 2
 
 
@@ -290,30 +313,114 @@ def listen() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
-def test_interrupting_keeps_what_was_done_under_another_name(tmp_path: Path) -> None:
-    (tmp_path / "in.txt").write_text("mars\n" * 2000)
-    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
-    arguments = ["embed", str(tmp_path / "in.txt"), "-o", str(tmp_path / "out.npy")]
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
+def start(program: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONWARNINGS": "default"},
         preexec_fn=listen,
     )
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+@pytest.mark.parametrize(
+    ("number", "code", "last"),
+    [
+        (signal.SIGINT, 130, "culet: interrupted"),
+        (signal.SIGTERM, 143, "culet: ended by SIGTERM"),
+        (signal.SIGHUP, 129, "culet: ended by SIGHUP"),
+        (signal.SIGKILL, -9, None),
+    ],
+)
+def test_a_run_that_is_ended_keeps_what_was_done_and_can_go_on(
+    run: Run, tmp_path: Path, number: int, code: int, last: str | None
+) -> None:
+    texts, out = tmp_path / "in.txt", tmp_path / "out.npy"
+    texts.write_text("".join(f"mars {i % 7}\n" for i in range(2000)))
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    process = start(program, "embed", texts, "-o", out)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
-    assert process.returncode == 130, err
-    assert "the first 1,024 vectors are kept in" in err
-    assert err.splitlines()[-1] == "culet: interrupted"
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
     assert "Traceback" not in err
-    assert not (tmp_path / "out.npy").exists()
-    assert np.load(tmp_path / "out.npy.part").shape == (1024, 64)
+    if last is not None:
+        kept = f"culet: the first 1,024 vectors are kept in {out}.part; --resume goes on after them"
+        assert err.splitlines()[-2:] == [kept, last]
+    assert not out.exists()
+    assert np.load(f"{out}.part").shape == (1024, 64)
+    code, _, err = run("embed", texts, "-o", out)
+    assert (code, "holds 1,024 rows of an interrupted run" in err) == (2, True), err
+    code, _, err = run("embed", texts, "-o", out, "--resume", "--truncate-to", 32)
+    assert (code, "its width is 64, and that of this run is 32" in err) == (2, True), err
+    code, _, err = run("embed", texts, "-o", out, "--resume")
+    assert err.splitlines() == [
+        f"culet: going on after 1,024 vectors in {out}.part",
+        f"2,000 vectors of 64 numbers in {out}",
+    ]
+    assert np.array_equal(
+        np.load(out), WordEmbedder().encode_document(texts.read_text().splitlines())
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.npy"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_ctrl_c_ends_a_wait_for_standard_input(tmp_path: Path) -> None:
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    program = program.replace("cli.main()", "print('ready', flush=True); cli.main()")
+    with start(program, "embed", "-", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        process.stdin.write("mars\n" * 1024)
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["text"] == "mars"
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)  # while it waits for a third batch
+        assert process.wait(timeout=60) == 130
+        assert process.stderr.read() == "culet: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    with start(program, "embed", "-q", *["-t", "mars"] * 500) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["text"] == "mars"
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (0, "")
+
+
+def test_ctrl_c_during_the_imports_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from culet.__main__ import main
+
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "culet.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "culet.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "culet: interrupted\n")
+
+
+def test_the_entry_point_is_light() -> None:
+    program = (
+        "import sys, culet.__main__\nprint(sorted({'typer', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
 
 
 def test_an_interrupted_run_says_once_where_it_stopped(

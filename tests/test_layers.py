@@ -27,6 +27,7 @@ ORDER = [
     "model.decoder_config",
     "chunking",
     "ahead",
+    "given",
     "cachefolder",
     # 1: checkpoints, tokens, the model
     "tokenizer",
@@ -53,6 +54,7 @@ ORDER = [
     "textio",
     "embedder",
     "loading",
+    "vectorformats",
     "vectorio",
     "vectorcache",
     "corpus",
@@ -72,7 +74,10 @@ ORDER = [
     "generating_info",
     "writing",
     "generate_cli",
+    "cli_shared",
+    "embed_cli",
     "cli",
+    "__main__",
 ]
 
 # What the order alone would allow.

@@ -3,15 +3,19 @@
 Each verb reads its arguments, calls the function that does the work, and shows the result. What
 is imported here makes `culet --help` slow, so the work is imported when it is asked for.
 Results go to standard output; progress, warnings and errors to standard error. Exit codes: 0 done,
-1 the work ran and something in it failed, 2 an error the user can mend, 130 interrupted.
+1 the work ran and something in it failed, 2 an error the user can mend, 130 interrupted, 143 and
+129 ended by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -21,14 +25,27 @@ import typer
 from rich.console import Console
 
 from culet import __version__
+from culet.cli_shared import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    QuietOption,
+    TaskOption,
+    ThreadsOption,
+    WidthOption,
+    load_model,
+    say,
+)
 from culet.corpora.cli import corpus
+from culet.embed_cli import embed
 from culet.errors import CuletError, InputError, Interrupted, MissingExtra
 from culet.generate_cli import generate
 
 if TYPE_CHECKING:
-    from culet.embedder import Embedder
+    from types import FrameType
+
     from culet.evaluate import TaskResult
-    from culet.textio import TextRow
 
 app = typer.Typer(
     help="Train, evaluate and use small text-embedding models.",
@@ -37,13 +54,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-class OnLong(StrEnum):
-    """What happens to a text longer than the model reads."""
-
-    truncate = "truncate"
-    error = "error"
 
 
 class Precision(StrEnum):
@@ -55,51 +65,78 @@ class Precision(StrEnum):
     binary = "binary"
 
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="Checkpoint folder or hub id. Default: the packaged model."),
-]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best one.")]
-PrecisionOption = Annotated[
-    str | None,
-    typer.Option(help="float32, bfloat16, int8 or int4. Default: the best of the device."),
-]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: one a core.")]
-WidthOption = Annotated[
-    int | None, typer.Option("--truncate-to", help="A trained width. Default: the full one.")
-]
-TaskOption = Annotated[
-    str | None,
-    typer.Option("--task", help="Task of the query: search, similarity, classification, code, …"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-
-
 def main() -> None:
     """Run the command line and exit with its code."""
     warnings.showwarning = _show_warning
-    try:
-        code = app(standalone_mode=False)
-        if code == 130:  # newer parsers turn the interrupt into an exit code themselves
-            _say("culet: interrupted")
-    except CuletError as error:
-        _say(f"culet: {error}")
-        code = 2
-    except (KeyboardInterrupt, typer.Abort):
-        _say("culet: interrupted")
-        code = 130
-    except BrokenPipeError:  # the reader of our output has left; that is not an error
-        sys.stderr.close()
-        code = 0
-    except Exception as error:
-        # The parser's own errors know how to show themselves; anything else is a bug of ours.
-        show = getattr(error, "show", None)
-        if show is None:
-            raise
-        show()
-        code = getattr(error, "exit_code", 2)
+    code: Any
+    with ending_by_signal() as ended_by:
+        try:
+            code = app(standalone_mode=False)
+            sys.stdout.flush()
+            if code == 130:  # newer parsers turn the interrupt into an exit code themselves
+                code = _interrupted(ended_by)
+        except CuletError as error:
+            say(f"culet: {error}")
+            code = 2
+        except (KeyboardInterrupt, typer.Abort):
+            code = _interrupted(ended_by)
+        except BrokenPipeError:
+            code = _reader_left()
+        except SystemExit as stop:  # the parser makes a 1 of a closed pipe
+            closed = isinstance(stop.__context__, BrokenPipeError)
+            code = _reader_left() if closed else stop.code
+        except Exception as error:
+            # The parser's own errors know how to show themselves; anything else is a bug of ours.
+            show = getattr(error, "show", None)
+            if show is None:
+                raise
+            show()
+            code = getattr(error, "exit_code", 2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextmanager
+def ending_by_signal() -> Iterator[list[int]]:
+    """Let SIGTERM and SIGHUP end the work as Ctrl-C does; yield the signals that came.
+
+    A second SIGTERM ends it at once. What the shell ignores (nohup) stays ignored.
+    """
+    came: list[int] = []
+    process = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+        if os.getpid() != process:  # a forked worker, which has nothing to tidy up
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    numbers = [signal.Signals[name] for name in names]
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield came
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupted(ended_by: list[int]) -> int:
+    if not ended_by:
+        say("culet: interrupted")
+        return 130
+    say(f"culet: ended by {signal.Signals(ended_by[0]).name}")
+    return 128 + ended_by[0]
+
+
+def _reader_left() -> int:
+    """Return 0: that the reader of our output has left is not an error."""
+    # What is still to be written at exit goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    return 0
 
 
 @app.callback(invoke_without_command=True)
@@ -111,81 +148,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
-def embed(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin.",
-        ),
-    ] = None,
-    text: Annotated[
-        list[str] | None, typer.Option("--text", "-t", help="A text itself; may be repeated.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help=".npy, .jsonl or .parquet. Default: JSONL to stdout."),
-    ] = None,
-    model: ModelOption = None,
-    query: Annotated[bool, typer.Option("--query", help="The texts are queries.")] = False,
-    document: Annotated[
-        bool, typer.Option("--document", help="The texts are documents (the default).")
-    ] = False,
-    task: TaskOption = None,
-    field: Annotated[str, typer.Option(help="Field or column that holds the text.")] = "text",
-    titles_field: Annotated[
-        str | None, typer.Option(help="Field or column that holds the title.")
-    ] = None,
-    truncate_to: WidthOption = None,
-    on_long: Annotated[
-        OnLong, typer.Option(help="Cut over-long texts and say so, or stop.")
-    ] = OnLong.truncate,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    threads: ThreadsOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Turn texts into vectors, in their order."""
-    from culet.textio import TextRow, count_texts, read_texts
-    from culet.vectorio import EmbeddingWriter, embed_rows, json_lines
-
-    if query and document:
-        raise InputError("--query and --document exclude each other; give one")
-    if document and task:
-        raise InputError("--task is the task of a query; it has no meaning with --document")
-    if (source is None) == (not text):
-        raise InputError("give either an INPUT (a file, or - for stdin) or --text, and not both")
-    if source is None:
-        rows = iter([TextRow(item) for item in text or ()])
-    else:
-        rows = read_texts(source, field=field, titles_field=titles_field)
-    total = len(text or ()) if source is None else count_texts(source)
-    writer = EmbeddingWriter(out) if out is not None else None
-    embedder = _load(model, device, precision, threads)
-
-    def to_stdout(batch: list[TextRow], embedding: Any) -> None:
-        sys.stdout.writelines(json_lines(batch, embedding))
-        sys.stdout.flush()
-
-    try:
-        with writer or nullcontext():
-            count = embed_rows(
-                embedder,
-                rows,
-                writer.write if writer else to_stdout,
-                side="query" if query or task else "document",
-                task=task or "search",
-                truncate_to=truncate_to,
-                on_long=on_long.value,
-                total=total,
-                progress=False if quiet else None,
-            )
-    finally:
-        if writer is not None and writer.kept is not None:
-            _say(f"culet: the first {writer.num_rows:,} vectors are kept in {writer.kept}")
-    if out is not None:
-        _say(f"{count:,} vectors of {truncate_to or embedder.dim} numbers in {out}")
+app.command()(embed)
 
 
 @app.command()
@@ -213,7 +176,7 @@ def search(
 
     if not corpus.exists():
         raise InputError(f"{corpus} does not exist; expected a folder, a text file or a JSONL")
-    embedder = _load(model, device, precision, threads)
+    embedder = load_model(model, device, precision, threads)
     hits, read = search_corpus(
         embedder,
         corpus,
@@ -225,7 +188,7 @@ def search(
         on_bad_line="skip" if skip_bad else "error",
         cached=cache,
         progress=False if quiet else None,
-        report=_say,
+        report=say,
     )
     if as_json:
         found = hits_json(hits, read, model=embedder.name, fingerprint=embedder.fingerprint)
@@ -264,7 +227,7 @@ def train(
             recipe, overrides or [], dry_run=dry_run, begin=begin, only=only, status=status
         )
     except Interrupted as stop:
-        _say(f"culet: {stop}")
+        say(f"culet: {stop}")
         raise SystemExit(130) from None  # an Exit of 130 would have `main` say it once more
     if code:
         raise typer.Exit(code)
@@ -296,7 +259,7 @@ def evaluate(
 
     evaluation = _extra("culet.evaluate", extra="eval", purpose="culet evaluate")
     tasks = {folder: _num_tasks(evaluation, folder, only) for folder in folders}
-    embedder = _load(model, device, precision, threads)
+    embedder = load_model(model, device, precision, threads)
     # None names the full width in results, so that it is one column under both of its names.
     widths = [None if width == embedder.dim else width for width in truncate_to or [embedder.dim]]
     precisions = [str(item) for item in vector_precision or [Precision.float32]]
@@ -323,7 +286,7 @@ def evaluate(
             results += outcome.results
             failures |= outcome.failures
     evaluation.print_report({embedder.name: results}, failures=failures)
-    _say(f"results are in {out}")
+    say(f"results are in {out}")
     if failures:
         raise typer.Exit(1)
 
@@ -366,14 +329,6 @@ def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:
     return sum(1 for info in infos if not only or info.name in only)
 
 
-def _load(
-    model: str | None, device: str | None, precision: str | None, threads: int | None
-) -> Embedder:
-    from culet.loading import load
-
-    return load(model, device=device, precision=precision, threads=threads)
-
-
 def _extra(module: str, *, extra: str, purpose: str) -> Any:
     """Import a part of culet that needs an extra, or say which one is missing."""
     try:
@@ -384,12 +339,8 @@ def _extra(module: str, *, extra: str, purpose: str) -> Any:
         raise MissingExtra(error.name, extra=extra, purpose=purpose) from error
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    _say(f"warning: {message}")
+    say(f"warning: {message}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,39 @@
 """Texts → a file of vectors, in bounded memory: the work of `culet embed`.
 
 Vectors are written batch by batch as .npy, JSONL or Parquet. The file grows as NAME.part and gets
-its name only when it is whole. If the work stops early, NAME.part stays, is valid by itself, and
-holds the rows that were done.
+its name only when it is whole; NAME.part.json beside it says of which texts and which model the
+rows are. If the work stops early, both stay. The next run with that name then refuses to begin,
+unless it is told to go on after the rows that are there, or to overwrite them.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from culet.ahead import Ahead
-from culet.errors import InputError, MissingExtra
+from culet.ahead import ahead_map
+from culet.errors import InputError
+from culet.model.config import check_width
 from culet.progress import Progress
 from culet.textio import TextRow, batched
+from culet.vectorformats import (
+    JsonFile,
+    NpyFile,
+    ParquetFile,
+    VectorFile,
+    count_rows,
+    require_pyarrow,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,10 +53,13 @@ def embed_rows(
     task: str = "search",
     truncate_to: int | None = None,
     on_long: Literal["truncate", "error"] = "truncate",
+    first: int = 0,
     total: int | None = None,
     progress: bool | None = None,
 ) -> int:
     """Embed rows in their order, hand each batch to `write`, and return how many there were.
+
+    Rows are taken on the caller's thread; another one tokenizes a batch ahead.
 
     Args:
         embedder: The model.
@@ -52,31 +69,34 @@ def embed_rows(
         task: The task of queries.
         truncate_to: A trained width.
         on_long: What happens to a text longer than the model reads.
-        total: How many rows there are, if that is known.
+        first: The number of the first row, where earlier ones are done already.
+        total: How many rows there are with these, if that is known.
         progress: True shows it, False never, None when it lasts.
 
     Raises:
-        InputError: A text cannot be embedded; the message says in which rows.
+        InputError: Before the first row: an unknown task, an untrained width. Later: a text that
+            cannot be embedded; the message says in which rows.
     """
+    check_settings(embedder, side=side, task=task, truncate_to=truncate_to)
 
-    def prepared() -> Iterator[tuple[list[TextRow], Prepared]]:
-        first = 0
+    def numbered() -> Iterator[tuple[list[TextRow], int]]:
+        number = first
         for batch in batched(rows, BATCH_TEXTS):
-            texts = [row.text for row in batch]
-            if side == "query":
-                yield batch, embedder.prepare_query(texts, task=task, on_long=on_long, first=first)
-            else:
-                titles = [row.title for row in batch]
-                yield (
-                    batch,
-                    embedder.prepare_document(texts, titles=titles, on_long=on_long, first=first),
-                )
-            first += len(batch)
+            yield batch, number
+            number += len(batch)
+
+    def prepare(item: tuple[list[TextRow], int]) -> tuple[list[TextRow], Prepared]:
+        batch, number = item
+        texts = [row.text for row in batch]
+        if side == "query":
+            return batch, embedder.prepare_query(texts, task=task, on_long=on_long, first=number)
+        titles = [row.title for row in batch]
+        return batch, embedder.prepare_document(texts, titles=titles, on_long=on_long, first=number)
 
     done = 0
     with (
-        Progress("embedding", total=total, unit="texts", show=progress) as bar,
-        Ahead(prepared(), depth=2) as ahead,
+        Progress("embedding", total=total, unit="texts", done=first, show=progress) as bar,
+        closing(ahead_map(prepare, numbered())) as ahead,
     ):
         for batch, tokens in ahead:
             if tokens.note:
@@ -86,6 +106,14 @@ def embed_rows(
     return done
 
 
+def check_settings(embedder: Embedder, *, side: str, task: str, truncate_to: int | None) -> None:
+    """Raise InputError for a task or a width that the model has not."""
+    if side == "query":
+        embedder.prompts.query(task)
+    if truncate_to is not None:
+        check_width(truncate_to, embedder.widths)
+
+
 def _report(bar: Progress, text: str, progress: bool | None) -> None:
     if progress is False:
         warnings.warn(text, UserWarning, stacklevel=3)
@@ -93,35 +121,37 @@ def _report(bar: Progress, text: str, progress: bool | None) -> None:
         bar.note(f"warning: {text}")
 
 
-class EmbeddingFile(Protocol):
-    """A file of vectors that grows batch by batch."""
-
-    num_rows: int
-
-    def write(self, rows: list[TextRow], embedding: np.ndarray) -> None:
-        """Append the vectors [B, E] of these rows."""
-
-    def close(self) -> None:
-        """Make the file valid as it stands."""
-
-
 class EmbeddingWriter:
     """Writes a file of vectors aside, and gives it its name when all of it is there.
 
-    Used as a context manager. After an error, `kept` is the partial file and `num_rows` says how
-    many rows it holds.
+    Used as a context manager after `begin`. Nothing is opened before the first batch, so a run
+    that fails until then leaves what it found.
+
+    Args:
+        path: The file: .npy, .jsonl or .parquet.
+        resume: Go on after the rows of an interrupted run; where there are none, begin.
+        overwrite: Begin anew, whatever an interrupted run has left.
+
+    Attributes:
+        path: As given.
+        part: The file while it grows.
+        num_rows: Whole rows in it.
+        kept: After an error, `part` if there is something in it.
 
     Raises:
-        InputError: The name does not end in .npy, .jsonl or .parquet, or its folder is missing.
+        InputError: Another ending, a missing folder, a folder of that name; rows of an interrupted
+            run and neither `resume` nor `overwrite`; another run that is at it; `resume` of
+            a .parquet.
         MissingExtra: .parquet without pyarrow.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
         self.path = Path(path)
         self.kept: Path | None = None
+        self.num_rows = 0
         kind = self.path.suffix.lower()
-        makers: dict[str, Callable[[Path], EmbeddingFile]] = {
-            ".npy": _NpyFile, ".jsonl": _JsonFile, ".parquet": _ParquetFile,
+        makers: dict[str, Callable[..., VectorFile]] = {
+            ".npy": NpyFile, ".jsonl": JsonFile, ".parquet": ParquetFile,
         }  # fmt: skip
         if kind not in makers:
             raise InputError(
@@ -129,24 +159,83 @@ class EmbeddingWriter:
             )
         if not self.path.parent.is_dir():
             raise InputError(f"cannot write {self.path}: the folder {self.path.parent} is missing")
+        if self.path.is_dir():
+            raise InputError(f"cannot write {self.path}: a folder of that name is there")
         if kind == ".parquet":
-            _require_pyarrow()
+            require_pyarrow()
+        if resume and kind == ".parquet":
+            raise InputError(
+                f"cannot go on with {self.path}: rows cannot be added to a Parquet file; "
+                "--resume takes .npy and .jsonl"
+            )
+        if resume and overwrite:
+            raise InputError("--resume goes on and --overwrite begins anew; give one of them")
         self._make = makers[kind]
-        self._part = self.path.with_name(self.path.name + ".part")
+        self.part = self.path.with_name(self.path.name + ".part")
+        self._record_path = self.path.with_name(self.path.name + ".part.json")
+        self._overwrite = overwrite
+        self._resume = resume and self.part.exists()
+        self._raw: io.FileIO | None = None
+        self._file: VectorFile | None = None
+        self._hash = hashlib.sha256()
+        self._record: dict[str, Any] = {}
+        self._check_part(resume or overwrite)
 
-    @property
-    def num_rows(self) -> int:
-        """How many rows were written."""
-        return self._file.num_rows
+    def begin(
+        self, width: int, settings: Mapping[str, str | int | None] | None = None
+    ) -> EmbeddingWriter:
+        """Say what is written; return this writer.
+
+        Args:
+            width: Numbers of a vector.
+            settings: What else the vectors depend on, by its name for a person. With `resume`, all
+                of it must be what it was.
+
+        Raises:
+            InputError: With `resume`: something is another than it was, or cannot be told.
+        """
+        self._record = {**(settings or {}), "width": width}
+        if self._resume:
+            self._take_up()
+        return self
+
+    def rest(self, rows: Iterable[TextRow]) -> Iterator[TextRow]:
+        """Return the rows after those that the file holds.
+
+        Raises:
+            InputError: If those are not the texts the file was begun with.
+        """
+        rows = iter(rows)
+        if not self.num_rows:
+            return rows
+        self._add_to_hash(islice(rows, self.num_rows))
+        if self._hash.hexdigest() != self._record["texts"]:
+            raise InputError(
+                f"{self.part} cannot be gone on with: its {self.num_rows:,} rows are not of the "
+                f"first {self.num_rows:,} texts of this input; begin anew with --overwrite"
+            )
+        return rows
 
     def write(self, rows: list[TextRow], embedding: np.ndarray) -> None:
-        """Append the vectors [B, E] of these rows."""
-        with _named(self._part):
-            self._file.write(rows, embedding)
+        """Append the vectors [B, M] of these rows.
+
+        Raises:
+            InputError: If it cannot be written; `num_rows` are whole in the file.
+        """
+        with _named(self.part):
+            file = self._opened()
+            file.write(rows, embedding)
+            self.num_rows = file.num_rows
+            self._add_to_hash(rows)
+            self._write_record()
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether a later run can go on after the rows that are kept."""
+        return self.kept is not None and self._make is not ParquetFile
 
     def __enter__(self) -> EmbeddingWriter:
-        with _named(self._part):
-            self._file = self._make(self._part)
+        assert self._record, "begin() comes first"
         return self
 
     def __exit__(
@@ -155,118 +244,137 @@ class EmbeddingWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        with _named(self._part):
-            self._file.close()
-        if kind is None:
-            with _named(self.path):
-                self._part.replace(self.path)
-        elif self._file.num_rows:
-            self.kept = self._part
-        else:
-            self._part.unlink(missing_ok=True)
+        try:
+            if kind is None:
+                self._finish()
+            else:
+                self._keep()
+        finally:
+            if self._raw is not None:
+                self._raw.close()  # and with it goes the lock
+
+    def _finish(self) -> None:
+        with _named(self.part):
+            file = self._opened()
+            file.close()
+            assert self._raw is not None
+            os.fsync(self._raw.fileno())
+            if os.name == "nt":  # an open file cannot be renamed there
+                self._raw.close()
+        with _named(self.path):
+            self.part.replace(self.path)
+        self._record_path.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        """Leave what was done, if anything was."""
+        if self._file is not None:
+            self.num_rows = self._file.num_rows
+            with suppress(OSError, ValueError):  # ArrowInvalid is a ValueError
+                self._file.close()
+            if isinstance(self._file, ParquetFile):  # without its end it is nothing
+                self.num_rows = count_rows(self.part) or 0
+        if self.num_rows:
+            self.kept = self.part
+        elif self._file is not None:
+            self.part.unlink(missing_ok=True)
+            self._record_path.unlink(missing_ok=True)
+
+    def _opened(self) -> VectorFile:
+        """Return the file, opened and locked when first asked for."""
+        if self._file is None:
+            there = self.part.exists()
+            if there and not (self._resume or self._overwrite):
+                self._check_part(False)
+            self._raw = io.FileIO(self.part, "r+" if there else "x+")
+            _lock(self._raw, self.part)
+            self._write_record()
+            self._file = self._make(self._raw, self._record["width"], keep=self.num_rows)
+        return self._file
+
+    def _check_part(self, wanted: bool) -> None:
+        """Raise InputError if rows of an interrupted run are in the way, or another run is."""
+        if not self.part.exists():
+            return
+        with _named(self.part), io.FileIO(self.part, "r+") as file:
+            _lock(file, self.part)
+        if not wanted:
+            rows = count_rows(self.part)
+            what = "what cannot be read" if rows is None else f"{rows:,} rows"
+            resume = "" if self._make is ParquetFile else "go on after them with --resume, "
+            raise InputError(
+                f"{self.part} holds {what} of an interrupted run; {resume}begin anew with "
+                "--overwrite, or move it away"
+            )
+
+    def _take_up(self) -> None:
+        """Compare what the interrupted run has noted with what is wanted now."""
+        begin_anew = "begin anew with --overwrite"
+        try:
+            record = json.loads(self._record_path.read_text(encoding="utf-8"))
+            noted_rows = int(record["rows"])
+        except (OSError, ValueError, TypeError, KeyError):
+            raise InputError(
+                f"{self.part} cannot be gone on with: {self._record_path.name}, which says what "
+                f"it holds, is missing or damaged; {begin_anew}"
+            ) from None
+        for name, value in self._record.items():
+            if record.get(name) != value:
+                raise InputError(
+                    f"{self.part} cannot be gone on with: its {name} is {record.get(name)!r}, and "
+                    f"that of this run is {value!r}; give the same, or {begin_anew}"
+                )
+        held = count_rows(self.part) if noted_rows else 0
+        if held is None or held < noted_rows:
+            raise InputError(
+                f"{self.part} cannot be gone on with: it is damaged, with "
+                f"{held or 0:,} whole rows of {noted_rows:,}; {begin_anew}"
+            )
+        self._record["texts"] = record.get("texts")
+        self.num_rows = noted_rows  # a batch more may be there, of which nothing was noted
+
+    def _add_to_hash(self, rows: Iterable[TextRow]) -> None:
+        for row in rows:
+            self._hash.update(
+                repr((row.id, row.title, row.text)).encode("utf-8", "backslashreplace")
+            )
+
+    def _write_record(self) -> None:
+        """Note how far it is; a kill at any moment leaves this record or the one before."""
+        self._record |= {"rows": self.num_rows, "texts": self._hash.hexdigest()}
+        aside = self._record_path.with_name(f".{self._record_path.name}.{os.getpid()}")
+        try:
+            aside.write_text(json.dumps(self._record, indent=1), encoding="utf-8")
+            aside.replace(self._record_path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+
+def _lock(file: io.FileIO, path: Path) -> None:
+    """Take the file for this run alone, as long as it is open."""
+    taken = InputError(
+        f"{path} is being written by another run; wait until it ends, or give another name"
+    )
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise taken from None
+    except (ImportError, OSError):  # a system or a file system without locks
+        return
+    with suppress(FileNotFoundError):
+        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+            return
+    raise taken  # it has just got its name
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
     try:
         yield
+    except FileExistsError:
+        raise InputError(
+            f"{path} is being written by another run; wait until it ends, or give another name"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-class _NpyFile:
-    """An array whose header is written again when its number of rows is known."""
-
-    def __init__(self, path: Path) -> None:
-        self.num_rows = 0
-        self._dim: int | None = None
-        self._file = path.open("wb")
-
-    def write(self, rows: list[TextRow], embedding: np.ndarray) -> None:
-        if self._dim is None:
-            self._dim = embedding.shape[1]
-            self._write_header()
-        self._file.write(np.ascontiguousarray(embedding, dtype="<f4").tobytes())
-        self.num_rows += len(embedding)
-
-    def close(self) -> None:
-        # A write that broke off midway may have left part of a row; it is cut off here.
-        if self._dim is not None:
-            self._file.truncate(self._header_bytes + 4 * self._dim * self.num_rows)
-            self._file.seek(0)
-        self._write_header()
-        self._file.close()
-
-    def _write_header(self) -> None:
-        # Room for twenty digits: the header keeps its length whatever the number of rows.
-        shape = f"({self.num_rows}, {self._dim or 0})"
-        head = "{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + ", }"
-        head += " " * (20 - len(str(self.num_rows)))
-        length = -(-(10 + len(head) + 1) // 64) * 64
-        self._header_bytes = length
-        head = head.ljust(length - 11) + "\n"
-        self._file.write(b"\x93NUMPY\x01\x00" + (length - 10).to_bytes(2, "little") + head.encode())
-
-
-class _JsonFile:
-    """One object a line, numbers with the nine digits that give the same float32 back."""
-
-    def __init__(self, path: Path) -> None:
-        self.num_rows = 0
-        self._file = path.open("w", encoding="utf-8", newline="\n")
-
-    def write(self, rows: list[TextRow], embedding: np.ndarray) -> None:
-        for line in json_lines(rows, embedding):
-            self._file.write(line)
-            self.num_rows += 1
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def json_lines(rows: list[TextRow], embedding: np.ndarray) -> Iterator[str]:
-    """Yield one line of JSON for each text and its vector."""
-    for row, vector in zip(rows, embedding, strict=True):
-        fields = {"id": row.id, "title": row.title, "text": row.text}
-        known = {name: value for name, value in fields.items() if value is not None}
-        numbers = ",".join(f"{value:.9g}" for value in vector.tolist())
-        yield f'{json.dumps(known, ensure_ascii=False)[:-1]}, "embedding": [{numbers}]}}\n'
-
-
-class _ParquetFile:
-    """Columns id, title, text and embedding (a list of fixed size)."""
-
-    def __init__(self, path: Path) -> None:
-        self.num_rows = 0
-        self._path = path
-        self._writer: Any = None
-
-    def write(self, rows: list[TextRow], embedding: np.ndarray) -> None:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-
-        flat = arrow.array(np.ascontiguousarray(embedding, dtype=np.float32).reshape(-1))
-        table = arrow.table(
-            {
-                "id": arrow.array([row.id for row in rows], arrow.string()),
-                "title": arrow.array([row.title for row in rows], arrow.string()),
-                "text": arrow.array([row.text for row in rows], arrow.string()),
-                "embedding": arrow.FixedSizeListArray.from_arrays(flat, embedding.shape[1]),
-            }
-        )
-        if self._writer is None:
-            self._writer = parquet.ParquetWriter(self._path, table.schema)
-        self._writer.write_table(table)
-        self.num_rows += len(rows)
-
-    def close(self) -> None:
-        if self._writer is None:  # no rows at all: still a file with the right columns
-            self.write([], np.zeros((0, 1), np.float32))
-        self._writer.close()
-
-
-def _require_pyarrow() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose="writing Parquet") from error

@@ -1,0 +1,47 @@
+"""What the verbs of the command line share: options, and what they say on standard error."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from culet.embedder import Embedder
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="Checkpoint folder or hub id. Default: the packaged model."),
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best one.")]
+PrecisionOption = Annotated[
+    str | None,
+    typer.Option(help="float32, bfloat16, int8 or int4. Default: the best of the device."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: one a core.")]
+WidthOption = Annotated[
+    int | None, typer.Option("--truncate-to", help="A trained width. Default: the full one.")
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option("--task", help="Task of the query: search, similarity, classification, code, …"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def load_model(
+    model: str | None, device: str | None, precision: str | None, threads: int | None
+) -> Embedder:
+    """Load what the options name."""
+    from culet.loading import load
+
+    return load(model, device=device, precision=precision, threads=threads)
+
+
+def say(text: str) -> None:
+    """Print a line on standard error, if anybody is there to read it."""
+    with suppress(OSError):  # the terminal may be gone
+        print(text, file=sys.stderr, flush=True)
