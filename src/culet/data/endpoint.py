@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from culet.data.posting import SHOWN, post_to
-from culet.errors import InputError, RecipeError
+from culet.data.asking import Asker, answers_file
+from culet.data.posting import SHOWN
+from culet.errors import RecipeError
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -99,31 +100,6 @@ class Answer:
     cached: bool = False
 
 
-@dataclass
-class Cost:
-    """What was asked, and what it costs by the prices of the recipe.
-
-    Attributes:
-        asked: Requests answered in this run.
-        cached: Answers that were known already.
-        retried: Attempts that failed and were repeated.
-        asked_tokens: Tokens of the questions answered in this run.
-        answered_tokens: Tokens of their answers.
-        cached_tokens: Tokens of the answers known already, both ways.
-        paid: Price of this run.
-        saved: Price of what was known already.
-    """
-
-    asked: int = 0
-    cached: int = 0
-    retried: int = 0
-    asked_tokens: int = 0
-    answered_tokens: int = 0
-    cached_tokens: int = 0
-    paid: float = 0.0
-    saved: float = 0.0
-
-
 class Endpoint:
     """Asks, remembers, counts.
 
@@ -146,13 +122,11 @@ class Endpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
-        self.cost = Cost()
-        self._post = post_to(config, "chat/completions", sleep=sleep)
-        self._pace = _Pace(config, sleep, clock)
-        self._lock = threading.Lock()
-        cache.parent.mkdir(parents=True, exist_ok=True)
+        prices = (config.input_price, config.output_price)
+        self._asker = Asker(config, "chat/completions", prices=prices, sleep=sleep, clock=clock)
+        self.cost = self._asker.cost
         self._cache = cache
-        with closing(self._connect()) as store:
+        with closing(answers_file(cache)) as store:
             store.execute(
                 "create table if not exists answers "
                 "(question text primary key, answer text, asked integer, answered integer)"
@@ -170,7 +144,7 @@ class Endpoint:
         source = iter(questions)
         pool = ThreadPoolExecutor(self.config.parallel)
         stop = threading.Event()
-        with closing(self._connect()) as store:
+        with closing(answers_file(self._cache)) as store:
             try:
                 more = True
                 while more or waiting:
@@ -208,13 +182,9 @@ class Endpoint:
         if known := store.execute(query, (name,)).fetchone():
             text, asked, answered = known
             return name, Answer(text, asked, answered, cached=True)
-        if self.config.budget and self.cost.paid >= self.config.budget:
-            raise InputError(
-                f"the budget of {self.config.budget:g} is spent ({self.cost.paid:.4g} paid); "
-                "raise it and run again: nothing that is answered is asked again"
-            )
+        self._asker.check_budget()
         pool, stop = workers
-        under_way[name] = pool.submit(self._asked, body, stop)
+        under_way[name] = pool.submit(self._asker.ask, body, _answer, stop)
         return name, under_way[name]
 
     def _kept(
@@ -235,19 +205,7 @@ class Endpoint:
             store.execute("insert or replace into answers values (?, ?, ?, ?)", values)
 
     def _counted(self, answer: Answer) -> Answer:
-        price = (
-            answer.asked_tokens * self.config.input_price
-            + answer.answered_tokens * self.config.output_price
-        ) / 1e6
-        if answer.cached:
-            self.cost.cached += 1
-            self.cost.cached_tokens += answer.asked_tokens + answer.answered_tokens
-            self.cost.saved += price
-        else:
-            self.cost.asked += 1
-            self.cost.asked_tokens += answer.asked_tokens
-            self.cost.answered_tokens += answer.answered_tokens
-            self.cost.paid += price
+        self._asker.count(answer, cached=answer.cached)
         return answer
 
     def _body(self, messages: Messages) -> dict[str, Any]:
@@ -262,65 +220,6 @@ class Endpoint:
         if self.config.json_mode:
             body["response_format"] = {"type": "json_object"}
         return body
-
-    def _asked(self, body: dict[str, Any], stop: threading.Event) -> Answer:
-        """Ask until there is an answer; on a thread of its own."""
-
-        def before(attempt: int) -> bool:
-            if stop.is_set():
-                return False
-            if attempt:
-                with self._lock:
-                    self.cost.retried += 1
-            self._pace.wait()
-            return True
-
-        answer = self._post.ask(body, _answer, before=before, hold=self._pace.hold)
-        self._pace.used(answer.asked_tokens + answer.answered_tokens)
-        return answer
-
-    def _connect(self) -> sqlite3.Connection:
-        store = sqlite3.connect(self._cache, timeout=60)
-        try:
-            store.execute("pragma schema_version")  # refuses what is no database
-        except sqlite3.Error as error:
-            store.close()
-            raise InputError(f"cannot use {self._cache} as a file of answers: {error}") from error
-        return store
-
-
-class _Pace:
-    """When the next request may begin, for all threads together."""
-
-    def __init__(
-        self,
-        config: EndpointConfig,
-        sleep: Callable[[float], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._request = 60 / config.requests_per_minute if config.requests_per_minute else 0.0
-        self._token = 60 / config.tokens_per_minute if config.tokens_per_minute else 0.0
-        self._sleep, self._clock = sleep, clock
-        self._lock = threading.Lock()
-        self._next = clock()
-
-    def wait(self) -> None:
-        """Wait for one's turn."""
-        with self._lock:
-            begin = max(self._next, self._clock())
-            self._next = begin + self._request
-        if (delay := begin - self._clock()) > 0:
-            self._sleep(delay)
-
-    def used(self, tokens: int) -> None:
-        """Put the next request off by what these tokens take."""
-        with self._lock:
-            self._next = max(self._next, self._clock()) + tokens * self._token
-
-    def hold(self, seconds: float) -> None:
-        """Begin nothing for a while: the endpoint asked for it."""
-        with self._lock:
-            self._next = max(self._next, self._clock() + seconds)
 
 
 def _answer(value: Any) -> Answer:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any
@@ -283,12 +283,11 @@ def _write_papers(
     name: str,
     written: int,
 ) -> None:
-    cost = asdict(endpoint.cost)
     report = {
         "rows": {"used": account.used, "written": written},
         "answers": dict(account.tally.counts),
         "examples": account.tally.examples,
-        "cost": cost | {"paid": round(cost["paid"], 6), "saved": round(cost["saved"], 6)},
+        "cost": endpoint.cost.report(),
     }
     with new_file(folder.path / "report.json") as aside:
         text = json.dumps(report, indent=1, ensure_ascii=False)
@@ -308,11 +307,7 @@ def _write_papers(
 
 
 def _summary(name: str, written: int, account: _Account, endpoint: Endpoint) -> str:
-    cost = endpoint.cost
-    words = (
-        f"{name}: {written:,} rows; {cost.asked:,} requests ({cost.asked_tokens:,} + "
-        f"{cost.answered_tokens:,} tokens, {cost.paid:.4g} paid), {cost.cached:,} known before"
-    )
+    words = f"{name}: {written:,} rows; {endpoint.cost.summary()}"
     for reason, count in account.tally.counts.items():
         words += f", {count:,} {reason}"
     return words
