@@ -168,7 +168,7 @@ def test_the_same_packages_give_the_same_bytes(host: doubles.Host, tmp_path: Pat
         for name in ("first", "second")
     )
     assert first == second
-    assert len(first) >= 4
+    assert len(first) == 3
 
 
 def test_what_is_wrong_with_a_package_does_not_stop_the_others(
@@ -280,7 +280,7 @@ def test_two_builds_of_one_corpus_do_not_meet(host: doubles.Host, tmp_path: Path
     met: list[str] = []
 
     def read(package: Package) -> Iterator[Row]:
-        with pytest.raises(InputError, match=r"is being built by another process"):
+        with pytest.raises(InputError, match=r"belongs to a build of another process"):
             run(host, corpus("one"), tmp_path)
         met.append(package.name)
         yield from read_lines(package)
@@ -291,7 +291,7 @@ def test_two_builds_of_one_corpus_do_not_meet(host: doubles.Host, tmp_path: Path
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(InputError, match=r"cannot write .*file"):
+    with pytest.raises(InputError, match=r"cannot create .*file"):
         build(corpus("one"), tmp_path / "file", say=lambda _: None)
 
 

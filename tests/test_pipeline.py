@@ -16,6 +16,7 @@ from evaluate_doubles import write_task
 from training_doubles import toy_rows, write_lines
 
 import culet
+from culet.atomic import locked
 from culet.errors import InputError, RecipeError
 from culet.pipeline import read_recipe, run_recipe
 from culet.train.report import read_log
@@ -172,7 +173,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Path) -> None:
     rows = [line.split() for line in said]
     assert rows[0] == ["stage", "would", "steps", "tokens", "time", "disk"]
     assert [row[:3] for row in rows[1:4]] == [
-        ["start", "runs", "?"],
+        ["start", "runs", "-"],
         ["prefinetune", "runs", "4"],
         ["finetune", "runs", "7"],
     ]
@@ -181,7 +182,7 @@ def test_a_dry_run_says_what_would_run_and_writes_nothing(recipe: Path) -> None:
     assert said[4] == f"evaluate     scores {recipe.parent}/tasks"
     assert "time of finetune: measured for a moment" in said
     assert said[-1].startswith("in all: about ")
-    assert ", without start; disk " in said[-1]
+    assert ", without start, evaluate; disk " in said[-1]
     assert not (recipe.parent / "run").exists()
 
 
@@ -363,10 +364,28 @@ def test_a_log_that_cannot_be_written_is_a_sentence_too(
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(recipe: Path) -> None:
     file = recipe.parent / "pairs.jsonl"
-    with pytest.raises(
-        InputError, match=r"cannot create .*pairs\.jsonl/run/start: Not a directory"
-    ):
+    with pytest.raises(InputError, match=r"cannot create .*pairs\.jsonl/run: Not a directory"):
         run_recipe(recipe, [f"run.folder={file}/run"], say=lambda line: None)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(recipe: Path) -> None:
+    folder = read_recipe(recipe).run.folder
+    with locked(folder, what="a run"), pytest.raises(InputError) as refused:
+        run_recipe(recipe, say=lambda line: None)
+    assert str(refused.value) == (
+        f"{folder} belongs to a run of another process, which is still at it; wait for it or end it"
+    )
+    assert not folder.exists()
+
+
+def test_one_process_of_several_says_what_would_run(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    said: list[str] = []
+    run_recipe(recipe, dry_run=True, say=said.append)
+    run_recipe(recipe, status=True, say=said.append)
+    assert said == []
 
 
 def test_a_stage_can_start_from_any_checkpoint(

@@ -15,12 +15,14 @@ from culet.data.source import SourceConfig
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.loading import load
-from culet.pipeline import read_recipe, run_recipe
+from culet.pipeline import glue, read_recipe, run_recipe
 from culet.pipeline.glue import run_merge, with_mixture, with_shares
+from culet.pipeline.run import run_stages
 from culet.pipeline.stage import Job
 from culet.stages import mine, prepare
 from culet.stages.tune import TuneConfig
 from culet.train.contrastive import LossConfig
+from culet.train.distributed import World
 
 CONFIG = TuneConfig(
     steps=1,
@@ -79,6 +81,43 @@ def test_a_greedy_soup_without_dev_tasks_is_refused(tmp_path: Path) -> None:
         RecipeError, match=r"\[merge\] a greedy soup goes by dev scores: give it `d"
     ):
         run_merge(Job(stage, "cpu", print))
+
+
+@pytest.mark.parametrize("given", ["dev", "evaluate"])
+def test_a_greedy_soup_is_made_again_for_other_dev_tasks(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = [str(checkpoint(tmp_path / name)) for name in ("a", "b")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "task.json").write_text(json.dumps(name))
+    asked: list[str] = []
+
+    def score(folder: Path, tasks: Path, *rest: Any) -> float:
+        asked.append(tasks.name)
+        return 0.5
+
+    monkeypatch.setattr(glue, "mean_score", score)
+    path = tmp_path / "recipe.toml"
+    for name in ("one", "one", "two", "one"):
+        dev = f'dev = "{tmp_path}/{name}"\n' if given == "dev" else ""
+        path.write_text(
+            f'[run]\nfolder = "{tmp_path}/r"\n'
+            f'[merge]\nmodels = {models}\nmethod = "greedy"\n{dev}'
+            f'[evaluate]\ntasks = "{tmp_path}/{name}"\n'
+        )
+        run_stages(read_recipe(path), ["merge"], world=World(device="cpu"), say=lambda line: None)
+    # the second time nothing is new; the fourth takes up what the third moved aside
+    assert asked == ["one"] * 3 + ["two"] * 3
+
+
+def test_a_soup_by_given_weights_does_not_depend_on_the_tasks(tmp_path: Path) -> None:
+    models = [str(checkpoint(tmp_path / name)) for name in ("a", "b")]
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'[run]\nfolder = "r"\n[merge]\nmodels = {models}\n[evaluate]\ntasks = "{tmp_path}"\n'
+    )
+    assert tmp_path not in read_recipe(path).stages["merge"].files
 
 
 def test_stages_that_embed_keep_to_the_threads_of_the_run(

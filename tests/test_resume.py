@@ -312,9 +312,24 @@ def test_a_changed_run_moves_the_old_folder_aside_and_says_so(
 
 
 def test_two_changes_keep_both_earlier_runs(tmp_path: Path, start: Path, data: Path) -> None:
-    for seed in (1, 2, 1, 2):
+    for seed in (1, 2, 3):
         tune_quietly(every_feature(data, steps=1, seed=seed), start, tmp_path / "toy")
-    assert len([path for path in tmp_path.iterdir() if path.name.startswith("toy.")]) == 3
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith("toy.")]) == 2
+
+
+def test_a_change_that_is_taken_back_takes_the_earlier_run_up_again(
+    tmp_path: Path, start: Path, data: Path
+) -> None:
+    said = {}
+    for turn, seed in enumerate((1, 2, 1)):
+        said[turn] = said_by(every_feature(data, steps=1, seed=seed), start, tmp_path / "toy")
+    first = json.loads((tmp_path / "toy/run.json").read_text())["fingerprint"]
+    second = next(path for path in tmp_path.iterdir() if path.name.startswith("toy."))
+    assert said[2] == [
+        f"toy: settings or data have changed; the earlier run is kept in {second}",
+        f"toy: taken up again: {tmp_path}/toy.{first}, a run of these settings and data",
+        "toy: finished before, nothing to do",
+    ]
 
 
 def test_how_often_to_save_and_evaluate_is_no_change(

@@ -69,6 +69,45 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+@contextmanager
+def locked(folder: Path, *, what: str) -> Iterator[None]:
+    """Keep other processes from the same work in a folder, which is made if need be.
+
+    The lock is on the folder itself and ends with this process, however that ends; a folder that
+    is empty in the end is removed.
+
+    Args:
+        folder: The folder.
+        what: What is being done there, for the message: "a run".
+
+    Raises:
+        InputError: If another process is at it, or the folder cannot be made.
+    """
+    import fcntl  # not on every system, and the rest of this module is for all
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"cannot create {folder}: {error.strerror or error}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise InputError(
+            f"{folder} belongs to {what} of another process, which is still at it; wait for it or "
+            "end it"
+        ) from error
+    except OSError:  # a file system without locks
+        pass
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            folder.rmdir()
+        os.close(lock)
+
+
 def _swap(new: Path, path: Path) -> None:
     """Put a folder in the place of another, in one step where the system can."""
     exchange = getattr(ctypes.CDLL(None), "renameat2", None)

@@ -11,7 +11,6 @@ under its name and does not stop the others.
 
 from __future__ import annotations
 
-import fcntl
 import gzip
 import hashlib
 import json
@@ -24,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from culet.atomic import new_file
+from culet.atomic import locked, new_file
 from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
 from culet.corpora.assemble import FILES, RULES, Account, Part, assemble
 from culet.corpora.corpus import Corpus
@@ -339,16 +338,8 @@ def _sha256(path: Path) -> str:
 def _alone(home: Path) -> Iterator[Path]:
     """Hold the folder of a corpus for one process, and yield an empty folder for downloads."""
     work = home / ".work"
-    try:
-        (home / "parts").mkdir(parents=True, exist_ok=True)
-        lock = (home / ".lock").open("w")
-    except OSError as error:
-        raise InputError(f"cannot write {home}: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"{home} is being built by another process; wait for it") from error
+    with locked(home, what="a build"):
+        (home / "parts").mkdir(exist_ok=True)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:

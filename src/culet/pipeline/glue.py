@@ -15,7 +15,7 @@ from culet import fingerprint
 from culet.checkpoint import read_checkpoint
 from culet.data.source import SourceConfig
 from culet.errors import InputError, RecipeError
-from culet.pipeline.stage import Job
+from culet.pipeline.stage import Job, Stage
 from culet.stages import tune
 from culet.stages.tune import TuneConfig
 
@@ -180,10 +180,9 @@ def run_search(job: Job) -> object:
     stage, extra = job.stage, job.stage.extra
     init = stage.inputs["init"]
     assert isinstance(init, Path)
-    dev = _dev(job, extra.dev, needed_for="a search of mixtures goes")
+    dev = _dev(stage, extra.dev, needed_for="a search of mixtures goes")
     trial = Trial(extra.trial, init, dev, job.device, job.threads)
     data = tune.run_fingerprint(extra.trial, read_checkpoint(init), run=stage.folder.parent)
-    tasks = fingerprint.of_files(f for f in dev.rglob("*") if f.is_file())
     return search_mixture.run(
         stage.config,
         objective=trial,
@@ -191,7 +190,7 @@ def run_search(job: Job) -> object:
         name=stage.name,
         device=job.device,
         say=job.say,
-        identity=f"{data} {tasks}",
+        identity=f"{data} {_content(dev)}",
     )
 
 
@@ -202,9 +201,11 @@ def run_merge(job: Job) -> object:
     stage = job.stage
     models = stage.inputs["models"]
     assert isinstance(models, tuple)
-    score = None
+    score, identity = None, ""
     if stage.config.method == "greedy":
-        dev = _dev(job, stage.extra.dev, needed_for="a greedy soup goes")
+        dev = _dev(stage, stage.extra.dev, needed_for="a greedy soup goes")
+
+        identity = _content(dev)
 
         def score(folder: Path) -> float:
             return mean_score(folder, dev, job.device, job.threads)
@@ -217,6 +218,7 @@ def run_merge(job: Job) -> object:
         device=job.device,
         say=job.say,
         score=score,
+        identity=identity,
     )
 
 
@@ -231,15 +233,17 @@ def mean_score(checkpoint: Path, tasks: Path, device: str, threads: int | None =
     return sum(scores) / len(scores)
 
 
-def _dev(job: Job, given: Path | None, *, needed_for: str) -> Path:
-    if given is not None:
-        return given
-    if job.tasks is None:
+def _dev(stage: Stage, given: Path | None, *, needed_for: str) -> Path:
+    if given is None:
         raise RecipeError(
-            f"[{job.stage.name}] {needed_for} by dev scores: give it `dev`, a folder of tasks, or "
+            f"[{stage.name}] {needed_for} by dev scores: give it `dev`, a folder of tasks, or "
             "the recipe a section [evaluate]"
         )
-    return job.tasks
+    return given
+
+
+def _content(tasks: Path) -> str:
+    return fingerprint.of_files(file for file in tasks.rglob("*") if file.is_file())
 
 
 def _silent(line: str) -> None:

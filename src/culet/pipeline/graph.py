@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -85,7 +85,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     stages: dict[str, Stage] = {}
     for name in names:
         references = _References(name, stages, names[: places[name]], path)
-        stages[name] = _stage(name, tables[name], references, run.folder)
+        tasks = None if evaluate is None else evaluate.tasks
+        stages[name] = _stage(name, tables[name], references, run.folder, tasks)
         if getattr(stages[name].config, "eval_every", 0) and evaluate is None:
             raise RecipeError(f"{name}.eval_every needs a section [evaluate] with tasks")
     after = () if evaluate is None else evaluate.after or ()
@@ -94,7 +95,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(run, stages, evaluate)
 
 
-def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
+def _stage(
+    name: str, table: Any, references: _References, run: Path, tasks: Path | None
+) -> Stage:
     """Return the stage of a section, its references resolved."""
     kind = _kind(name, table, references.file)
     settings = {key: value for key, value in table.items() if key != "kind"}
@@ -116,6 +119,9 @@ def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
         settings = kind.complete(settings, extra) if kind.complete else settings
     made = [settings[key] for key in kind.writes if key in settings]
     config = build(config_class, settings, where=name, path=references.path)
+    if kind.by_dev(config) and extra is not None and extra.dev is None and tasks is not None:
+        extra = replace(extra, dev=tasks)  # known here, so that other tasks count as a change
+        references.files.append(tasks)
     return Stage(
         name=name,
         kind=kind,

@@ -139,6 +139,7 @@ _ALL = (
         run=_glue("run_search"),
         extra=("culet.pipeline.glue", "Search"),
         complete=_glue("complete_search"),
+        by_dev=lambda config: True,
         records=lambda stage: tuple(source.path for source in stage.extra.trial.sources),
     ),
     _tune_kind("finetune"),
@@ -150,6 +151,7 @@ _ALL = (
         inputs=(Input("models", ("model",), many=True),),
         run=_glue("run_merge"),
         extra=("culet.pipeline.glue", "Dev"),
+        by_dev=lambda config: bool(config.method == "greedy"),
     ),
 )
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from culet.atomic import locked
 from culet.data.records import data_files
 from culet.errors import InputError, MissingExtra, RecipeError, TrainingError
 from culet.pipeline import measure
@@ -53,6 +55,8 @@ def run_recipe(
         TrainingError: If a stage had to stop.
     """
     recipe = read_recipe(path, overrides)
+    if os.environ.get("RANK", "0") != "0":
+        say = _silent  # the first process says the same
     if status:
         from culet.pipeline.status import status as table
 
@@ -68,15 +72,14 @@ def run_recipe(
             say(line)
         return 0
     began = time.monotonic()
-    with _joined(recipe) as world:
-        said = say if world.first else _silent
-        run_stages(recipe, selected, world=world, say=said)
+    with _joined(recipe) as world, _held(recipe, world):
+        run_stages(recipe, selected, world=world, say=say)
         if world.first and recipe.evaluate is not None and EVALUATE in selected:
             measure.measure(recipe, recipe.evaluate)
     last = list(recipe.stages)[-1]
     stage = recipe.stages.get(only or last, recipe.stages[last])
     what = "model" if "model" in stage.gives else "output"
-    said(
+    say(
         f"done in {time.monotonic() - began:.0f} s; the {what} of stage {stage.name} is in "
         f"{stage.output()}"
     )
@@ -147,9 +150,8 @@ def run_stages(
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
             continue
-        tasks = recipe.evaluate.tasks if recipe.evaluate is not None else None
         threads = recipe.run.threads or None
-        job = Job(stage, world.device, say, tasks, watch, threads)
+        job = Job(stage, world.device, say, watch, threads)
         with _disk_named(stage):
             if stage.kind.everywhere:
                 stage.kind.run(job)
@@ -202,6 +204,11 @@ def _joined(recipe: Recipe) -> Iterator[World]:
         if not world.first:  # the first process says the same
             warnings.simplefilter("ignore")
         yield world
+
+
+def _held(recipe: Recipe, world: World) -> AbstractContextManager[None]:
+    """Keep other runs out of the folder, which the first process writes."""
+    return locked(recipe.run.folder, what="a run") if world.first else nullcontext()
 
 
 def _silent(line: str) -> None:

@@ -43,7 +43,6 @@ class Job:
         stage: The stage.
         device: Where it computes.
         say: Takes lines for the person watching.
-        tasks: The recipe's evaluation tasks, if it has some.
         watch: Scores a model as it is, where the recipe has tasks: (stage, step, model).
         threads: CPU threads of scoring and embedding; None leaves the backend's choice.
     """
@@ -51,7 +50,6 @@ class Job:
     stage: Stage
     device: str
     say: Callable[[str], None]
-    tasks: Path | None = None
     watch: Callable[[Stage, int, Any], None] | None = None
     threads: int | None = None
 
@@ -91,6 +89,7 @@ class Kind:
         complete: Returns its settings, given those and the extra ones.
         everywhere: Runs in every process of a distributed run, not in the first alone.
         embeds: Its `run` takes the number of threads for an engine of its own.
+        by_dev: Whether it goes by dev scores: its `dev` is then the recipe's tasks if left out.
     """
 
     name: str
@@ -106,6 +105,7 @@ class Kind:
     complete: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
     everywhere: bool = False
     embeds: bool = False
+    by_dev: Callable[[Any], bool] = lambda config: False
 
     def load(self, name: str, module: str | None = None) -> Any:
         """Return something of the stage's module, or of another one.

@@ -87,7 +87,8 @@ class StageFolder:
 
     Args:
         path: The folder.
-        fingerprint: What this run is a run of; a folder of another fingerprint is moved aside.
+        fingerprint: What this run is a run of; a folder of another fingerprint is moved aside, and
+            one of this fingerprint that was moved aside before is put back.
         settings: The resolved settings, as tables.
         writes: False only looks: another process keeps the folder, and has opened it before.
     """
@@ -98,10 +99,12 @@ class StageFolder:
         self.path = path
         self.fingerprint = fingerprint
         self.moved_to: Path | None = None
+        self.taken_from: Path | None = None
         if not writes:
             self._result = look(path).result
             return
         self.moved_to = self._move_other_run()
+        self.taken_from = self._take_back()
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -146,6 +149,8 @@ class StageFolder:
             say(
                 f"{name}: settings or data have changed; the earlier run is kept in {self.moved_to}"
             )
+        if self.taken_from:
+            say(f"{name}: taken up again: {self.taken_from}, a run of these settings and data")
         if self._result:
             say(f"{name}: finished before, nothing to do")
         return self._result
@@ -173,15 +178,28 @@ class StageFolder:
             theirs = "unknown"
         if theirs == self.fingerprint:
             return None
-        aside = self.path.with_name(f"{self.path.name}.{theirs}")
+        aside = self._kept(theirs)
         number = 1
         while aside.exists():
             number += 1
             aside = self.path.with_name(f"{self.path.name}.{theirs}-{number}")
-        try:
-            self.path.rename(aside)
-        except OSError as error:
-            raise InputError(
-                f"cannot move {self.path} aside to {aside.name}: {error.strerror or error}"
-            ) from error
+        _rename(self.path, aside)
         return aside
+
+    def _take_back(self) -> Path | None:
+        """Put back what an earlier change of settings or data moved aside, if this is its run."""
+        kept = self._kept(self.fingerprint)
+        if self.path.exists() or not (kept / "run.json").exists():
+            return None
+        _rename(kept, self.path)
+        return kept
+
+    def _kept(self, fingerprint: str) -> Path:
+        return self.path.with_name(f"{self.path.name}.{fingerprint}")
+
+
+def _rename(old: Path, new: Path) -> None:
+    try:
+        old.rename(new)
+    except OSError as error:
+        raise InputError(f"cannot move {old} to {new.name}: {error.strerror or error}") from error

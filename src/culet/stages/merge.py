@@ -72,6 +72,7 @@ def run(
     device: str = "cpu",
     say: Callable[[str], None] = print,
     score: Score | None = None,
+    identity: str = "",
 ) -> Path:
     """Average `models` and return the folder of the soup.
 
@@ -83,6 +84,7 @@ def run(
         device: Not used; averaging is reading and writing.
         say: Takes lines for the person watching.
         score: Dev score of a checkpoint folder, higher is better; for "greedy".
+        identity: What besides the settings the score depends on, such as the dev tasks.
 
     Raises:
         InputError: If the models differ in shape, tokenizer or prompts, or do not come from one
@@ -95,7 +97,11 @@ def run(
     stage = StageFolder(
         out,
         fingerprint=fingerprint.of_settings(
-            [to_tables(config), [checkpoint.fingerprint for checkpoint in checkpoints]]
+            [
+                to_tables(config),
+                [checkpoint.fingerprint for checkpoint in checkpoints],
+                *([identity] if identity else []),
+            ]
         ),
         settings={name: to_tables(config)},
     )
