@@ -2,26 +2,27 @@
 
 Tokens and rates come from logs where there are some: of the stage itself, of an earlier run that
 was moved aside, of another stage of the same run. Without any, tokens are counted in a sample of
-the records, and the rate of a contrastive stage is measured for a moment. The rest is not guessed.
+the texts (`culet.pipeline.sampling`) and the rate is measured for a moment
+(`culet.pipeline.rates`). The rest is not guessed.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from culet.data.records import data_files, stream_records
-from culet.pipeline.graph import Recipe, RunConfig
+from culet.errors import InputError
+from culet.pipeline import rates
+from culet.pipeline.disk import Disk, Writes
+from culet.pipeline.graph import Recipe
+from culet.pipeline.sampling import Samples, Texts, tokens
+from culet.pipeline.shapes import Shapes
 from culet.pipeline.stage import Stage
 from culet.pipeline.stamp import Standing, standings
 from culet.pipeline.tables import aligned, duration, size, thousands
-from culet.train.report import read_log
 
 _WHAT = {
     "finished": "finished",
@@ -31,11 +32,9 @@ _WHAT = {
     "interrupted": "goes on",
     "new": "runs",
 }
-_SAMPLED_RECORDS = 200
-_CHARACTERS_PER_TOKEN = 4.0  # of a tokenizer that is not there yet
-_PROMPT_TOKENS = 8
-_MEASURED_TOKENS = 2048
-_STATE_BYTES = 12  # of a parameter in a resumable state: the weight and two moments
+_TUNE = "culet.stages.tune"
+_LANGUAGE = ("decoder", "pretrain", "encoder", "seq2seq")
+_NONE = "-"  # of a stage without steps or tokens
 
 
 @dataclass(frozen=True)
@@ -44,249 +43,243 @@ class Estimate:
 
     Attributes:
         steps: Steps that are left.
-        tokens: Tokens of those.
+        tokens: Tokens of those, or that are embedded.
+        most: The tokens are the most that there can be: no text can be looked at yet.
         rate: Tokens a second.
         basis: Where the rate comes from.
-        disk: Bytes at most, while it runs and once it is finished.
+        disk: What is written.
+        learns: It takes steps, on tokens.
+        reads: It takes tokens.
     """
 
     steps: int | None = None
     tokens: float | None = None
+    most: bool = False
     rate: float | None = None
     basis: str = ""
-    disk: float | None = None
+    disk: Disk | None = None
+    learns: bool = False
+    reads: bool = False
 
     @property
     def seconds(self) -> float | None:
         """Return the time it would take."""
         return self.tokens / self.rate if self.tokens is not None and self.rate else None
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Return steps, tokens, time and disk as a person reads them."""
+        up_to = "up to " if self.most else ""
+        number, time = thousands(self.tokens, about=True), duration(self.seconds)
+        return (
+            thousands(self.steps) if self.learns else _NONE,
+            (up_to * (self.tokens is not None) + number) if self.reads else _NONE,
+            up_to * (self.seconds is not None) + time,
+            size(None if self.disk is None else self.disk.peak),
+        )
+
 
 def plan(recipe: Recipe, selected: Sequence[str]) -> list[str]:
     """Return the lines of a table of what would run, and of what it would take in all."""
     known = standings(recipe)
+    estimator = _Estimator(recipe, selected, known)
     estimates = {
-        name: _estimate(stage, recipe)
+        name: estimator.of(stage)
         for name, stage in recipe.stages.items()
         if name in selected and known[name].state != "finished"
     }
     rows: list[Sequence[str]] = [("stage", "would", "steps", "tokens", "time", "disk")]
     rows += [_row(n, known[n], estimates.get(n)) for n in recipe.stages if n in selected]
-    if recipe.evaluate is not None and "evaluate" in selected:
+    scores = recipe.evaluate is not None and "evaluate" in selected
+    if recipe.evaluate is not None and scores:
         rows.append(("evaluate", f"scores {recipe.evaluate.tasks}", "", "", "", ""))
     lines = aligned(rows)
     lines += [f"{name}: {s.found.damage}" for name, s in known.items() if s.found.damage]
-    lines += sorted({f"time of {n}: {e.basis}" for n, e in estimates.items() if e.basis})
-    return lines + _in_all(recipe, estimates)
+    timed = {name: e for name, e in estimates.items() if e.seconds is not None}
+    lines += sorted({f"time of {name}: {e.basis}" for name, e in timed.items()})
+    if most := [name for name, e in estimates.items() if e.most]:
+        lines.append(f"tokens of {', '.join(most)}: the most there can be; its texts are not there")
+    return lines + _in_all(recipe, estimates, scores=scores)
 
 
 def _row(name: str, standing: Standing, estimate: Estimate | None) -> tuple[str, ...]:
-    what = _WHAT[standing.state]
-    if estimate is None:
-        return (name, what, "", "", "", "")
-    return (
-        name,
-        what,
-        thousands(estimate.steps),
-        thousands(estimate.tokens, about=True),
-        duration(estimate.seconds),
-        size(estimate.disk),
-    )
+    cells = ("", "", "", "") if estimate is None else estimate.cells
+    return (name, _WHAT[standing.state], *cells)
 
 
-def _in_all(recipe: Recipe, estimates: Mapping[str, Estimate]) -> list[str]:
-    """Return the sums, and a warning if the disk is too small for them."""
+def _in_all(recipe: Recipe, estimates: Mapping[str, Estimate], *, scores: bool) -> list[str]:
+    """Return the sums with what is not in them, and a warning if the disk is too small."""
     if not estimates:
         return ["nothing to do"]
-    unknown = [name for name, estimate in estimates.items() if estimate.seconds is None]
+    untimed = [name for name, estimate in estimates.items() if estimate.seconds is None]
+    untimed += ["evaluate"] if scores else []
     seconds = sum(estimate.seconds or 0 for estimate in estimates.values())
-    disk = sum(estimate.disk or 0 for estimate in estimates.values())
+    disks = {name: estimate.disk for name, estimate in estimates.items()}
+    need = most_at_once([disk for disk in disks.values() if disk is not None])
+    unsized = [name for name, disk in disks.items() if disk is None]
     folder = recipe.run.folder.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    timed = f"about {duration(seconds)}" if seconds else "time unknown"
-    without = f", without {', '.join(unknown)}" if unknown and seconds else ""
-    lines = [f"in all: {timed}{without}; disk {size(disk)} of {size(free)} free"]
-    if disk > free:
+    time = f"about {duration(seconds)}{_without(untimed)}" if seconds else "time unknown"
+    lines = [f"in all: {time}; disk {size(need)} of {size(free)} free{_without(unsized)}"]
+    if need > free:
         lines.append("the disk is too small for this")
     return lines
 
 
-def _estimate(stage: Stage, recipe: Recipe) -> Estimate:
-    """Return what a stage would take."""
-    steps = getattr(stage.config, "steps", None)
-    if steps is None:
-        return Estimate(disk=_disk(stage, recipe))
-    log = _log(stage.folder)
-    done = log[-1]["step"] if log and (stage.folder / "state").exists() else 0
-    earlier = log or _log_aside(stage)
-    left = max(0, steps - done)
-    if earlier:
-        per_step = sum(line["tokens"] for line in earlier) / len(earlier)
-    else:
-        per_step = _tokens_per_step(stage)
-    rate, basis = _rate(stage, recipe, earlier)
-    tokens = None if per_step is None else left * per_step
-    return Estimate(left, tokens, rate, basis, _disk(stage, recipe))
+def _without(names: Sequence[str]) -> str:
+    return f", without {', '.join(names)}" if names else ""
 
 
-def _rate(
-    stage: Stage, recipe: Recipe, earlier: Sequence[Mapping[str, Any]]
-) -> tuple[float | None, str]:
-    """Return tokens a second, waiting for data included, and where that comes from."""
-    if earlier:
-        return _logged_rate(earlier), "from its own log"
-    for other in reversed(list(recipe.stages.values())):
-        log = _log(other.folder)
-        if log and other.kind.module == stage.kind.module:
-            return _logged_rate(log), f"at the rate of {other.name}"
-    if stage.kind.module != "culet.stages.tune":
-        return None, ""
-    measured = _measure(stage, recipe)
-    return measured, "measured for a moment" if measured else ""
+def most_at_once(disks: Sequence[Disk]) -> float:
+    """Return the bytes that stages need which run one after the other and keep what they leave."""
+    kept = most = 0.0
+    for disk in disks:
+        most = max(most, kept + disk.peak)
+        kept += disk.kept
+    return max(most, kept)
 
 
-def _logged_rate(log: Sequence[Mapping[str, Any]]) -> float:
-    waited = [line["tokens"] / (line["seconds"] + line["waited_seconds"]) for line in log]
-    return float(median(waited))
+class _Estimator:
+    """Estimates stages of a recipe."""
+
+    def __init__(
+        self, recipe: Recipe, selected: Sequence[str], known: Mapping[str, Standing]
+    ) -> None:
+        done = ("finished", "unchecked")
+        ready = {n for n, s in known.items() if n not in selected or s.state in done}
+        self._recipe = recipe
+        self._samples = Samples(recipe.stages, ready)
+        self._shapes = Shapes(recipe.stages, ready)
+        self._writes = Writes(self._samples, self._shapes)
+
+    def of(self, stage: Stage) -> Estimate:
+        """Return what a stage would take."""
+        found = Estimate()
+        if stage.kind.module == _TUNE or stage.kind.name in _LANGUAGE:
+            found = self._training(stage)
+        elif stage.kind.name == "search_mixture":
+            found = self._search(stage)
+        elif stage.kind.name in ("mine", "teach"):
+            found = self._embedding(stage)
+        return replace(found, disk=self._writes.of(stage))
+
+    def _training(self, stage: Stage) -> Estimate:
+        """Return what steps on tokens take."""
+        if getattr(stage.config, "objective", "") == "none":
+            return Estimate()  # nothing is trained
+        steps = stage.config.steps
+        log = rates.log_of(stage)
+        done = log[-1]["step"] if log and (stage.folder / "state").exists() else 0
+        earlier = log or rates.log_aside(stage)
+        if earlier:
+            per_step, most = sum(line["tokens"] for line in earlier) / len(earlier), False
+        else:
+            per_step, most = self._tokens_per_step(stage)
+        left = max(0, steps - done)
+        rate, basis = self._rate(stage, earlier)
+        return Estimate(left, left * per_step, most, rate, basis, learns=True, reads=True)
+
+    def _search(self, stage: Stage) -> Estimate:
+        """Return what the trials of a search take, but for their scores."""
+        config, trial = stage.config, stage.extra.trial
+        runs = (1 + config.random + config.rounds) * config.seeds
+        per_step, most = pairs_per_step(trial, self._samples)
+        steps = runs * trial.steps
+        rate, basis = self._rate(stage, [])
+        return Estimate(steps, steps * per_step, most, rate, basis, learns=True, reads=True)
+
+    def _embedding(self, stage: Stage) -> Estimate:
+        """Return what it takes to embed each text of some records once."""
+        config = stage.config
+        paths = [s.path for s in config.sources]
+        paths += [path for s in config.sources for path in getattr(s, "corpus", ())]
+        rows = self._samples.all_of(paths)
+        teaches = stage.kind.name == "teach"
+        shape = self._shapes.at(config.teacher if teaches else stage.inputs["init"])
+        longest = getattr(getattr(shape, "encoder", None), "max_length", float("inf"))
+        if rows is None:
+            return Estimate(reads=True)
+
+        def per_row(texts: Texts) -> float:
+            return sum(tokens(one, longest) for one in texts.own)
+
+        count, texts = rows.total(per_row), rows.total(lambda row: len(row.own))
+        precision = getattr(config, "precision", None)
+        rate = rates.of_embedding(shape, round(count / texts), precision, self._recipe.run)
+        return Estimate(tokens=count, rate=rate, basis="measured for a moment", reads=True)
+
+    def _tokens_per_step(self, stage: Stage) -> tuple[float, bool]:
+        """Return the tokens of a step, and whether that is the most there can be."""
+        config = stage.config
+        if stage.kind.module == _TUNE:
+            return pairs_per_step(self._mixed(stage), self._samples)
+        if stage.kind.name != "seq2seq":
+            return float(config.batch_size * config.window), False
+        longest = config.max_source_tokens, config.max_target_tokens
+        rows = self._samples.all_of(config.train)
+        if rows is None:
+            return float(config.batch_size * sum(longest)), True
+
+        def per_row(texts: Texts) -> float:
+            return sum(map(tokens, texts.sides, longest))
+
+        return config.batch_size * rows.mean(per_row), False
+
+    def _mixed(self, stage: Stage) -> Any:
+        """Return the settings of a tuning stage, with the mixture that it would take if known."""
+        file = stage.inputs.get("mixture")
+        if not isinstance(file, Path) or not file.exists():
+            return stage.config
+        from culet.pipeline.glue import with_mixture
+
+        try:
+            return with_mixture(stage.config, file, stage.extra.mixture_number)
+        except InputError:
+            return stage.config  # the stage will say what does not fit
+
+    def _rate(self, stage: Stage, earlier: Sequence[Mapping[str, Any]]) -> tuple[float | None, str]:
+        """Return tokens a second, waiting for data included, and where that comes from."""
+        if earlier:
+            return rates.logged(earlier), "from its own log"
+        searches = stage.kind.name == "search_mixture"
+        module = _TUNE if searches else stage.kind.module
+        for other in reversed(list(self._recipe.stages.values())):
+            log = rates.log_of(other)
+            if log and other.kind.module == module:
+                return rates.logged(log), f"at the rate of {other.name}"
+        run, before = self._recipe.run, self._shapes.at(stage.inputs.get("init"))
+        if module == _TUNE:
+            config = stage.extra.trial if searches else stage.config
+            return rates.of_pairs(before, config, run), "measured for a moment"
+        shape = self._shapes.of(stage, next(iter(stage.gives)))
+        return rates.of_language(shape, stage, before, run), "measured for a moment"
 
 
-def _measure(stage: Stage, recipe: Recipe) -> float | None:
-    """Return the tokens a second of a contrastive step on random texts."""
-    shape = _shape(stage, recipe)
-    if shape is None:
-        return None
-    config = stage.config
-    length = min(config.max_tokens, 32)
-    return _measured(shape, length, config.loss, config.compute_dtype, recipe.run)
+def pairs_per_step(config: Any, samples: Samples) -> tuple[float, bool]:
+    """Return the tokens of a contrastive step, and whether that is the most there can be.
 
-
-@cache
-def _measured(shape: Any, length: int, loss: Any, dtype: str, run: RunConfig) -> float:
-    """Measure that once for all stages that are alike in it."""
-    import numpy as np
-    import torch
-
-    from culet.data.collate import PairBatch
-    from culet.model.embedding import EmbeddingModel, initialize
-    from culet.train.contrastive import contrastive_step
-    from culet.train.distributed import find_device
-
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    device = find_device(run.device, 0, 1)
-    model = initialize(EmbeddingModel(shape), seed=0).to(device)
-    rng = np.random.default_rng(0)
-    texts = rng.integers(5, shape.encoder.vocab_size, (_MEASURED_TOKENS // length, length))
-    pairs = len(texts) // 2
-    first = np.arange(pairs)
-    batch = PairBatch(list(texts), first, pairs + first, np.empty((pairs, 0), dtype=np.int64))
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        contrastive_step(model, batch, loss, compute_dtype=getattr(torch, dtype))
-        seconds.append(time.perf_counter() - began)
-    return batch.num_tokens / min(seconds[1:])
-
-
-def _shape(stage: Stage, recipe: Recipe) -> Any:
-    """Return the architecture a tuning stage would train, if it is known before it runs."""
-    from culet.checkpoint import read_checkpoint
-    from culet.stages.start import model_config
-
-    init = stage.inputs.get("init")
-    if isinstance(init, Path) and (init / "modules.json").exists():
-        return read_checkpoint(init).config
-    above = [recipe.stages[name] for name in stage.needs]
-    for other in above:
-        if other.kind.name == "start":
-            return model_config(other.config.shape, vocab_size=other.config.vocab_size)
-        if "init" in other.inputs and (shape := _shape(other, recipe)) is not None:
-            return shape
-    return None
-
-
-def _tokens_per_step(stage: Stage) -> float | None:
-    """Return the tokens of a step, by a sample of the records."""
-    config = stage.config
-    if hasattr(config, "window"):
-        return float(config.batch_size * config.window)
-    if stage.kind.module != "culet.stages.tune":
-        return None
+    Args:
+        config: Settings of a tuning stage.
+        samples: What its sources hold.
+    """
     total = weights = 0.0
+    most = False
     for source in config.sources:
-        lengths = _lengths(source.path, config.num_negatives, config.max_tokens)
-        if lengths:
-            batch = source.batch_size or config.batch_size
-            total += source.weight * batch * sum(lengths) / len(lengths)
-            weights += source.weight
-    return total / weights if weights else None
+        rows = samples.rows(source.path)
+        batch = source.batch_size or config.batch_size
+        number = config.num_negatives if source.num_negatives is None else source.num_negatives
 
+        def per_row(texts: Texts, number: int = number) -> float:
+            read = (*texts.sides, *texts.negatives[:number])
+            return sum(tokens(one, config.max_tokens) for one in read)
 
-def _lengths(path: Path, negatives: int, most: int) -> list[float]:
-    """Return about how many tokens each of the first records of a source has."""
-    if not path.exists():
-        return []
-    lengths = []
-    for record, _ in stream_records(data_files(path)[:1], skip_bad=True):
-        texts = [record.query, record.positive, *record.negatives[:negatives]]
-        tokens = (len(text) / _CHARACTERS_PER_TOKEN + _PROMPT_TOKENS for text in texts)
-        lengths.append(sum(min(most, number) for number in tokens))
-        if len(lengths) == _SAMPLED_RECORDS:
-            break
-    return lengths
-
-
-def _disk(stage: Stage, recipe: Recipe) -> float | None:
-    """Return the bytes a stage needs at most: what it leaves, and its state, twice at a save."""
-    if "data" in stage.gives:
-        return float(_bytes(file for path in stage.kind.records(stage) for file in _files(path)))
-    weights = _weights(stage, recipe)
-    if weights is None:
-        return None
-    saved = 2 if getattr(stage.config, "save_dtype", "float32") == "bfloat16" else 4
-    state = 2 * _STATE_BYTES if hasattr(stage.config, "save_every") else 0
-    average = 2 * 4 if getattr(getattr(stage.config, "optim", None), "ema", 0) else 0
-    return weights * (saved + state + average)
-
-
-def _weights(stage: Stage, recipe: Recipe) -> float | None:
-    """Return the number of weights a stage would leave, from what it starts from."""
-    if stage.kind.name == "start":
-        from culet.stages.start import model_config
-
-        shape = model_config(stage.config.shape, vocab_size=stage.config.vocab_size)
-        return float(shape.num_parameters())
-    if stage.kind.name == "decoder" and stage.inputs["init"] is None:
-        from culet.stages.decoder import decoder_config
-
-        return float(decoder_config(stage.config.shape, stage.config.vocab_size).num_parameters())
-    found = [place for place in stage.inputs.values() if isinstance(place, Path)]
-    found += [p for place in stage.inputs.values() if isinstance(place, tuple) for p in place]
-    for place in found[:1]:
-        if stored := _bytes(_files(place, "*.safetensors")):
-            return stored / 4
-    for name in stage.needs:
-        if (weights := _weights(recipe.stages[name], recipe)) is not None:
-            return weights * (2 if stage.kind.name == "adapt" else 1)
-    return None
-
-
-def _files(path: Path, pattern: str = "*") -> list[Path]:
-    return [path] if path.is_file() else [file for file in path.rglob(pattern) if file.is_file()]
-
-
-def _bytes(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
-
-
-def _log(folder: Path) -> list[dict[str, Any]]:
-    return read_log(folder / "log.jsonl")
-
-
-def _log_aside(stage: Stage) -> list[dict[str, Any]]:
-    """Return the log of the youngest earlier run of a stage that was moved aside."""
-    logs = sorted(
-        stage.folder.parent.glob(f"{stage.name}.*/log.jsonl"), key=lambda file: file.stat().st_mtime
-    )
-    return _log(logs[-1].parent) if logs else []
+        share = source.weight
+        if rows is not None:
+            mixing = config.mixing
+            share *= min(rows.count, mixing.size_cap or rows.count) ** mixing.size_exponent
+        each = (2 + number) * config.max_tokens if rows is None else rows.mean(per_row)
+        most |= rows is None
+        total += share * batch * each
+        weights += share
+    return total / weights, most

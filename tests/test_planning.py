@@ -1,0 +1,420 @@
+"""What a dry run says of a recipe of which nothing has run, and where it has its numbers from."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import types
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_pipeline_whole import make
+from training_doubles import checkpoint, toy_rows, write_lines
+
+from culet.model.config import EmbeddingConfig
+from culet.model.decoder_config import EncoderDecoderConfig
+from culet.pipeline import rates, read_recipe, run_recipe, sampling
+from culet.pipeline.disk import Disk, Writes, foreign_width
+from culet.pipeline.planning import most_at_once, pairs_per_step
+from culet.pipeline.sampling import Samples, Texts, look_at, texts_of, tokens
+from culet.pipeline.shapes import Shapes
+from culet.pipeline.tables import thousands
+from culet.stages.tune import TuneConfig
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Rates by fiat, so that nothing is measured; the list says what was asked for."""
+    asked: list[str] = []
+
+    def fiat(name: str) -> Any:
+        def rate(shape: object, *rest: object) -> float | None:
+            asked.append(name)
+            return None if shape is None else 10.0
+
+        return rate
+
+    for name in ("of_pairs", "of_language", "of_embedding"):
+        monkeypatch.setattr(rates, name, fiat(name))
+    return asked
+
+
+def planned(path: Path, *overrides: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the rows of the table by stage, their cells apart, and the other lines."""
+    said: list[str] = []
+    run_recipe(path, overrides, dry_run=True, say=said.append)
+    number = len(read_recipe(path, overrides).stages)
+    at = [said[0].index(word) for word in ("would", "steps", "tokens", "time", "disk")]
+    rows = {}
+    for line in said[1 : number + 1]:
+        cuts = pairwise([*at, len(line) + 1])
+        rows[line.split()[0]] = [line[a:b].strip() for a, b in cuts]
+    return rows, said[number + 1 :]
+
+
+def test_every_stage_that_computes_has_tokens_before_anything_has_run(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    rows, rest = planned(make(tmp_path), "pretrain.steps=3")
+    assert {row[0] for row in rows.values()} == {"runs"}
+    timed = [name for name, row in rows.items() if row[3] != "?"]
+    assert timed == [
+        "decoder",
+        "pretrain",
+        "prefinetune",
+        "mine",
+        "search_mixture",
+        "finetune-a",
+        "finetune-b",
+    ]
+    assert rows["decoder"][2:4] == ["128", "13 s"]  # 2 steps of 4 windows of 16, 10 a second
+    assert rows["pretrain"][1:4] == ["3", "192", "19 s"]
+    assert rows["search_mixture"][1] == "3"  # the given mixture, a random one, one that is proposed
+    assert rows["prepare"][1:4] == rows["merge"][1:4] == ["-", "-", "?"]
+    assert not [name for name, row in rows.items() if row[4] in ("?", "0 B")]
+    assert rest[-1].startswith("in all: about ")
+    assert ", without adapt, prepare, merge; disk " in rest[-1]
+    assert [line for line in rest if line.startswith("time of")] == [
+        f"time of {name}: measured for a moment" for name in sorted(timed)
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_stages_have_yet_to_make_is_looked_at_where_it_comes_from(tmp_path: Path) -> None:
+    stages = read_recipe(make(tmp_path)).stages
+    samples = Samples(stages, ())
+    raw = samples.rows(tmp_path / "pairs.jsonl")
+    prepared = samples.rows(stages["prepare"].output())
+    mined = samples.rows(stages["mine"].output() / "toys")
+    assert raw is not None
+    assert prepared is not None
+    assert mined is not None
+    assert prepared == raw == samples.rows(stages["prepare"].output() / "toys")
+    assert raw.count == mined.count == 36
+    assert {len(t.negatives) for t in mined.parts[0].sample} == {stages["mine"].config.rules.number}
+    assert mined.parts[0].sample[0].own == raw.parts[0].sample[0].own
+    assert mined.bytes > 1.5 * raw.bytes
+    assert samples.rows(stages["prepare"].output() / "other") is None
+    assert samples.rows(stages["mine"].folder / "report.json") is None
+    assert Samples(stages, {"prepare"}).rows(stages["prepare"].output()) is None  # not there
+    (stages["prepare"].output() / "toys").mkdir(parents=True)
+    write_lines(stages["prepare"].output() / "toys/00000.jsonl", toy_rows(5))
+    lies = Samples(stages, {"prepare"}).rows(stages["mine"].output())
+    assert lies is not None
+    assert lies.count == 5
+
+
+def test_where_no_text_can_be_looked_at_the_bounds_of_a_batch_are_said(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    path = make(tmp_path)
+    text = path.read_text().replace("[prepare]", GENERATE.format(folder=tmp_path))
+    path.write_text(text.replace('path = "{folder}/pairs.jsonl"', ""))
+    rows, rest = planned(path, 'prepare.sources.0.path="@generate"')
+    most = 2 * 8 * 2 * 64  # steps, pairs, texts of a pair, tokens of a text
+    assert rows["prefinetune"][2:4] == ["up to 2.0 k", f"up to {most / 600:.0f} min"]
+    assert rows["mine"][2:4] == ["?", "?"]
+    assert "tokens of prefinetune, search_mixture, finetune-a, finetune-b: the most " in rest[-2]
+    assert {name for name, row in rows.items() if row[4] == "?"} == {"generate", "prepare", "mine"}
+    assert rest[-1].endswith(" free, without generate, prepare, mine")
+
+
+GENERATE = """
+[generate]
+inputs = ["{folder}/prose.jsonl"]
+
+[generate.endpoint]
+url = "http://127.0.0.1:9"
+model = "small"
+
+[generate.queries]
+per_document = 1
+
+[prepare]
+"""
+
+
+def test_a_time_that_is_not_shown_has_no_basis(tmp_path: Path, quick: list[str]) -> None:
+    rates.of_language = lambda *args: None  # put back by `quick`
+    rows, rest = planned(make(tmp_path))
+    assert rows["decoder"][3] == rows["pretrain"][3] == "?"
+    assert "time of prefinetune: measured for a moment" in rest
+    assert not [line for line in rest if "time of decoder" in line or "time of pretrain" in line]
+    assert ", without decoder, adapt, pretrain, prepare, merge; disk" in rest[-1]
+
+
+def test_a_teacher_that_is_not_known_takes_nobody_knows_how_long(
+    tmp_path: Path, quick: list[str]
+) -> None:
+    path = make(tmp_path)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher/config.json").write_text('{"hidden_size": 24}')
+    teach = '\n[teach]\nteacher = "{0}"\n[[teach.sources]]\npath = "@prepare"\n'
+    path.write_text(path.read_text() + teach.format(tmp_path / "teacher"))
+    rows, _ = planned(path)
+    assert rows["teach"][1] == "-"
+    known = Samples(read_recipe(path).stages, ()).rows(tmp_path / "pairs.jsonl")
+    assert known is not None
+    number = known.total(lambda texts: sum(map(tokens, texts.sides)))
+    assert rows["teach"][2] == thousands(number, about=True)
+    assert rows["teach"][3] == "?"
+    assert rows["teach"][4] != "?"  # its width is in its config
+    checkpoint(tmp_path / "known")
+    rows, _ = planned(path, f'teach.teacher="{tmp_path}/known"')
+    assert rows["teach"][3] != "?"
+
+
+def test_what_is_on_disk_has_the_shape_that_was_foretold(tmp_path: Path) -> None:
+    stages = read_recipe(make(tmp_path)).stages
+    shapes = Shapes(stages, ())
+    encoder, pair = shapes.of(stages["pretrain"], "model"), shapes.of(stages["adapt"], "seq2seq")
+    assert isinstance(encoder, EmbeddingConfig)
+    assert isinstance(pair, EncoderDecoderConfig)
+    assert (encoder.widths, encoder.encoder.vocab_size) == ((16, 8), 560)
+    assert (
+        shapes.of(stages["merge"], "model") == shapes.of(stages["finetune-b"], "model") == encoder
+    )
+    ready = Shapes(stages, {"finetune-a"})
+    assert ready.of(stages["merge"], "model") is None  # it should be there, and is not
+    checkpoint(stages["finetune-a"].output())
+    found = Shapes(stages, {"finetune-a"}).of(stages["merge"], "model")
+    assert isinstance(found, EmbeddingConfig)
+    assert found.encoder.vocab_size == 272
+
+
+def test_files_are_looked_at_in_part_and_bad_ones_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"query": f"q{i:05d}", "positive": "p" * 30, "negatives": ["n" * 10]} for i in range(4000)
+    ]
+    write_lines(tmp_path / "plain.jsonl", rows)
+    lines = (tmp_path / "plain.jsonl").read_bytes()
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(lines))
+    whole = look_at(tmp_path / "packed.jsonl.gz")
+    assert whole is not None
+    assert whole.rows == 4000
+    assert whole.packed_bytes * 4000 == (tmp_path / "packed.jsonl.gz").stat().st_size
+    assert set(whole.sample) == {Texts((6, 30), (10,), 8 + 32 + 12)}
+    monkeypatch.setattr(sampling, "_LOOKED_AT", len(lines) // 5)
+    part = look_at(tmp_path / "plain.jsonl")
+    assert part is not None
+    assert part.rows == pytest.approx(4000, rel=0.01)
+    assert part.row_bytes == len(lines) / 4000
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:100])
+    (tmp_path / "odd.jsonl").write_text(
+        '[1]\n{"other": 2}\nnonsense\n{"query": 1, "positive": ""}\n'
+    )
+    for bad in ("cut.jsonl.gz", "odd.jsonl"):
+        assert look_at(tmp_path / bad) is None
+
+
+def test_a_table_is_counted_and_not_read(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arrow = pytest.importorskip("pyarrow")
+    table = arrow.table({"query": ["ab"] * 1000, "positive": ["abc"] * 1000})
+    parquet.write_table(table, tmp_path / "rows.parquet")
+    part = look_at(tmp_path / "rows.parquet")
+    assert part is not None
+    assert (part.rows, len(part.sample), part.sample[0].sides) == (1000, 200, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("row", "sides"),
+    [
+        ({"query": "a", "positive": "über", "negatives": None}, (1, 5)),
+        ({"text": "€"}, (3,)),
+        ({"input": "ab", "target": "c", "answers": ["d"]}, (2, 1)),
+        ({"s": "a", "r": "bb", "o": "c"}, (1, 2, 1)),
+    ],
+)
+def test_rows_of_every_form_have_sizes(row: dict[str, Any], sides: tuple[int, ...]) -> None:
+    found = texts_of(json.dumps(row).encode())
+    assert found is not None
+    assert (found.sides, found.negatives) == (sides, ())
+
+
+def test_a_step_of_pairs_has_the_tokens_of_its_mixture(tmp_path: Path) -> None:
+    short = [{"query": "q" * 40, "positive": "p" * 40}] * 10
+    long = [{"query": "q" * 40, "positive": "p" * 400, "negatives": ["n" * 40] * 3}] * 30
+    write_lines(tmp_path / "short.jsonl", short)
+    write_lines(tmp_path / "long.jsonl", long)
+    assert tokens(40) == 18
+    assert tokens(400, 64) == 64
+
+    def per_step(**settings: Any) -> float:
+        from culet.recipe import build
+
+        sources = [
+            {"path": str(tmp_path / "short.jsonl"), "weight": 3},
+            {"path": str(tmp_path / "long.jsonl"), "weight": 1, "batch_size": 4},
+        ]
+        table = {"steps": 1, "batch_size": 8, "max_tokens": 64, "sources": sources} | settings
+        found, most = pairs_per_step(build(TuneConfig, table, where="x"), Samples({}, ()))
+        assert not most
+        return found
+
+    assert per_step() == (3 * 8 * 36 + 4 * (18 + 64)) / 4
+    assert per_step(num_negatives=2) == (3 * 8 * 36 + 4 * (18 + 64 + 2 * 18)) / 4
+    by_size = per_step(mixing={"size_exponent": 1.0, "size_cap": 20})
+    assert by_size == (30 * 8 * 36 + 20 * 4 * 82) / 50
+
+
+def test_a_mixture_that_was_found_decides_the_tokens(tmp_path: Path, quick: list[str]) -> None:
+    path = make(tmp_path)
+    write_lines(tmp_path / "pairs.jsonl", [{"query": "q" * 400, "positive": "p" * 400}] * 30)
+    before = planned(path)[0]["finetune-a"][2]
+    mixtures = {"sources": ["toys", "other"], "kept": [{"shares": [0.0, 1.0]}] * 2}
+    (tmp_path / "run/search_mixture").mkdir(parents=True)
+    (tmp_path / "run/search_mixture/mixtures.json").write_text(json.dumps(mixtures))
+    after = planned(path)[0]["finetune-a"][2]
+    assert before == "2.6 k"  # 2 steps of 8 pairs, 64 tokens a text; half of them with a negative
+    assert after == "2.0 k"  # the other half has none
+
+
+def clocked(monkeypatch: pytest.MonkeyPatch, wall: float, computing: float) -> list[int]:
+    """Let a clock go on by so much a token, and return the steps that will be taken."""
+    now = types.SimpleNamespace(wall=0.0, computing=0.0)
+    clocks = types.SimpleNamespace(
+        perf_counter=lambda: now.wall, process_time=lambda: now.computing
+    )
+    monkeypatch.setattr(rates, "time", clocks)
+    taken: list[int] = []
+
+    def step(size: int) -> int:
+        first = 10.0 if not taken else 0.0  # what is done once
+        taken.append(size)
+        now.wall += first + wall * size
+        now.computing += first + computing * size
+        return size
+
+    rates_step.append(step)
+    return taken
+
+
+rates_step: list[Any] = []
+
+
+def test_a_rate_is_that_of_computing_and_not_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = clocked(monkeypatch, wall=1e-3, computing=1e-4)  # others have nine tenths of the CPU
+    assert rates.measured(rates_step.pop()) == pytest.approx(1e4)
+    assert taken == [128, 128, 512, 2048]
+    clocked(monkeypatch, wall=1e-4, computing=8e-4)  # eight threads
+    assert rates.measured(rates_step.pop()) == pytest.approx(1e4)
+    taken = clocked(monkeypatch, wall=1e-3, computing=1e-4)
+    assert rates.measured(rates_step.pop(), on_cpu=False) == pytest.approx(1e3)
+    assert taken == [128, 128, 512]  # a larger step would take too long
+    taken = clocked(monkeypatch, wall=1.0, computing=1.0)
+    assert rates.measured(rates_step.pop()) == pytest.approx(1.0)
+    assert taken == [128, 128]
+
+
+def test_each_way_of_learning_and_embedding_can_be_measured(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    path.write_text(path.read_text().replace('teacher = "decoder"', ""))
+    recipe = read_recipe(path)
+    stages, run, shapes = recipe.stages, recipe.run, Shapes(recipe.stages, ())
+    decoder, pair = stages["decoder"], stages["pretrain"]
+    shape, both = shapes.of(decoder, "decoder"), shapes.of(pair, "seq2seq")
+    model = shapes.of(pair, "model")
+    found = [
+        rates.of_language(shape, decoder, None, run),
+        rates.of_language(both, pair, both, run),
+        rates.of_language(model, decoder, shape, run),  # an encoder from a decoder
+        rates.of_pairs(model, stages["prefinetune"].config, run),
+        rates.of_embedding(model, 20, None, run),
+    ]
+    assert all(rate is not None and rate > 0 for rate in found)
+    assert rates.of_language(None, decoder, None, run) is None
+    assert rates.of_pairs(None, stages["prefinetune"].config, run) is None
+    assert rates.of_embedding(both, 20, None, run) is None
+
+
+def test_disk_is_what_lies_there_at_the_fullest_moment() -> None:
+    assert most_at_once([]) == 0
+    assert most_at_once([Disk(10, 1), Disk(5, 5), Disk(7, 2)]) == 13  # 1 + 5 + 7
+    assert most_at_once([Disk(100, 1), Disk(5, 5)]) == 100
+
+
+def test_stages_that_keep_no_weights_write_by_their_rows(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    write_lines(tmp_path / "pairs.jsonl", [{"query": "q" * 40, "positive": "é" * 50}] * 1000)
+    overrides = ["prepare.near.threshold=0.8", "prepare.compress=false"]
+
+    def disk(name: str, *more: str) -> Disk:
+        stages = read_recipe(path, [*overrides, *more]).stages
+        found = Writes(Samples(stages, ()), Shapes(stages, ())).of(stages[name])
+        assert found is not None
+        return found
+
+    size = (tmp_path / "pairs.jsonl").stat().st_size
+    prepared = disk("prepare")
+    assert prepared.kept == size
+    assert prepared.peak == 1000 * (2 + 16 + 2 * 128) + max(size, 1000 * 12 * 20)
+    assert disk("prepare", "prepare.exact=false").peak == prepared.peak - 16_000
+    assert disk("prepare", "prepare.compress=true").kept < size / 2
+    mined = disk("mine")
+    assert mined.kept == size + 1000 * 3 * 100  # three negatives of the length of a positive
+    vectors = 2 * 1000 * 2 * 16  # queries and documents, two bytes a number, 16 numbers
+    texts = 1000 * (42 + 302)  # as JSON: quotes, and six bytes for an é
+    assert mined.peak - mined.kept == pytest.approx(vectors + texts, abs=200_000)
+    assert mined.peak - mined.kept > vectors + texts
+    wider = disk("mine", "pretrain.head.embedding_dim=32", "pretrain.head.widths=[32]")
+    assert wider.peak - mined.peak == 2000 * 2 * 16
+    one, two = disk("search_mixture"), disk("search_mixture", "search_mixture.workers=2")
+    trial = disk("finetune-a")
+    assert two.peak - one.peak == trial.peak
+    assert one.kept < 100_000 < trial.peak
+
+
+def test_stages_with_weights_keep_them_and_their_state(tmp_path: Path) -> None:
+    path = make(tmp_path)
+
+    def disk(name: str, *more: str) -> Disk:
+        stages = read_recipe(path, more).stages
+        found = Writes(Samples(stages, ()), Shapes(stages, ())).of(stages[name])
+        assert found is not None
+        return found
+
+    stages = read_recipe(path).stages
+    shape = Shapes(stages, ()).of(stages["prefinetune"], "model")
+    assert shape is not None
+    weights = shape.num_parameters()
+    assert disk("prefinetune") == Disk(weights * (4 + 24), weights * 4)
+    assert disk("prefinetune", "prefinetune.save_dtype=bfloat16").kept == weights * 2
+    assert disk("prefinetune", "prefinetune.optim.ema=0.9").peak == weights * (4 + 24 + 8)
+    thin = disk("prefinetune", "prefinetune.lora.rank=1")
+    assert weights * 4 < thin.peak < weights * 8
+    kept = disk("prefinetune", "prefinetune.snapshot_every=1", "prefinetune.snapshots=5").kept
+    assert kept == weights * 4 * 3  # two steps, two snapshots, and the checkpoint
+    pair = Shapes(stages, ()).of(stages["adapt"], "seq2seq")
+    assert pair is not None
+    assert disk("pretrain").kept == 4 * (pair.num_parameters() + weights)  # and the encoder alone
+    still = disk("pretrain", "pretrain.optim.embed_lr=0.0")
+    assert disk("pretrain").peak - still.peak == 24 * 2 * 560 * 16  # both token tables stay
+    assert disk("merge", "merge.method=uniform", "merge.dtype=bfloat16").kept == weights * 2
+
+
+def test_the_width_of_a_foreign_teacher_is_in_its_last_map(tmp_path: Path) -> None:
+    assert foreign_width(tmp_path) is None
+    (tmp_path / "config.json").write_text('{"hidden_size": 24}')
+    assert foreign_width(tmp_path) == 24
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense/config.json").write_text('{"in_features": 24, "out_features": 8}')
+    assert foreign_width(tmp_path) == 8
+    (tmp_path / "2_Dense/config.json").write_text("[")
+    assert foreign_width(tmp_path) == 24
+
+
+def test_encoders_that_learn_nothing_take_no_tokens(tmp_path: Path, quick: list[str]) -> None:
+    path = make(tmp_path)
+    text = path.read_text()
+    encoder = (
+        '[encoder]\nobjective = "none"\n[encoder.head]\nembedding_dim = 16\nwidths = [16, 8]\n'
+    )
+    path.write_text(text.replace("[adapt]", f"{encoder}\n[adapt]"))
+    rows, _ = planned(path)
+    assert rows["encoder"][1:4] == ["-", "-", "?"]
+    assert quick.count("of_language") == 2  # of the decoder and of pretrain
