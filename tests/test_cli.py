@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,6 +68,19 @@ def test_embed_writes_vectors_in_the_order_of_the_lines(run: Run, tmp_path: Path
     assert (code, stdout) == (0, "")
     assert err == f"3 vectors of 64 numbers in {out}\n"
     assert np.array_equal(np.load(out), WordEmbedder().encode_document(["mars", "", "venus"]))
+
+
+def test_resume_with_nothing_to_go_on_with_begins(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out.npy"
+    code, _, err = run("embed", "-t", "mars", "-o", out, "--resume")
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            f"culet: there is nothing to go on with in {out}.part; beginning",
+            f"1 vectors of 64 numbers in {out}",
+        ],
+    )
+    assert np.load(out).shape == (1, 64)
 
 
 def test_embed_reads_fields_titles_and_width(run: Run, tmp_path: Path) -> None:
@@ -260,26 +274,87 @@ def test_a_missing_extra_says_how_to_install_it(
     )
 
 
-def test_evaluate_scores_every_width_and_writes_results(run: Run, tmp_path: Path) -> None:
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    """A folder with one task that is scored at once."""
     pytest.importorskip("scipy")
     pytest.importorskip("sklearn")
     from evaluate_doubles import write_task
 
-    task = tmp_path / "tasks" / "Near"
     rows = [
         {"a": "red planet", "b": "red planet mars", "score": 5},
         {"a": "red planet", "b": "bread", "score": 0},
         {"a": "bread oven", "b": "oven", "score": 3},
     ]
     facts = {"type": "sts", "metric": "cosine_spearman", "languages": ["eng-Latn"]}
-    write_task(task, **facts, files={"pairs.jsonl": rows})
+    write_task(tmp_path / "tasks" / "Near", **facts, files={"pairs.jsonl": rows})
+    return tmp_path / "tasks"
+
+
+def test_evaluate_scores_every_width_and_writes_results(
+    run: Run, tasks: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "results"
     widths = ("--truncate-to", 64, "--truncate-to", 32)
-    code, out, err = run("evaluate", task.parent, "-o", results, *widths)
+    code, out, err = run("evaluate", tasks, "-o", results, *widths)
     assert code == 0, err
     assert "Near" in out
     assert "32d" in out
     assert list(results.rglob("*.json"))
+    assert err.endswith(f"results, computed in float32 by words, are in {results}\n")
+
+
+def test_evaluate_refuses_a_width_that_was_not_trained(
+    run: Run, tasks: Path, tmp_path: Path
+) -> None:
+    code, out, err = run("evaluate", tasks, "-o", tmp_path / "r", "--truncate-to", 48)
+    assert (code, out) == (2, "")
+    assert err == (
+        "culet: truncate_to must be one of the trained widths (64, 32), got 48; a prefix of "
+        "another width was never trained and would be a poor embedding\n"
+    )
+    assert not (tmp_path / "r").exists()
+
+
+def test_evaluate_checks_where_results_go_before_a_model_is_loaded(
+    run: Run, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_load(*_: object, **__: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(loading, "load", no_load)
+    file = tmp_path / "t.txt"
+    file.touch()
+    for out in (file, file / "deeper" / "still"):
+        expected = f"culet: cannot write results to {out}: {file} is a file; name a folder\n"
+        assert run("evaluate", tasks, "-o", out) == (2, "", expected)
+    monkeypatch.setattr(os, "access", lambda _, mode: not mode & os.W_OK)
+    code, _, err = run("evaluate", tasks, "-o", tmp_path / "new" / "results")
+    assert (code, f"{tmp_path} cannot be written; name another folder" in err) == (2, True)
+
+
+def test_evaluate_names_no_place_where_nothing_was_written(
+    run: Run, tasks: Path, tmp_path: Path
+) -> None:
+    (tasks / "Near" / "pairs.jsonl.gz").write_bytes(b"")
+    code, _, err = run("evaluate", tasks, "-o", tmp_path / "results")
+    assert (code, "are in" in err) == (1, False)
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
+COMMANDS = re.findall(r"^culet (evaluate .*?)(?: +#.*)?$", DOCS.read_text("utf-8"), re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_of_the_docs_run(
+    run: Run, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "demo" / "data").mkdir(parents=True)
+    tasks.rename(tmp_path / "demo" / "data" / "eval")
+    monkeypatch.chdir(tmp_path)
+    own = command.replace(" 512", " 64").replace(" 128", " 32")  # the double's widths
+    code, out, err = run(*own.split())
+    assert (code, "Near" in out) == (0, True), err
 
 
 def test_help_imports_nothing_heavy() -> None:

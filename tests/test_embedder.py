@@ -166,6 +166,13 @@ def test_a_width_that_was_not_trained_is_refused(embedder: Embedder, width: int)
         embedder.encode_document([], truncate_to=width)
 
 
+def test_half_a_character_is_counted_without_the_prompt(embedder: Embedder) -> None:
+    with pytest.raises(InputError, match=r"^text 1 is not valid .* lone surrogate at character 2;"):
+        embedder.encode_query(["ok", "ab\ud83d"])
+    with pytest.raises(InputError, match=r"^the prompt or title of text 0 is not valid Unicode"):
+        embedder.encode_document(["ok"], titles=["ab\ud83d"])
+
+
 def test_similarity_is_the_cosine_of_each_pair() -> None:
     similarity = Embedder.similarity
     a, b = np.array([[3.0, 4.0], [0.0, 2.0]]), np.array([[4.0, 3.0], [-3.0, -4.0], [0.0, 1.0]])

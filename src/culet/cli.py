@@ -255,11 +255,15 @@ def evaluate(
     quiet: QuietOption = False,
 ) -> None:
     """Score a model on evaluation tasks by MTEB's protocols."""
+    from culet.model.config import check_width
     from culet.progress import Progress
 
     evaluation = _extra("culet.evaluate", extra="eval", purpose="culet evaluate")
     tasks = {folder: _num_tasks(evaluation, folder, only) for folder in folders}
+    _check_folder(out)
     embedder = load_model(model, device, precision, threads)
+    for width in truncate_to or ():
+        check_width(width, embedder.widths)
     # None names the full width in results, so that it is one column under both of its names.
     widths = [None if width == embedder.dim else width for width in truncate_to or [embedder.dim]]
     precisions = [str(item) for item in vector_precision or [Precision.float32]]
@@ -286,7 +290,8 @@ def evaluate(
             results += outcome.results
             failures |= outcome.failures
     evaluation.print_report({embedder.name: results}, failures=failures)
-    say(f"results are in {out}")
+    if results:
+        say(f"results, computed in {embedder.precision} by {embedder.backend}, are in {out}")
     if failures:
         raise typer.Exit(1)
 
@@ -327,6 +332,17 @@ app.command()(generate)
 def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:
     infos = evaluation.list_tasks(folder)
     return sum(1 for info in infos if not only or info.name in only)
+
+
+def _check_folder(out: Path) -> None:
+    """Raise InputError unless results can be written to a folder, which need not be there yet."""
+    nearest = next(place for place in (out, *out.parents) if os.path.exists(place))
+    if not nearest.is_dir():
+        raise InputError(f"cannot write results to {out}: {nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write results to {out}: {nearest} cannot be written; name another folder"
+        )
 
 
 def _extra(module: str, *, extra: str, purpose: str) -> Any:

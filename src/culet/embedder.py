@@ -372,7 +372,9 @@ class Embedder:
             if not isinstance(text, str):
                 raise InputError(f"text {first + i} must be a string, got {type(text).__name__}")
         prompted = [prefix + text for prefix, text in zip(prefixes, texts, strict=True)]
-        tokenized = self._tokenizer.encode(prompted, on_long=on_long, first=first)
+        tokenized = self._tokenizer.encode(
+            prompted, on_long=on_long, first=first, prompt_chars=list(map(len, prefixes))
+        )
         note = None
         if tokenized.overlong:
             longest = max(length for _, length in tokenized.overlong)
