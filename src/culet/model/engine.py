@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -34,12 +35,22 @@ class TorchEngine:
         self.precision = str(dtype).removeprefix("torch.")
         self.backend = "torch"
         self.name = f"torch {device} {self.precision}"
+        self._process = os.getpid()
         self._model = model
         self._device = device
         self._dtype = dtype
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done."""
+        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
+
+        Raises:
+            InputError: In a forked child, which has none of PyTorch's threads and would hang.
+        """
+        if os.getpid() != self._process:
+            raise InputError(
+                f"this embedder ({self.name}) was loaded before a fork; load it in the child, or "
+                "use spawn"
+            )
         budget = _CHUNK_TOKENS.get(self._device.partition(":")[0], 2048)
         for index in _chunks([len(ids) for ids in texts], budget):
             with torch.inference_mode():  # not around the yield: it would reach the caller

@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -55,7 +56,7 @@ _KEPT_CODE = {"float32": 512, "bfloat16": 512, "int8": 512, "int4": 64}
 
 
 class OpenVinoEngine:
-    """A checkpoint compiled for this CPU.
+    """A checkpoint compiled for this CPU; a forked child compiles it once more for itself.
 
     Args:
         checkpoint: The model.
@@ -82,18 +83,25 @@ class OpenVinoEngine:
         threads: int | None = None,
         cache: Path | None = None,
     ) -> None:
+        self._asked, self._threads_asked = precision, threads
+        self._checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._threads = threads or _cores()
+        self._cache = cache
+        self.backend = "openvino"
+        self._starting = threading.Lock()
+        self._start()
+        _ENGINES.add(self)
+
+    def _start(self) -> None:
+        """Compile, in the process that computes."""
         with own_signal_stack():  # loads the plugin, which brings its own
             self._core = ov.Core()
             capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision = check_precision(precision, capabilities)
-        self.backend = "openvino"
+        self.precision = check_precision(self._asked, capabilities)
         self.name = f"openvino cpu {self.precision}"
-        self._checkpoint = checkpoint
-        self._config = checkpoint.config
-        check_memory(checkpoint.config, self.precision, available_memory())
-        self._settings = _settings(self.precision, threads)
-        self._threads = threads or _cores()
-        self._cache = cache
+        check_memory(self._config, self.precision, available_memory())
+        self._settings = _settings(self.precision, self._threads_asked)
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
         self._whole: Callable[..., ov.CompiledModel] | None = None  # compiles it again
@@ -101,7 +109,7 @@ class OpenVinoEngine:
             run = self._open()
         except RuntimeError as error:
             raise CheckpointError(
-                f"OpenVINO cannot compile {checkpoint.folder}: {error}"
+                f"OpenVINO cannot compile {self._checkpoint.folder}: {error}"
             ) from error
         self._release()
         self._single = Streams([run], start_cost=_START_TOKENS * self._threads)
@@ -111,6 +119,16 @@ class OpenVinoEngine:
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
         self._packed: list[Streams] = []
+        self._process = os.getpid()  # last, so that a start that failed is tried again
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: never free what the parent has compiled.
+
+        That would wait for threads which stayed with the parent, at the latest when the child ends.
+        """
+        compiled = (self._core, self._single, self._bulk, self._whole)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
+        self._starting = threading.Lock()
 
     def _open(self) -> Run:
         """Find or make weights and compiled models; return what computes one rectangle."""
@@ -180,6 +198,10 @@ class OpenVinoEngine:
         Args:
             texts: Token ids of each text; none without tokens.
         """
+        if self._process != os.getpid():  # after a fork
+            with self._starting:
+                if self._process != os.getpid():
+                    self._start()
         lengths = [len(text) for text in texts]
         streams = self._streams(sum(lengths))
         laid = rectangles(lengths, TOKEN_BUDGET, start_cost=streams.start_cost)
@@ -246,6 +268,18 @@ class OpenVinoEngine:
             counted = inside & (place <= self._config.pooling_tokens)
         weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
         return np.asarray(weights, dtype=np.float32)[:, None, :]
+
+
+_ENGINES: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for engine in _ENGINES:
+        engine.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextlib.contextmanager
