@@ -1,4 +1,4 @@
-"""What the README prints works as printed."""
+"""What the README prints works as printed, and so do the programs of docs/runtime.md."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from culet.textio import read_texts
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 BLOCKS = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+RUNTIME = _BLOCK.findall((ROOT / "docs" / "runtime.md").read_text(encoding="utf-8"))
 COMMANDS = [text for kind, text in BLOCKS if not kind and "culet " in text]
 PYTHON = [text for kind, text in BLOCKS if kind == "python"]
 
@@ -37,3 +42,19 @@ def test_each_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
 def test_each_program_of_the_readme_runs(program: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(program, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+def test_the_runtimes_stream_gives_the_vectors_of_culet_embed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = [text for kind, text in RUNTIME if kind == "python"]
+    assert len(programs) == 1
+    lines = ["a cut gem", "", "la pierre taillée", "the last line"]
+    (tmp_path / "ten-million-lines.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(programs[0], "runtime.md", "exec"), names)
+    rows = [row.text for row in read_texts("ten-million-lines.txt")]  # as `culet embed` reads them
+    assert rows == lines
+    expected = names["embedder"].encode_document(rows)
+    assert np.array_equal(names["vectors"], expected)

@@ -106,7 +106,7 @@ def embed(
         )
         rows = writer.rest(rows)
         if resume:
-            say(f"culet: going on after {writer.num_rows:,} vectors in {writer.part}")
+            say(_going_on(writer))
     try:
         with writer or nullcontext():
             embed_rows(
@@ -170,6 +170,12 @@ def _rows(
     if source is None:
         return iter([TextRow(item) for item in text or ()])
     return read_texts(source, field=field or "text", titles_field=titles_field)
+
+
+def _going_on(writer: EmbeddingWriter) -> str:
+    if writer.num_rows:
+        return f"culet: going on after {writer.num_rows:,} vectors in {writer.part}"
+    return f"culet: there is nothing to go on with in {writer.part}; beginning"
 
 
 def _kept(writer: EmbeddingWriter) -> str:
