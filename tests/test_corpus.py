@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,8 @@ def test_a_bad_line_stops_or_is_listed(tmp_path: Path, line: str, message: str) 
     (skipped,) = corpus.skipped
     assert isinstance(skipped, Skipped)
     assert skipped.path == "a.jsonl:2"
+    assert re.search(message, f"{skipped.path}: {skipped.reason}")
+    assert "a.jsonl" not in skipped.reason
 
 
 def test_the_field_of_the_text_can_be_named(tmp_path: Path) -> None:

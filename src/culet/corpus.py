@@ -259,7 +259,7 @@ def _read_documents(
         except InputError as error:
             if on_bad_line == "error":
                 raise
-            skip(line, str(error))
+            skip(line, str(error).removeprefix(f"{path}:{line}: "))
     return Corpus(tuple(chunks), tuple(skipped), 1)
 
 
