@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _FIRST, _MOST = 128, 2048  # tokens of the steps that are measured, each four times the one before
 _SECONDS, _WAIT = 1.5, 8.0  # of computing, and on a clock, that measuring may take; about
 _TYPICAL = 32  # tokens of a text in a batch of pairs
-_MOST_WEIGHTS = 1 << 30  # of a model that is made to be measured
+_MOST_WEIGHTS = 1 << 29  # of a model that is made to be measured: 4 GB with its gradients
 _MOST_WRITTEN = 1 << 26  # of one that is written down for OpenVINO as well
 
 
