@@ -77,6 +77,7 @@ class VectorStub(Server):
 
     Attributes:
         reply: May answer in place of the vectors: status, JSON value or text, headers.
+        usage: Whether token counts are told: the words of the texts.
     """
 
     path = "/v1/embeddings"
@@ -84,6 +85,7 @@ class VectorStub(Server):
     def __init__(self) -> None:
         super().__init__()
         self.reply: Callable[[int, list[str]], Any] = lambda number, texts: None
+        self.usage = True
 
     @property
     def texts(self) -> list[str]:
@@ -91,7 +93,10 @@ class VectorStub(Server):
 
     def answer(self, body: dict[str, Any], number: int) -> Answer:
         rows = [{"index": i, "embedding": vector(t)} for i, t in enumerate(body["input"])]
-        usual = (200, {"data": rows[::-1]}, {})  # in another order: `index` counts
+        told: dict[str, Any] = {"data": rows[::-1]}  # in another order: `index` counts
+        if self.usage:
+            told["usage"] = {"prompt_tokens": sum(len(text.split()) for text in body["input"])}
+        usual: Any = (200, told, {})
         status, value, headers = self.reply(number, body["input"]) or usual
         return status, value if isinstance(value, str) else json.dumps(value), headers
 

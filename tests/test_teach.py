@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,21 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value))
 
 
+class Waiting:
+    """A clock that stands still but for what is slept."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.waited.append(seconds)
+        self.now += seconds
+
+    def client(self, config: EmbeddingEndpoint) -> EmbeddingClient:
+        return EmbeddingClient(config, sleep=self.sleep, clock=lambda: self.now)
+
+
 def unit(text: str) -> np.ndarray:
     found = np.array(vector(text), dtype=np.float32)
     return found / np.linalg.norm(found)
@@ -96,9 +112,8 @@ def test_a_teacher_with_roles_embeds_a_text_in_each_of_them(tmp_path: Path, stub
             "passage: Fruit\na red apple",
             "query: a red apple",  # both sides of a symmetric task are queries
             "query: green!",
-            "query: red?",  # of the symmetric task
         ]
-    )
+    )  # "query: red?" is of the symmetric task too: the same words for the endpoint
     record = Record("red?", "a red apple", ("a green tree",), origin="f:1")
     found = taught.of_record(record, "search")
     assert np.abs(found["query"] - unit("query: red?")).max() < 1e-3
@@ -156,6 +171,64 @@ def test_a_killed_run_loses_at_most_a_shard(tmp_path: Path, stub: Stub) -> None:
     assert not stub.bodies
 
 
+def test_an_error_in_the_middle_of_a_shard_pays_for_nothing_twice(
+    tmp_path: Path, stub: Stub
+) -> None:
+    rows = toy_rows(10)
+    stub.reply = lambda number, texts: (400, "no", {}) if number == 8 else None
+    with pytest.raises(InputError, match="refuses the request: 400"):
+        go(tmp_path, rows, endpoint=endpoint(stub, parallel=2))  # all in one shard
+    refused = stub.bodies[7]["input"]
+    paid = [text for text in stub.texts if text not in refused]
+    assert len(paid) >= 14
+    assert not list((tmp_path / "out" / "vectors").glob("*.parquet"))
+    stub.bodies.clear()
+    stub.reply = lambda number, texts: None
+    folder = go(tmp_path, rows, endpoint=endpoint(stub, batch_size=3))  # requests are cut anew
+    assert not set(paid) & set(stub.texts)
+    assert len(stub.texts) == 20 - len(paid)
+    taught = TeacherFolder(folder)
+    for record in read_records([tmp_path / "toys.jsonl"]):
+        found = taught.of_record(record, "search")
+        assert np.abs(found["query"] - unit(record.query)).max() < 1e-3
+        assert np.abs(found["positive"] - unit(record.positive)).max() < 1e-3
+
+
+def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, stub: Stub) -> None:
+    def interrupted(number: int, texts: list[str]) -> None:
+        if number == 4:
+            signal.raise_signal(signal.SIGINT)
+
+    stub.reply = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, toy_rows(10), endpoint=endpoint(stub, parallel=1))
+    answered = set(stub.texts)
+    stub.bodies.clear()
+    stub.reply = lambda number, texts: None
+    go(tmp_path, toy_rows(10), endpoint=endpoint(stub, parallel=1))
+    assert len(answered | set(stub.texts)) == 20
+    assert len(answered) >= 8
+    assert len(answered & set(stub.texts)) <= 2  # of a request that is just being sent off
+
+
+def test_vectors_are_forgotten_once_a_shard_has_them(tmp_path: Path, stub: Stub) -> None:
+    client = EmbeddingClient(endpoint(stub, input_price=1e6))
+    client.keep_in(tmp_path / "kept.sqlite")
+    client.embed(["a", "b"])
+    again = EmbeddingClient(endpoint(stub, input_price=1e6))
+    again.keep_in(tmp_path / "kept.sqlite")
+    assert again.embed(["b", "a"]).tolist() == [vector("b"), vector("a")]
+    assert (again.cost.asked, again.cost.cached, again.cost.saved) == (0, 2, 2.0)
+    assert len(stub.bodies) == 1
+    again.forget()
+    again.embed(["a"])
+    assert len(stub.bodies) == 2
+    assert again.spent() == {"asked": 2, "retried": 0, "asked_tokens": 3, "paid": 3.0}
+    (tmp_path / "other").write_text("something else " * 100)
+    with pytest.raises(InputError, match="as a file of answers: file is not a database"):
+        again.keep_in(tmp_path / "other")
+
+
 def test_a_vector_without_direction_is_refused(tmp_path: Path, stub: Stub) -> None:
     def zeros(number: int, texts: list[str]) -> Any:
         rows = [{"index": i, "embedding": [0.0, 0.0]} for i in range(len(texts))]
@@ -170,14 +243,66 @@ def test_a_vector_without_direction_is_refused(tmp_path: Path, stub: Stub) -> No
 
 
 def test_an_endpoint_is_asked_again_when_it_says_so(stub: Stub) -> None:
-    waited: list[float] = []
+    waiting = Waiting()
     stub.reply = lambda number, texts: (429, "busy", {"Retry-After": "7"}) if number < 3 else None
-    client = EmbeddingClient(endpoint(stub), sleep=waited.append)
+    client = waiting.client(endpoint(stub))
     assert client.embed(["a", "b"]).tolist() == [vector("a"), vector("b")]
-    assert waited == [7.0, 7.0]
+    assert waiting.waited == [7.0, 7.0]
+    assert (client.cost.asked, client.cost.retried) == (1, 2)
     stub.reply = lambda number, texts: (503, "down", {})
     with pytest.raises(InputError, match=r"no answer in 3 attempts, the last: 503 .*down"):
-        EmbeddingClient(endpoint(stub, retries=2), sleep=waited.append).embed(["a"])
+        waiting.client(endpoint(stub, retries=2)).embed(["a"])
+
+
+def test_requests_for_vectors_keep_their_distance(stub: Stub) -> None:
+    waiting = Waiting()
+    client = waiting.client(endpoint(stub, batch_size=1, parallel=1, requests_per_minute=30))
+    client.embed(list("abcdef"))
+    assert waiting.now == pytest.approx(10.0)  # five gaps of two seconds
+    client = waiting.client(endpoint(stub, batch_size=1, parallel=1, tokens_per_minute=60))
+    client.embed(["one two", "three", "four"])
+    assert waiting.now == pytest.approx(13.0)  # 2 tokens, then 1, a second each
+
+
+def test_vectors_are_told_of_as_they_come_and_in_the_order_of_the_texts(stub: Stub) -> None:
+    texts = [f"text {i % 7}" for i in range(20)]
+    told: list[int] = []
+    found = EmbeddingClient(endpoint(stub)).embed(texts, told.append)
+    assert found.tolist() == [vector(text) for text in texts]
+    assert sorted(stub.texts) == sorted(set(texts))  # each once
+    assert (len(told), sum(told)) == (4, 20)  # seven texts in requests of two
+
+
+def test_the_budget_for_vectors_is_not_exceeded_and_what_was_paid_is_kept(
+    tmp_path: Path, stub: Stub
+) -> None:
+    rows = toy_rows(10)
+    poor = endpoint(stub, parallel=1, input_price=1e6, budget=5.0)  # a token costs 1
+    with pytest.raises(
+        InputError, match=r"the budget of 5 is spent \(\d+ paid\); raise it and run"
+    ):
+        go(tmp_path, rows, endpoint=poor)
+    first = stub.texts
+    assert 0 < len(first) <= 10  # of 20: two more requests were under way
+    rich = endpoint(stub, parallel=1, input_price=1e6)
+    said: list[str] = []
+    config = TeachConfig(sources=(TaughtSource(tmp_path / "toys.jsonl"),), endpoint=rich)
+    teach.run(config, out=tmp_path / "out", say=said.append)
+    assert len(stub.texts) == len(set(stub.texts)) == 20
+    words = [sum(len(text.split()) for text in texts) for texts in (first, stub.texts)]
+    cost = json.loads((tmp_path / "out" / "done.json").read_text())["cost"]
+    assert cost == {"asked": 10, "retried": 0, "asked_tokens": words[1], "paid": words[1]}
+    assert said[0] == (
+        f"teach: {10 - len(first) // 2} requests ({words[1] - words[0]} + 0 tokens, "
+        f"{words[1] - words[0]} paid), {len(first)} texts known before"
+    )
+
+
+def test_an_endpoint_that_counts_no_tokens_costs_nothing(tmp_path: Path, stub: Stub) -> None:
+    stub.usage = False
+    go(tmp_path, endpoint=endpoint(stub, input_price=1.0))
+    cost = json.loads((tmp_path / "out" / "done.json").read_text())["cost"]
+    assert cost == {"asked": 3, "retried": 0, "asked_tokens": 0, "paid": 0.0}
 
 
 def test_an_endpoint_gets_its_key_and_its_model(
@@ -204,7 +329,7 @@ def test_an_endpoint_gets_its_key_and_its_model(
 def test_an_answer_that_is_no_vector_is_refused(stub: Stub, value: Any, message: str) -> None:
     stub.reply = lambda number, texts: (200, value, {})
     with pytest.raises(InputError, match=message):
-        EmbeddingClient(endpoint(stub, retries=2), sleep=lambda s: None).embed(["a"])
+        Waiting().client(endpoint(stub, retries=2)).embed(["a"])
 
 
 # --- folders as teachers
@@ -325,6 +450,11 @@ def test_roles_follow_the_task_as_in_training() -> None:
         ({}, "a teacher folder or an endpoint, one of them"),
         ({"teacher": "x", "shard_texts": 0}, "shard_texts and truncate_to must be at least 1"),
         ({"endpoint": {"url": "ftp://x", "model": "m"}}, "url must begin with http"),
+        ({"endpoint": {"url": "http://x", "model": "m", "budget": 1.0}}, "budget needs input_pri"),
+        (
+            {"endpoint": {"url": "http://x", "model": "m", "requests_per_minute": -1}},
+            "input_price and budget must not be negative, got -1, 0, 0.0 and 0.0",
+        ),
         ({"sources": [{"path": "a", "task": "sing"}], "teacher": "x"}, "task must be one of"),
     ],
 )

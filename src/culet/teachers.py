@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,8 +29,15 @@ class Teacher(Protocol):
     by_role: bool
     fingerprint: str
 
-    def embed(self, texts: Sequence[Spoken]) -> np.ndarray:
-        """Return a vector for each text, float32 [B, T]."""
+    def embed(
+        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
+    ) -> np.ndarray:
+        """Return a vector for each text, float32 [B, T].
+
+        Args:
+            texts: The texts.
+            advance: Told how many more texts have their vectors, as they come.
+        """
 
 
 class EmbedderTeacher:
@@ -42,7 +49,9 @@ class EmbedderTeacher:
         self.by_role = not embedder.prompts.empty
         self.fingerprint = embedder.fingerprint
 
-    def embed(self, texts: Sequence[Spoken]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
+    ) -> np.ndarray:
         """Return unit vectors; queries carry the prompt of their task."""
         vectors = np.empty((len(texts), self._embedder.dim), dtype=np.float32)
         for task in sorted({text.task for text in texts}, key=lambda task: task or ""):
@@ -62,6 +71,7 @@ class EmbedderTeacher:
                     [text.titled for text in own], progress=False
                 )
             vectors[places] = found
+            advance(len(places))
         return vectors
 
 
@@ -94,7 +104,9 @@ class SentenceTransformerTeacher:
         files = [file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")]
         self.fingerprint = fingerprint.of_files(files, relative_to=folder)
 
-    def embed(self, texts: Sequence[Spoken]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
+    ) -> np.ndarray:
         """Return the model's vectors."""
         sides = ["document" if text.task is None else "query" for text in texts]
         vectors = self._model.encode(
@@ -104,28 +116,36 @@ class SentenceTransformerTeacher:
             convert_to_numpy=True,
             show_progress_bar=False,
         )
+        advance(len(texts))
         return np.asarray(vectors, dtype=np.float32)
 
 
 class EndpointTeacher:
-    """A model behind an OpenAI-compatible endpoint."""
+    """A model behind an OpenAI-compatible endpoint.
+
+    Attributes:
+        client: Who asks it, keeps what it answers and counts what that costs.
+    """
 
     def __init__(self, config: EmbeddingEndpoint) -> None:
         self._config = config
-        self._client = EmbeddingClient(config)
+        self.client = EmbeddingClient(config)
         self.name = f"{config.model} at {config.url}"
         self.by_role = config.query_prefix != config.document_prefix
         self.fingerprint = fingerprint.of_settings(
             [config.model, config.query_prefix, config.document_prefix]
         )
 
-    def embed(self, texts: Sequence[Spoken]) -> np.ndarray:
+    def embed(
+        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
+    ) -> np.ndarray:
         """Return the endpoint's vectors."""
         prefixes = [
             self._config.document_prefix if text.task is None else self._config.query_prefix
             for text in texts
         ]
-        return self._client.embed([p + t.titled for p, t in zip(prefixes, texts, strict=True)])
+        asked = [p + t.titled for p, t in zip(prefixes, texts, strict=True)]
+        return self.client.embed(asked, advance)
 
 
 def folder_teacher(folder: Path, *, device: str = "cpu", threads: int | None = None) -> Teacher:

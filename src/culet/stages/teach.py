@@ -5,7 +5,7 @@ positives and hard negatives. Here each distinct text is embedded once, whatever
 epochs, mixtures and students; a source then names this stage's vectors as its `teacher`.
 
 vectors/   shards of float16 vectors by text; see `culet.data.teacherfolder`
-state/     the texts, gone once it is finished
+state/     the texts, and what an endpoint answered that no shard holds; gone once it is finished
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ class TeachConfig:
         licence: Licence of the teacher, for the ledger of what learns from it; what its README.md
             says if left out.
         truncate_to: Keep only so many numbers of each vector: the prefix of a Matryoshka teacher.
-        shard_texts: Texts in a shard, and what a killed run loses.
+        shard_texts: Texts in a shard, and what a killed run loses; of an endpoint it loses only the
+            requests under way.
         skip_bad_records: Leave bad lines out instead of stopping.
     """
 
@@ -100,8 +101,11 @@ def run(
 ) -> Path:
     """Embed the texts of the sources and return the folder of the vectors, `out`/vectors.
 
+    What an endpoint has cost is said at the end, and is the `cost` of done.json.
+
     Raises:
-        InputError: At a bad record, if the endpoint fails, or a vector has no direction.
+        InputError: At a bad record, if the endpoint fails or the budget is spent (what it answered
+            is kept), or a vector has no direction.
         CheckpointError: If the teacher cannot be read.
     """
     teacher = _teacher(config, device, threads)
@@ -120,6 +124,9 @@ def run(
     if folder.announced(name, say):
         return vectors
     store, asked = _texts(config, teacher, folder.state)
+    client = teacher.client if isinstance(teacher, EndpointTeacher) else None
+    if client is not None:
+        client.keep_in(folder.state / "answers.sqlite")
     vectors.mkdir(exist_ok=True)
     width = _shards(config, teacher, store, vectors, name=name, say=say)
     manifest = {
@@ -132,7 +139,10 @@ def run(
     write_ledger(vectors / LEDGER, [_entry(config, teacher, len(store))])
     with new_file(vectors / MANIFEST) as aside:
         aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    folder.finish({"texts": len(store), "texts_with_repeats": asked, "width": width})
+    result = {"texts": len(store), "texts_with_repeats": asked, "width": width}
+    folder.finish(result | ({} if client is None else {"cost": client.spent()}))
+    if client is not None:
+        say(f"{name}: {client.cost.summary('texts')}")
     shutil.rmtree(folder.state)
     say(f"{name}: {len(store):,} texts ({asked:,} with repeats), vectors of {width} numbers")
     return vectors
@@ -199,14 +209,20 @@ def _shards(
     size, notes = config.shard_texts, 0
     present = [folder / f"{i:05d}.parquet" for i in range(-(-len(store) // size))]
     done = sum(size for path in present if path.exists())
+    client = teacher.client if isinstance(teacher, EndpointTeacher) else None
     with Progress(name, total=len(store), unit="texts", done=min(done, len(store))) as bar:
+
+        def advance(number: int) -> None:
+            paid = {"paid": client.cost.paid} if client and client.config.input_price else {}
+            bar.advance(number, **paid)
+
         for number, path in enumerate(present):
             if path.exists():
                 continue
             part = [Spoken(*row) for row in store[number * size : (number + 1) * size]]
             with warnings.catch_warnings(record=True) as heard:
                 warnings.simplefilter("always")
-                vectors = teacher.embed(part)
+                vectors = teacher.embed(part, advance)
             if heard and not notes:
                 say(f"{name}: {heard[0].message}")
             notes += len(heard)
@@ -218,7 +234,8 @@ def _shards(
                     )
                 vectors = vectors[:, : config.truncate_to]
             write_shard(path, [text.key(by_role=teacher.by_role) for text in part], vectors)
-            bar.advance(len(part))
+            if client is not None:
+                client.forget()
     import pyarrow.parquet as pq
 
     widths = {_width(pq.read_schema(path)) for path in present}
