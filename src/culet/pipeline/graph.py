@@ -95,9 +95,7 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(run, stages, evaluate)
 
 
-def _stage(
-    name: str, table: Any, references: _References, run: Path, tasks: Path | None
-) -> Stage:
+def _stage(name: str, table: Any, references: _References, run: Path, tasks: Path | None) -> Stage:
     """Return the stage of a section, its references resolved."""
     kind = _kind(name, table, references.file)
     settings = {key: value for key, value in table.items() if key != "kind"}
