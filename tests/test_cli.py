@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -68,6 +69,16 @@ def test_embed_writes_vectors_in_the_order_of_the_lines(run: Run, tmp_path: Path
     assert (code, stdout) == (0, "")
     assert err == f"3 vectors of 64 numbers in {out}\n"
     assert np.array_equal(np.load(out), WordEmbedder().encode_document(["mars", "", "venus"]))
+
+
+def test_embed_of_standard_input_replaces_an_earlier_result(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.npy"
+    for text in ("mars\n", "venus\n"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        assert run("embed", "-", "-o", out)[0] == 0
+    assert np.array_equal(np.load(out), WordEmbedder().encode_document(["venus"]))
 
 
 def test_resume_with_nothing_to_go_on_with_begins(run: Run, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def embed(
     if out is None and (resume or overwrite):
         raise InputError("--resume and --overwrite are about the file of --out; give one")
     rows = _rows(source, text, field, titles_field, side)
-    if out is not None and source is not None and out.exists() and out.samefile(source):
+    if out is not None and source not in (None, "-") and out.exists() and out.samefile(source):
         raise InputError(f"{out} is the input itself; give --out another name")
     writer = None if out is None else EmbeddingWriter(out, resume=resume, overwrite=overwrite)
     total = len(text or ()) if source is None else count_texts(source)
