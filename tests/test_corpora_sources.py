@@ -306,6 +306,19 @@ def test_a_thesaurus_gives_synonyms_and_broader_terms(tmp_path: Path) -> None:
     ]
 
 
+def test_a_thesaurus_that_counts_its_meanings_wrongly_is_read_to_the_end(tmp_path: Path) -> None:
+    text = "UTF-8\nafgå|3\n|fratræde\n|sejle (underbegreb)\nafdø|0\n|dø\n|7\n|år\n"
+    data = doubles.deb({"usr/share/mythes/th_da_DK.dat": text.encode()})
+    rows, _ = read("thesauri", "mythes-da", "x.deb", data, tmp_path)
+    assert rows == [
+        Triple("afgå", "synonym (da)", "fratræde"),
+        Pair("afgå", "fratræde", "da", "synonyms"),
+        Triple("sejle", "hypernym (da)", "afgå"),
+        Triple("afdø", "synonym (da)", "dø"),
+        Pair("afdø", "dø", "da", "synonyms"),
+    ]
+
+
 def test_catalogues_give_messages_without_marks_and_without_persons(tmp_path: Path) -> None:
     catalogue = message_catalogue(
         (b"_Open the <b>file</b>", "Datei ö_ffnen".encode()),

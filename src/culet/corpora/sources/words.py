@@ -72,7 +72,9 @@ def _plain(line: str) -> str:
 
 
 _THESAURI = "cs da de en-us es fr gl hu id is it lv no pl pt-br pt-pt ro ru sk sl sv uk"
+_HEAD = re.compile(r"([^|]*)\|\d+")
 _GENERAL = re.compile(r"\s*\((?:generic term|Oberbegriff)\)")
+_SPECIAL = re.compile(r"\s*\(underbegreb\)")
 _OPPOSITE = re.compile(r"\s*\((?:antonym|Antonym)\)")
 _REMARK = re.compile(r"\s*\([^()]*\)")
 _MOST_SYNONYMS = 8
@@ -84,12 +86,12 @@ def _read_thesaurus(package: Package) -> Iterator[Row]:
     lang = "en" if code == "en-us" else "pt" if code == "pt-pt" else language(code)
     for _, data in package.members(lambda name: name.endswith(".dat")):
         coding, _, body = data.partition(b"\n")
-        lines = iter(_decoded(body, coding.decode("ascii", "replace").strip()).split("\n"))
-        for line in lines:
-            word, bar, count = line.strip().rpartition("|")
-            meanings = [next(lines, "") for _ in range(min(int(count), 200))] if bar else []
-            for meaning in meanings:
-                yield from _meaning(word, meaning, lang)
+        word = None
+        for line in _decoded(body, coding.decode("ascii", "replace").strip()).split("\n"):
+            if head := _HEAD.fullmatch(line.strip()):  # the number of meanings is often wrong
+                word = head[1]
+            elif word:
+                yield from _meaning(word, line, lang)
 
 
 def _decoded(body: bytes, coding: str) -> str:
@@ -107,6 +109,8 @@ def _meaning(word: str, meaning: str, lang: str) -> Iterator[Row]:
             continue
         if _GENERAL.search(term):
             yield Triple(word, f"hypernym ({lang})", plain)
+        elif _SPECIAL.search(term):
+            yield Triple(plain, f"hypernym ({lang})", word)
         elif _OPPOSITE.search(term):
             yield Triple(word, f"antonym ({lang})", plain)
         else:
@@ -131,4 +135,5 @@ THESAURI = Corpus(
     kind="deb",
     packages=tuple(f"mythes-{code}" for code in _THESAURI.split()),
     read=_read_thesaurus,
+    method=2,
 )
