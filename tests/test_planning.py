@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import types
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from test_pipeline_whole import make
 from training_doubles import checkpoint, toy_rows, write_lines
 
@@ -309,6 +311,28 @@ def test_a_rate_is_that_of_computing_and_not_of_waiting(monkeypatch: pytest.Monk
     taken = clocked(monkeypatch, wall=1.0, computing=1.0)
     assert rates.measured(rates_step.pop()) == pytest.approx(1.0)
     assert taken == [128, 128]
+
+
+def test_a_cpu_is_measured_in_one_thread_and_reckoned_in_those_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def step(*args: Any, **settings: Any) -> float:
+        asked.append(torch.get_num_threads())
+        return 100.0
+
+    monkeypatch.setattr(rates, "measured", step)
+    recipe, before = read_recipe(make(tmp_path)), torch.get_num_threads()
+    stage = recipe.stages["prefinetune"]
+    model = Shapes(recipe.stages, ()).of(stage, "model")
+    found = [
+        rates.of_pairs(model, stage.config, replace(recipe.run, device="cpu", threads=threads))
+        for threads in (1, 2, 16)
+    ]
+    assert asked == [1, 1, 1]
+    assert found == pytest.approx([100, 186.6, 1212.6], rel=1e-3)
+    assert torch.get_num_threads() == before
 
 
 def test_each_way_of_learning_and_embedding_can_be_measured(tmp_path: Path) -> None:

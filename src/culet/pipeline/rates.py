@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 _FIRST, _MOST = 128, 2048  # tokens of the steps that are measured, each four times the one before
 _SECONDS, _WAIT = 1.5, 8.0  # of computing, and on a clock, that measuring may take; about
 _TYPICAL = 32  # tokens of a text in a batch of pairs
+_SCALING = 0.9  # two threads are 1.9 times as fast as one, sixteen 12 times; about
 _MOST_WEIGHTS = 1 << 29  # of a model that is made to be measured: 4 GB with its gradients
 _MOST_WRITTEN = 1 << 26  # of one that is written down for OpenVINO as well
 
@@ -113,9 +113,9 @@ def _pairs(shape: EmbeddingConfig, length: int, loss: Any, dtype: str, run: RunC
         contrastive_step(model, batch, loss, compute_dtype=getattr(torch, dtype))
         return batch.num_tokens
 
-    with _computing(run) as device:
+    with _computing(run) as (device, speedup):
         model = initialize(EmbeddingModel(shape), seed=0).to(device)
-        return measured(step, on_cpu=device == "cpu")
+        return speedup * measured(step, on_cpu=device == "cpu")
 
 
 @cache
@@ -156,9 +156,9 @@ def _language(
         pairs_step(model, pairs, config, bos=2)
         return pairs.num_tokens
 
-    with _computing(run) as device:
+    with _computing(run) as (device, speedup):
         model = model.to(device)
-        return measured(step, on_cpu=device == "cpu")
+        return speedup * measured(step, on_cpu=device == "cpu")
 
 
 @cache
@@ -169,14 +169,12 @@ def _embedding(shape: EmbeddingConfig, length: int, precision: str | None, run: 
             pass
         return sum(map(len, texts))
 
-    with _computing(run) as device, tempfile.TemporaryDirectory() as folder:
-        engine = _engine(shape, device, Path(folder), precision, run)
-        return measured(step, on_cpu=device == "cpu")
+    with _computing(run) as (device, speedup), tempfile.TemporaryDirectory() as folder:
+        engine = _engine(shape, device, Path(folder), precision)
+        return speedup * measured(step, on_cpu=device == "cpu")
 
 
-def _engine(
-    shape: EmbeddingConfig, device: str, folder: Path, precision: str | None, run: RunConfig
-) -> Any:
+def _engine(shape: EmbeddingConfig, device: str, folder: Path, precision: str | None) -> Any:
     """Return the engine that a stage would embed with, its weights random."""
     import torch
 
@@ -185,16 +183,14 @@ def _engine(
 
     model = initialize(EmbeddingModel(shape), seed=0).eval()
     if device == "cpu" and shape.num_parameters() <= _MOST_WRITTEN:
-        engine = _openvino(model, shape, folder, precision, run)
+        engine = _openvino(model, shape, folder, precision)
         if engine is not None:
             return engine
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     return TorchEngine(model.to(device, dtype), device=device, dtype=dtype)
 
 
-def _openvino(
-    model: Any, shape: EmbeddingConfig, folder: Path, precision: str | None, run: RunConfig
-) -> Any:
+def _openvino(model: Any, shape: EmbeddingConfig, folder: Path, precision: str | None) -> Any:
     """Return the engine of CPUs for a model, or None where it is not installed."""
     from culet.checkpoint import Checkpoint
     from culet.errors import CuletError
@@ -210,8 +206,7 @@ def _openvino(
     tensors = dict(read_tensors(file))
     checkpoint = Checkpoint(folder, shape, tensors, {}, folder / "tokenizer.json", "measured", ())
     try:
-        threads = 1 if _busy() else run.threads or None
-        return OpenVinoEngine(checkpoint, precision, threads=threads, cache=folder)
+        return OpenVinoEngine(checkpoint, precision, threads=1, cache=folder)
     except CuletError:
         return None  # the stage will say what is wrong
 
@@ -245,10 +240,11 @@ def _texts(vocab_size: int, number: int, length: int) -> list[np.ndarray]:
 
 
 @contextmanager
-def _computing(run: RunConfig) -> Iterator[str]:
-    """Yield where a run computes, with its number of threads; on a busy machine with one.
+def _computing(run: RunConfig) -> Iterator[tuple[str, float]]:
+    """Yield where a run computes, and how many times as fast as what is measured.
 
-    Threads that wait for each other's turn on a core spin, and would be all that is measured.
+    A CPU is measured in one thread: of several, those that wait for one whose core has other work
+    spin, and the estimate beside another run would be a hundred times too long.
     """
     import torch
 
@@ -256,16 +252,9 @@ def _computing(run: RunConfig) -> Iterator[str]:
 
     before = torch.get_num_threads()
     device = find_device(run.device, 0, 1)
-    threads = run.threads or before
-    torch.set_num_threads(1 if device == "cpu" and _busy() else threads)
+    if device == "cpu":
+        torch.set_num_threads(1)
     try:
-        yield device
+        yield device, (run.threads or before) ** _SCALING if device == "cpu" else 1.0
     finally:
         torch.set_num_threads(before)
-
-
-def _busy() -> bool:
-    try:
-        return os.getloadavg()[0] >= (os.cpu_count() or 1)
-    except OSError:  # some systems cannot tell
-        return False
