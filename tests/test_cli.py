@@ -395,8 +395,9 @@ cli.main()
 
 
 def listen() -> None:
-    """Hear SIGINT even where the tests were started in the background, which ignores it."""
+    """Hear signals that are ignored where the tests were started in the background or by nohup."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def start(program: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:

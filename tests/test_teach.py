@@ -200,8 +200,12 @@ def test_ctrl_c_keeps_what_was_answered(tmp_path: Path, stub: Stub) -> None:
             signal.raise_signal(signal.SIGINT)
 
     stub.reply = interrupted
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, toy_rows(10), endpoint=endpoint(stub, parallel=1))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the shell may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            go(tmp_path, toy_rows(10), endpoint=endpoint(stub, parallel=1))
+    finally:
+        signal.signal(signal.SIGINT, before)
     answered = set(stub.texts)
     stub.bodies.clear()
     stub.reply = lambda number, texts: None
