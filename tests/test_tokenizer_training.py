@@ -99,6 +99,20 @@ def test_rare_characters_are_spelt_in_bytes():
     assert tokenizer.encode("щ", add_special_tokens=False).tokens == ["<0xD1>", "<0x89>"]
 
 
+def test_equally_rare_characters_are_taken_in_order_of_unicode():
+    texts = [*TEXTS, "".join(map(chr, range(0x4E00, 0x4F00)))]
+    first, second = (train_tokenizer(texts, 900, alphabet_coverage=300) for _ in range(2))
+    assert first.to_str() == second.to_str()
+    known = [first.token_to_id(chr(code)) is not None for code in range(0x4E00, 0x4F00)]
+    assert known == sorted(known, reverse=True)
+    assert 100 < sum(known) < 200
+
+
+def test_a_low_line_of_the_text_counts_as_a_character_of_its_own():
+    tokenizer = train_tokenizer(["a ▁▁ b"], 500, min_frequency=10)
+    assert tokenizer.encode("a▁", add_special_tokens=False).tokens == ["a", "\ufdd0"]
+
+
 def test_loads_in_transformers(tmp_path, trained):
     transformers = pytest.importorskip("transformers")
     trained.save(str(tmp_path / "tokenizer.json"), pretty=False)

@@ -15,6 +15,7 @@ text itself survives.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 
 from tokenizers import (
@@ -72,7 +73,8 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a byte-pair tokenizer with byte fallback on an iterator of texts.
 
-    The texts are read once and never held together; only the counts of their distinct pieces are.
+    The same texts in the same order give the same tokenizer. They are read once, and held together
+    up to `max_characters`: the alphabet is chosen before the pairs are counted.
 
     Args:
         texts: Training texts, best in the mixture the model will see. A generator is closed when
@@ -81,7 +83,8 @@ def train_tokenizer(
         min_frequency: Pairs of pieces met fewer times are not merged.
         max_characters: Reading stops after so many characters.
         alphabet_coverage: The most frequent characters, this many at most, become tokens of
-            their own; a rarer one is spelt in bytes.
+            their own; a rarer one is spelt in bytes. Of equally frequent ones the first in
+            Unicode's order do.
         num_unused: Reserved tokens after the special ones.
 
     Raises:
@@ -95,16 +98,19 @@ def train_tokenizer(
             f"unused, bytes, ASCII), got {vocab_size}; give at least a thousand"
         )
     tokenizer = _untrained(tokenizer_models.BPE(unk_token=UNK, byte_fallback=True, fuse_unk=True))
+    held = list(_some(texts, max_characters))
+    # The trainer keeps its whole alphabet even where that breaks vocab_size.
+    alphabet = _alphabet(held, min(alphabet_coverage, vocab_size - len(reserved)))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # The trainer keeps its whole alphabet even where that breaks vocab_size.
-        limit_alphabet=min(max(alphabet_coverage, len(_ALWAYS_KNOWN)), vocab_size - len(reserved)),
+        # Where it has to choose among equally rare characters it does so by chance.
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
         special_tokens=reserved,
-        initial_alphabet=list(_ALWAYS_KNOWN),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_some(texts, max_characters), trainer)
+    tokenizer.train_from_iterator(held, trainer)
     if tokenizer.get_vocab_size() <= smallest:
         raise InputError(
             "expected texts to train a tokenizer on, got none or only empty ones; "
@@ -155,6 +161,18 @@ def _some(texts: Iterable[str], max_characters: int) -> Iterator[str]:
             break
     if isinstance(texts, Generator):
         texts.close()
+
+
+def _alphabet(texts: Iterable[str], size: int) -> list[str]:
+    """Return the characters always known and the most frequent others, `size` at most in all."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    if SPACE in counts:
+        counts[_LITERAL_SPACE] += counts[SPACE]
+    others = counts.keys() - {*_ALWAYS_KNOWN, " "}
+    frequent = sorted(others, key=lambda character: (-counts[character], character))
+    return [*_ALWAYS_KNOWN, *frequent[: max(0, size - len(_ALWAYS_KNOWN))]]
 
 
 def _finished(tokenizer: Tokenizer, num_unused: int) -> Tokenizer:
