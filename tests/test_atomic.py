@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from culet import atomic
-from culet.atomic import new_file, new_folder
+from culet.atomic import locked, new_file, new_folder, take
 from culet.errors import InputError
 
 
@@ -114,7 +114,7 @@ def test_content_is_on_the_disk_before_it_has_its_name(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from culet.atomic import new_file, new_folder
+from culet.atomic import locked, new_file, new_folder, take
 path = Path(sys.argv[1])
 with (new_folder if sys.argv[2] == "folder" else new_file)(path) as aside:
     (aside / "a" if sys.argv[2] == "folder" else aside).write_text("half")
@@ -180,3 +180,41 @@ def test_what_a_killed_writer_left_goes_once_it_is_old(tmp_path: Path) -> None:
     with new_file(tmp_path / "f", together=True) as aside:
         aside.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".f.456.partial", "f"]
+
+
+def test_a_folder_made_for_a_lock_goes_with_it_and_an_older_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "older").mkdir()
+    for name in ("older", "deep/new", "filled"):
+        with locked(tmp_path / name, what="a run"):
+            if name == "filled":
+                (tmp_path / name / "file").touch()
+    assert names(tmp_path) == ["deep", "filled", "older"]
+    assert names(tmp_path / "deep") == []
+
+
+@pytest.mark.parametrize("change", ["renamed", "replaced", "removed"])
+def test_what_has_lost_its_name_since_it_was_opened_is_not_taken(
+    tmp_path: Path, change: str
+) -> None:
+    path = tmp_path / "vectors"
+    with path.open("x") as file:
+        if change == "renamed":
+            path.rename(tmp_path / "whole")
+        elif change == "replaced":
+            (tmp_path / "other").touch()
+            (tmp_path / "other").replace(path)
+        else:
+            path.unlink()
+        assert not take(file.fileno(), path)
+
+
+def test_where_the_system_has_no_locks_work_goes_on_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with locked(tmp_path, what="a run"):
+        with pytest.raises(InputError, match="belongs to a run of another process"):
+            locked(tmp_path, what="a run").__enter__()
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        with locked(tmp_path, what="a run"):
+            pass
+    assert tmp_path.is_dir()

@@ -12,7 +12,7 @@ import pytest
 
 from culet import textio
 from culet.errors import InputError
-from culet.textio import TextRow, batched, count_texts, read_json_lines, read_texts
+from culet.textio import TextRow, count_texts, read_json_lines, read_texts
 
 
 def texts(path: str | Path, **options: str) -> list[str]:
@@ -237,11 +237,6 @@ def test_counting_agrees_with_reading(
     path = written(tmp_path / name, content)
     assert count_texts(path) == count
     assert count is None or len(texts(path)) == count
-
-
-def test_batches_keep_the_order_and_the_rest() -> None:
-    rows = [TextRow(str(i)) for i in range(5)]
-    assert list(batched(rows, 2)) == [rows[:2], rows[2:4], rows[4:]]
 
 
 def test_reading_is_a_stream(tmp_path: Path) -> None:

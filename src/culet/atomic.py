@@ -73,8 +73,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 def locked(folder: Path, *, what: str) -> Iterator[None]:
     """Keep other processes from the same work in a folder, which is made if need be.
 
-    The lock is on the folder itself and ends with this process, however that ends; a folder that
-    is empty in the end is removed.
+    The lock is on the folder itself and ends with this process, however that ends. A folder made
+    for it that is empty in the end is removed.
 
     Args:
         folder: The folder.
@@ -83,29 +83,50 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
     Raises:
         InputError: If another process is at it, or the folder cannot be made.
     """
-    import fcntl  # not on every system, and the rest of this module is for all
-
+    made = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY)
+        opened = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise InputError(f"cannot create {folder}: {error.strerror or error}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(lock)
-        raise InputError(
-            f"{folder} belongs to {what} of another process, which is still at it; wait for it or "
-            "end it"
-        ) from error
-    except OSError:  # a file system without locks
-        pass
-    try:
-        yield
+        if not take(opened, folder):
+            raise InputError(
+                f"{folder} belongs to {what} of another process, which is still at it; wait for it "
+                "or end it"
+            )
+        try:
+            yield
+        finally:
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()
     finally:
-        with suppress(OSError):
-            folder.rmdir()
-        os.close(lock)
+        os.close(opened)
+
+
+def take(opened: int, path: Path) -> bool:
+    """Lock a file or folder for this process alone, as long as it is open.
+
+    Args:
+        opened: Its descriptor.
+        path: The name it was opened under.
+
+    Returns:
+        False if another process has it, or had it and has since moved or removed it. True as well
+        where the system or the file system has no locks.
+    """
+    try:
+        import fcntl  # not on every system, and the rest of this module is for all
+
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        return True
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(opened).st_ino
+    return False
 
 
 def _swap(new: Path, path: Path) -> None:

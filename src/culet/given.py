@@ -6,7 +6,7 @@ number by number, key by key.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -83,9 +83,10 @@ def check_window(window: Any) -> int:
 
 def windows(
     texts: Iterable[Any],
-    prepare: Callable[[Sequence[Any], int], Prepared],
+    prepare: Callable[[list[Any], int], Prepared],
     window: int,
     *,
+    first: int = 0,
     ahead: bool = True,
 ) -> Generator[Prepared, None, None]:
     """Yield windows of texts prepared, one of them ahead on a thread.
@@ -94,14 +95,15 @@ def windows(
         texts: Taken on the caller's thread.
         prepare: Called with a window's texts and the number of the first.
         window: Texts in a window.
+        first: The number of the first text.
         ahead: False where a thread is not worth its start.
     """
 
     def numbered() -> Iterator[tuple[list[Any], int]]:
-        given, first = iter(texts), 0
+        given, number = iter(texts), first
         while part := list(islice(given, window)):
-            yield part, first
-            first += len(part)
+            yield part, number
+            number += len(part)
 
     if ahead:
         return ahead_map(lambda item: prepare(*item), numbered())

@@ -13,13 +13,10 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from culet.errors import InputError, MissingExtra
-
-Item = TypeVar("Item")
 
 READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _LONGEST_CSV_FIELD_CHARS = 1 << 27
@@ -87,13 +84,6 @@ def count_texts(source: str | Path) -> int | None:
     if kind not in (".txt", ".jsonl", ".ndjson"):
         return None
     return sum(1 for _, line in _lines(path) if kind == ".txt" or line.strip())
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Yield the items in lists of `size`, the last one shorter."""
-    rows = iter(items)
-    while batch := list(islice(rows, size)):
-        yield batch
 
 
 def is_json_lines(path: Path) -> bool:

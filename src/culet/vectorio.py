@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from culet.ahead import ahead_map
+from culet.atomic import take
 from culet.errors import InputError
+from culet.given import windows
 from culet.model.config import check_width
 from culet.progress import Progress
-from culet.textio import TextRow, batched
+from culet.textio import TextRow
 from culet.vectorformats import (
     JsonFile,
     NpyFile,
@@ -79,14 +80,7 @@ def embed_rows(
     """
     check_settings(embedder, side=side, task=task, truncate_to=truncate_to)
 
-    def numbered() -> Iterator[tuple[list[TextRow], int]]:
-        number = first
-        for batch in batched(rows, BATCH_TEXTS):
-            yield batch, number
-            number += len(batch)
-
-    def prepare(item: tuple[list[TextRow], int]) -> tuple[list[TextRow], Prepared]:
-        batch, number = item
+    def prepare(batch: list[TextRow], number: int) -> tuple[list[TextRow], Prepared]:
         texts = [row.text for row in batch]
         if side == "query":
             return batch, embedder.prepare_query(texts, task=task, on_long=on_long, first=number)
@@ -96,7 +90,7 @@ def embed_rows(
     done = 0
     with (
         Progress("embedding", total=total, unit="texts", done=first, show=progress) as bar,
-        closing(ahead_map(prepare, numbered())) as ahead,
+        closing(windows(rows, prepare, BATCH_TEXTS, first=first)) as ahead,
     ):
         for batch, tokens in ahead:
             if tokens.note:
@@ -351,21 +345,14 @@ class EmbeddingWriter:
 
 def _lock(file: io.FileIO, path: Path) -> None:
     """Take the file for this run alone, as long as it is open."""
-    taken = InputError(
+    if not take(file.fileno(), path):
+        raise _taken(path)
+
+
+def _taken(path: Path) -> InputError:
+    return InputError(
         f"{path} is being written by another run; wait until it ends, or give another name"
     )
-    try:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise taken from None
-    except (ImportError, OSError):  # a system or a file system without locks
-        return
-    with suppress(FileNotFoundError):
-        if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-            return
-    raise taken  # it has just got its name
 
 
 @contextmanager
@@ -373,8 +360,6 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise InputError(
-            f"{path} is being written by another run; wait until it ends, or give another name"
-        ) from None
+        raise _taken(path) from None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
