@@ -18,6 +18,7 @@ from culet.pipeline import measure
 from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.stage import Job, Stage
 from culet.pipeline.stamp import Standing, note, stamp_of, standing
+from culet.pipeline.tables import duration
 from culet.stages.folder import look
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def run_recipe(
     stage = recipe.stages.get(only or last, recipe.stages[last])
     what = "model" if "model" in stage.gives else "output"
     say(
-        f"done in {time.monotonic() - began:.0f} s; the {what} of stage {stage.name} is in "
+        f"done in {duration(time.monotonic() - began)}; the {what} of stage {stage.name} is in "
         f"{stage.output()}"
     )
     return 0
