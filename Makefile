@@ -12,7 +12,7 @@ help:
 	@echo "make demo    train, evaluate and search with a small model on bundled data (10 minutes)"
 	@echo "make test    run all tests (warnings are errors)"
 	@echo "make check   format, lint, types"
-	@echo "make packaged-model CORPORA=...    train the default model again (two to four hours)"
+	@echo "make packaged-model CORPORA=...    train the default model again (two hours on two cores)"
 	@echo "make bench   measure speed against peers in the same run (hours on two cores)"
 	@echo "make clean   remove what the commands above made"
 
