@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,21 @@ def test_what_a_killed_writer_left_goes_once_it_is_old(tmp_path: Path) -> None:
     with new_file(tmp_path / "f", together=True) as aside:
         aside.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".f.456.partial", "f"]
+
+
+def test_threads_that_write_one_file_at_once_write_aside_each_for_itself(tmp_path: Path) -> None:
+    both_are_open = threading.Barrier(2)
+
+    def write(text: str) -> None:
+        with new_file(tmp_path / "f", together=True) as aside, aside.open("w") as file:
+            file.write(text)
+            both_are_open.wait(timeout=60)
+
+    texts = ["a" * 100_000, "b" * 200_000]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, texts))
+    assert names(tmp_path) == ["f"]
+    assert (tmp_path / "f").read_text() in texts
 
 
 def test_a_folder_made_for_a_lock_goes_with_it_and_an_older_one_stays(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -28,10 +29,11 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
 
     Args:
         path: The file.
-        together: Several processes may write it at once: each writes aside under its own name,
-            and the last one stays. What killed ones left is removed when it is an hour old.
+        together: Several processes or threads may write it at once: each writes aside under its
+            own name, and the last one stays. What killed ones left is removed an hour later.
     """
-    aside = _aside(path, tag=f".{os.getpid()}" if together else "")
+    own = f".{os.getpid()}-{threading.get_ident()}"
+    aside = _aside(path, tag=own if together else "")
     if together:
         _remove_abandoned(path)
     try:
