@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,21 @@ def test_a_result_of_an_unknown_or_another_precision_is_computed_anew(
         assert evaluate_folder(model, tasks, tmp_path, **options).skipped == ()
         assert len(model.calls) == 1
         assert len(read_results(path.parent, tasks)) == 1
+
+
+def test_a_task_of_the_same_name_with_other_rows_is_evaluated_anew(
+    tasks: Path, tmp_path: Path
+) -> None:
+    theirs = tmp_path / "theirs"
+    shutil.copytree(tasks, theirs)
+    pairs = theirs / "Sts/pairs.jsonl.gz"
+    rows = gzip.decompress(pairs.read_bytes()).splitlines(keepends=True)
+    pairs.write_bytes(gzip.compress(b"".join(rows[:-1])))
+    options = {"name": "me/hash", "revision": "r1", "only": ["Sts"]}
+    ours = evaluate_folder(HashModel(), tasks, tmp_path / "out", **options)
+    other = evaluate_folder(HashModel(), theirs, tmp_path / "out", **options)
+    assert other.skipped == ()
+    assert other.results[0].subsets != ours.results[0].subsets
 
 
 def test_another_choice_of_subsets_is_evaluated_anew(tasks: Path, tmp_path: Path) -> None:

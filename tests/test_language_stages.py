@@ -173,12 +173,13 @@ def test_a_decoder_with_a_head_of_its_own_teaches_through_it(tmp_path: Path, dat
     assert "head" not in read_checkpoint(made).arrays()
 
 
+@pytest.mark.parametrize("at", [3, 4])
 def test_an_interrupted_encoder_ends_bit_for_bit_the_same(
-    tmp_path: Path, data: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+    at: int, tmp_path: Path, data: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = masked(data, steps=4, dropout=0.1)
     encoder.run(config, init=source, out=tmp_path / "whole", name="e", say=quiet)
-    interrupting(monkeypatch, encoder, "windows_step", {3})
+    interrupting(monkeypatch, encoder, "windows_step", {at})
     with pytest.raises(Interrupted):
         encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
     encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)

@@ -170,9 +170,10 @@ def test_a_signal_ends_the_run_after_the_step_it_came_in_with_the_state_saved(
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_signal_in_the_last_step_lets_the_run_finish(tmp_path: Path) -> None:
+def test_a_signal_in_the_last_step_stops_too_before_other_stages_go_on(tmp_path: Path) -> None:
     run = Run(tmp_path, at={4: interrupt})
-    assert run.go(steps=4)["loss"] == 0.25
+    with pytest.raises(Interrupted, match="stopped after step 4 of 4"):
+        run.go(steps=4)
     assert run.events == ["save 4"]
 
 

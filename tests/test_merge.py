@@ -259,6 +259,8 @@ def test_the_last_snapshots_of_a_run_are_averaged(tmp_path: Path) -> None:
     found = weights(soup(tmp_path, tmp_path / "run" / "checkpoint", last=2))
     expected = [weights(folder)["up"] for folder in folders[1:]]
     assert np.allclose(found["up"], np.mean(expected, axis=0), atol=1e-7)
+    with pytest.raises(InputError, match=r"run holds 3 snapshots, and last = 4 asks for more; low"):
+        soup(tmp_path, tmp_path / "run" / "checkpoint", last=4)
     with pytest.raises(InputError, match=r"holds no snapshots/step-\*"):
         soup(tmp_path, near(tmp_path / "else" / "checkpoint", seed=1), last=2)
 

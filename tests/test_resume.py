@@ -74,7 +74,7 @@ def test_the_whole_run_trains_and_another_seed_ends_elsewhere(
     assert weights(whole).keys() == weights(tmp_path / "toy").keys()
 
 
-@pytest.mark.parametrize("at", [1, 3, STEPS - 1])
+@pytest.mark.parametrize("at", [1, 3, STEPS - 1, STEPS])
 def test_a_signal_at_any_step_and_the_same_command_again_end_bit_for_bit_the_same(
     at: int, tmp_path: Path, start: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_a_signal_at_every_step_ends_the_same_too(
     tmp_path: Path, start: Path, data: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupting(monkeypatch, tune, "contrastive_step", set(range(1, STEPS + 1)))
-    for _ in range(STEPS - 1):
+    for _ in range(STEPS):
         with pytest.raises(Interrupted):
             tune_quietly(every_feature(data), start, tmp_path / "toy")
     tune_quietly(every_feature(data), start, tmp_path / "toy")

@@ -472,6 +472,27 @@ def test_the_last_snapshots_are_kept_and_can_be_averaged(
         assert chain[0] == origin
 
 
+def test_a_kill_between_the_state_and_the_snapshot_of_a_step_loses_no_snapshot(
+    start: Path, source: SourceConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = stage(source, steps=6, save_every=2, snapshot_every=2, snapshots=3)
+    go(config, start, tmp_path / "whole")
+
+    def killed(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    write = tune._snapshot
+    with monkeypatch.context() as patch:
+        patch.setattr(tune, "_snapshot", lambda *all: (killed if all[1] == 4 else write)(*all))
+        with pytest.raises(KeyboardInterrupt):
+            go(config, start, tmp_path / "out")
+    go(config, start, tmp_path / "out")
+    for step in (2, 4, 6):
+        name = f"snapshots/step-{step:09d}"
+        found, expected = arrays(tmp_path / "out" / name), arrays(tmp_path / "whole" / name)
+        assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
 def test_snapshots_do_not_go_with_low_rank_additions(source: SourceConfig) -> None:
     with pytest.raises(RecipeError, match="neither goes with lora"):
         stage(source, snapshot_every=2, lora=LoraConfig(rank=2))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+_WEIGHTS = (".safetensors", ".gguf")
 _WHOLE_BYTES = 64 << 20
 _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 
@@ -15,8 +16,9 @@ _BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 def of_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
     """Return 16 hex digits that change with the name or content of any of the files.
 
-    Files beyond 64 MiB are read at 256 evenly spread places of 64 KiB, which is quick on a
-    gigabyte of weights and still sees every training step, since a step moves every weight.
+    Weights beyond 64 MiB are read at 256 evenly spread places of 64 KiB, which is quick on a
+    gigabyte and still sees every training step, since a step moves every weight. All else, data
+    above all, is read whole.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
@@ -24,7 +26,7 @@ def of_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
         name = path.relative_to(relative_to) if relative_to else path.name
         digest.update(f"{name}:{size}\n".encode())
         with path.open("rb") as file:
-            if size <= _WHOLE_BYTES:
+            if size <= _WHOLE_BYTES or path.suffix not in _WEIGHTS:
                 while block := file.read(1 << 20):
                     digest.update(block)
                 continue

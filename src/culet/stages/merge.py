@@ -160,6 +160,11 @@ def _members(model: Path, last: int) -> list[Path]:
             f"{model} holds no snapshots/step-*; let the run keep some (snapshot_every), or "
             "leave `last` out"
         )
+    if len(found) < last:
+        raise InputError(
+            f"{run} holds {len(found)} snapshots, and last = {last} asks for more; lower it, or "
+            "let the run keep more (snapshots, snapshot_every)"
+        )
     return found[-last:]
 
 

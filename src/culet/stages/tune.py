@@ -157,11 +157,13 @@ def _train(
             (config.eval_every, lambda step: _evaluate(model, step, evaluate, config, start))
         ]
 
+    def snapshot(done: int) -> None:
+        _snapshot(model, done, config, start, folder)
+
     if config.snapshot_every:
-        actions = [
-            *actions,
-            (config.snapshot_every, lambda step: _snapshot(model, step, config, start, folder)),
-        ]
+        actions = [*actions, (config.snapshot_every, snapshot)]
+        if first and first % config.snapshot_every == 0:
+            snapshot(first)  # a kill may have come between the state and the snapshot of that step
 
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(

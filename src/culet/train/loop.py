@@ -107,7 +107,7 @@ def run(
             for every, act in loop.actions:
                 if done % every == 0:
                     act(done)
-            if stopping and done < steps:
+            if stopping:  # in the last step too, or the stages after this one would go on
                 raise Interrupted(
                     f"stopped after step {done} of {steps}; the state is saved: "
                     "run the same command again to go on"
