@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import endpoint_double
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,7 @@ from endpoint_double import serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
+from culet.checkpoint import read_checkpoint
 from culet.data.collate import check_teacher, collate
 from culet.data.embedendpoint import EmbeddingClient, EmbeddingEndpoint
 from culet.data.records import Record, read_records
@@ -27,6 +30,7 @@ from culet.prompts import Prompts
 from culet.recipe import build
 from culet.stages import teach
 from culet.stages.teach import TaughtSource, TeachConfig
+from culet.stages.tune import TuneConfig, run_fingerprint
 from culet.teachers import EmbedderTeacher, folder_teacher
 from culet.tokenizer import TextTokenizer
 from culet.tokenizer_training import byte_tokenizer
@@ -379,6 +383,15 @@ def test_a_sentence_transformers_folder_that_culet_cannot_read_teaches_too(tmp_p
     expected = made.encode("a green tree")
     found = taught.vector(Spoken(None, None, "a green tree"), "")
     assert np.abs(found - expected / np.linalg.norm(expected)).max() < 1e-3
+    names = {folder_teacher(folder).fingerprint}
+    for file in ("pytorch_model.bin", "vocab.txt", "spiece.model"):  # weights and words, elsewhere
+        (folder / file).write_bytes(b"other")
+        names.add(folder_teacher(folder).fingerprint)
+    assert len(names) == 4
+    for file in ("README.md", ".gitattributes"):
+        (folder / file).write_bytes(b"other")
+        names.add(folder_teacher(folder).fingerprint)
+    assert len(names) == 4
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
@@ -423,6 +436,27 @@ def test_a_text_that_was_not_taught_is_named_before_training(tmp_path: Path, stu
     taught = TeacherFolder(folder)
     with pytest.raises(InputError, match="names teacher vectors and its source a folder"):
         check_teacher(Record("red?", "green!", teacher={"query": [1.0]}), taught, "search")
+
+
+def test_vectors_of_a_model_that_answers_otherwise_under_its_name_are_another_input(
+    tmp_path: Path, stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def taught() -> tuple[float, str]:
+        folder = go(tmp_path, endpoint=endpoint(stub))
+        config = TuneConfig(
+            steps=1, sources=(SourceConfig(tmp_path / "toys.jsonl", teacher=folder),)
+        )
+        found = TeacherFolder(folder).vector(Spoken(None, None, "red?"), "")
+        return float(found[0]), run_fingerprint(config, read_checkpoint(start))
+
+    start = checkpoint(tmp_path / "start")
+    first, before = taught(), taught()
+    assert first == before
+    shutil.rmtree(tmp_path / "out")
+    monkeypatch.setattr(endpoint_double, "vector", lambda text: [1.0, -9.0, 3.0, len(text)])
+    after = taught()
+    assert after[0] != before[0]
+    assert after[1] != before[1]
 
 
 def test_an_unfinished_or_shortened_folder_is_refused(tmp_path: Path, stub: Stub) -> None:

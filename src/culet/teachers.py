@@ -101,8 +101,7 @@ class SentenceTransformerTeacher:
         }
         self.name = str(folder)
         self.by_role = self._prompts["query"] != self._prompts["document"]
-        files = [file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors")]
-        self.fingerprint = fingerprint.of_files(files, relative_to=folder)
+        self.fingerprint = fingerprint.of_files(_files(folder), relative_to=folder)
 
     def embed(
         self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
@@ -118,6 +117,17 @@ class SentenceTransformerTeacher:
         )
         advance(len(texts))
         return np.asarray(vectors, dtype=np.float32)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files a model may be made of: all but hidden ones and what people read."""
+    return [
+        file
+        for file in folder.rglob("*")
+        if file.is_file()
+        and file.suffix != ".md"
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
 
 
 class EndpointTeacher:
