@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from culet.errors import RecipeError
+from culet.loading import PACKAGED
 from culet.pipeline import Recipe, read_recipe
 from culet.pipeline.kinds import KINDS
+from culet.pipeline.run import check_inputs
 from culet.recipe import identity
 
 SOURCES = '[{path = "pairs.jsonl"}]'
@@ -198,3 +200,37 @@ def test_a_wrong_graph_is_refused(text: str, message: str, tmp_path: Path) -> No
     path.write_text(text + run if text.startswith("x") else run + text)
     with pytest.raises(RecipeError, match=message):
         read_recipe(path)
+
+
+def prepared(folder: Path, table: str) -> Recipe:
+    (folder / "pairs.jsonl").write_text('{"query": "q", "positive": "p"}\n')
+    sources = f'sources = [{{path = "{folder}/pairs.jsonl", licence = "CC0"}}]\n'
+    return read(folder, f"{START}[prepare]\n{sources}{table}")
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "needs", "files"),
+    [
+        ('model = "@start"', "r/start/checkpoint", ("start",), 1),
+        ('model = "google/embeddinggemma-300m"', "google/embeddinggemma-300m", (), 2),
+        ("", None, (), 2),
+    ],
+)
+def test_consistency_goes_by_a_stage_a_hub_id_or_the_packaged_model(
+    model: str, path: str | None, needs: tuple[str, ...], files: int, tmp_path: Path
+) -> None:
+    recipe = prepared(tmp_path, f"[prepare.consistency]\n{model}\n")
+    stage = recipe.stages["prepare"]
+    assert stage.config.consistency.model == (path and Path(path))
+    assert stage.needs == needs
+    assert len(stage.files) == files
+    assert (PACKAGED in stage.files) == (path is None)
+    if not needs:
+        check_inputs(recipe, ["prepare"])
+
+
+def test_a_file_of_answers_need_not_be_there(tmp_path: Path) -> None:
+    asked = '[prepare.grades.endpoint]\nurl = "http://127.0.0.1:9"\nmodel = "m"\n'
+    recipe = prepared(tmp_path, f'[prepare.grades]\ncache = "no/answers.sqlite"\n{asked}')
+    assert recipe.stages["prepare"].config.grades.cache == Path("no/answers.sqlite")
+    check_inputs(recipe, ["prepare"])

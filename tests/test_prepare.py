@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_doubles import toy_rows, write_lines
+from training_doubles import checkpoint, toy_rows, write_lines
 
 from culet.data import passes, rows, survey
 from culet.data.consistency import ConsistencyConfig
@@ -330,6 +330,19 @@ def test_inconsistent_pairs_go(
     )
     run(others, tmp_path / "others")
     assert rows[6] in written(tmp_path / "others")["first"]
+
+
+def test_another_model_under_the_name_of_the_judge_judges_anew(
+    config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "load", FirstWord())
+    model = checkpoint(tmp_path / "model")
+    judged = replace(config, consistency=ConsistencyConfig(model=model))
+    assert run(judged, tmp_path / "out").fresh
+    assert not run(judged, tmp_path / "out").fresh
+    shutil.rmtree(model)
+    checkpoint(model, seed=5)
+    assert run(judged, tmp_path / "out").fresh
 
 
 @pytest.mark.parametrize("after", range(4, 12))

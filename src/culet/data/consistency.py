@@ -31,7 +31,8 @@ class ConsistencyConfig:
     """Removal of pairs whose document is not near their query.
 
     Attributes:
-        model: Checkpoint folder or hub id of the embedder; the packaged model if left out.
+        model: Checkpoint folder, stage ("@start") or hub id of the embedder; the packaged model if
+            left out.
         top: A pair stays if fewer than this many documents of the pool are nearer.
         pool: Documents it is compared with, drawn evenly from all that are left; 10,000 of 512
             numbers take 20 MB. The default `top` and `pool` are ours: EmbeddingGemma's are not
@@ -42,7 +43,7 @@ class ConsistencyConfig:
         width: Width of the vectors; a trained one, or the full one if left out.
     """
 
-    model: str | None = None
+    model: Path | None = None
     top: int = 3
     pool: int = 20_000
     sources: tuple[str, ...] = ()

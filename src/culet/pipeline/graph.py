@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from culet.errors import RecipeError
+from culet.loading import PACKAGED
 from culet.pipeline.kinds import KINDS
 from culet.pipeline.stage import Input, Kind, Output, Stage
 from culet.recipe import build, read_toml
@@ -115,11 +116,13 @@ def _stage(name: str, table: Any, references: _References, run: Path, tasks: Pat
         given = {key: settings.pop(key) for key in keys}
         extra = build(extra_class, given, where=name, path=references.path)
         settings = kind.complete(settings, extra) if kind.complete else settings
-    made = [settings[key] for key in kind.writes if key in settings]
+    made = [_at(settings, key.split(".")) for key in kind.writes]
     config = build(config_class, settings, where=name, path=references.path)
     if kind.by_dev(config) and extra is not None and extra.dev is None and tasks is not None:
         extra = replace(extra, dev=tasks)  # known here, so that other tasks count as a change
         references.files.append(tasks)
+    if kind.packaged(config):
+        references.files.append(PACKAGED)
     return Stage(
         name=name,
         kind=kind,
@@ -131,6 +134,13 @@ def _stage(name: str, table: Any, references: _References, run: Path, tasks: Pat
         gives=kind.gives or {references.matched["init"]: "checkpoint"},
         extra=extra,
     )
+
+
+def _at(table: Any, keys: Sequence[str]) -> Any:
+    """Return the value of a dotted key, None where there is none."""
+    for key in keys:
+        table = table.get(key) if isinstance(table, Mapping) else None
+    return table
 
 
 class _References:

@@ -111,7 +111,16 @@ _ALL = (
         gives={"data": "data"},
         writes=("cache",),
     ),
-    Kind("prepare", "culet.stages.prepare", "PrepareConfig", gives={"data": "data"}, embeds=True),
+    Kind(
+        "prepare",
+        "culet.stages.prepare",
+        "PrepareConfig",
+        gives={"data": "data"},
+        writes=("grades.cache",),
+        hub=lambda stage: (stage.config.consistency and stage.config.consistency.model,),
+        packaged=lambda config: bool(config.consistency and config.consistency.model is None),
+        embeds=True,
+    ),
     _tune_kind("prefinetune"),
     Kind(
         "mine",

@@ -113,7 +113,7 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
         for path in stage.files:
             if path in records:
                 data_files(path)
-            elif not path.exists():
+            elif not path.exists() and path not in stage.kind.hub(stage):
                 raise InputError(f"[{name}] {path} does not exist")
         for above in stage.needs:
             if above not in selected:

@@ -83,7 +83,9 @@ class Kind:
         inputs: What it reads from other stages.
         run: Runs a job; what it returns is not looked at.
         unimportant: Settings that do not change what the stage leaves.
-        writes: Keys of paths that the stage makes itself, such as a cache.
+        writes: Dotted keys of paths that the stage makes itself, such as a cache.
+        hub: Paths among its settings that may be ids of the hub.
+        packaged: Whether it goes by the packaged model, which then counts as a file it reads.
         records: Paths of training records among its settings, which must hold some.
         extra: Module and class of the keys of its section that the pipeline reads itself.
         complete: Returns its settings, given those and the extra ones.
@@ -100,6 +102,8 @@ class Kind:
     run: Callable[[Job], object] = run_plainly
     unimportant: tuple[str, ...] = ()
     writes: tuple[str, ...] = ()
+    hub: Callable[[Stage], tuple[Path | None, ...]] = lambda stage: ()
+    packaged: Callable[[Any], bool] = lambda config: False
     records: Callable[[Stage], tuple[Path, ...]] = lambda stage: ()
     extra: tuple[str, str] | None = None
     complete: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None

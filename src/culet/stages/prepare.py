@@ -25,6 +25,7 @@ from typing import Literal
 
 from culet import fingerprint
 from culet.atomic import new_file
+from culet.checkpoint import read_checkpoint
 from culet.data.consistency import ConsistencyConfig
 from culet.data.contamination import ContaminationConfig, OverlapIndex
 from culet.data.endpoint import Endpoint
@@ -40,7 +41,7 @@ from culet.data.survey import Survey
 from culet.errors import Interrupted, RecipeError
 from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
 from culet.evaluate.texts import task_texts
-from culet.loading import load
+from culet.loading import find_checkpoint, load
 from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 
@@ -179,9 +180,10 @@ def run(
     """
     entries = [_entry(source, refuse=config.unlicensed == "refuse") for source in config.sources]
     tasks = _tasks(config.contamination)
+    judge = None if config.consistency is None else _checkpoint(config.consistency.model)
     folder = StageFolder(
         out,
-        fingerprint=_fingerprint(config, entries, tasks, out.parent),
+        fingerprint=_fingerprint(config, entries, tasks, judge, out.parent),
         settings={name: to_tables(config)},
     )
     data = folder.path / "data"
@@ -199,9 +201,8 @@ def run(
         )
         passes.remove_duplicates(exact=config.exact, near=config.near)
         if config.consistency is not None:
-            model = config.consistency.model
             passes.check_consistency(
-                config.consistency, lambda: load(model, device=device, threads=threads)
+                config.consistency, lambda: load(judge, device=device, threads=threads)
             )
         if config.grades is not None:
             answers = config.grades.cache or out.with_name(f"{out.name}-answers.sqlite")
@@ -320,8 +321,16 @@ def _tasks(config: ContaminationConfig | None) -> list[TaskInfo]:
     return [task for task in tasks if not config.only or task.name in config.only]
 
 
+def _checkpoint(model: Path | None) -> Path:
+    return find_checkpoint(None if model is None else model.as_posix())
+
+
 def _fingerprint(
-    config: PrepareConfig, entries: list[LedgerEntry], tasks: list[TaskInfo], run: Path
+    config: PrepareConfig,
+    entries: list[LedgerEntry],
+    tasks: list[TaskInfo],
+    judge: Path | None,
+    run: Path,
 ) -> str:
     data = [entry.fingerprint for entry in entries]
     files = [
@@ -332,7 +341,8 @@ def _fingerprint(
     if config.grades is not None:  # how fast and at what price changes no answer
         settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()
         settings["grades"].pop("cache", None)
-    return fingerprint.of_settings([settings, data, files])
+    judged = [] if judge is None else [read_checkpoint(judge).fingerprint]
+    return fingerprint.of_settings([settings, data, files, *judged])
 
 
 def _peak_megabytes() -> int:
