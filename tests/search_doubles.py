@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import signal
@@ -28,6 +29,15 @@ def counted(attempt: Attempt) -> float:
     time.sleep(0.05)
     (folder / f"{attempt.folder.name}-{os.getpid()}").touch()
     return diminishing(attempt)
+
+
+def endless(attempt: Attempt) -> float:
+    """Never end, and say in a file of this process how often it has counted."""
+    file = Path(os.environ["CULET_TEST_FOLDER"]) / str(os.getpid())
+    for number in itertools.count():
+        file.write_text(str(number))
+        time.sleep(0.05)
+    return 0.0
 
 
 def broken(attempt: Attempt) -> float:

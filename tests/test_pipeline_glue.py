@@ -16,10 +16,11 @@ from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.loading import load
 from culet.pipeline import glue, read_recipe, run_recipe
-from culet.pipeline.glue import run_merge, with_mixture, with_shares
+from culet.pipeline.glue import Trial, run_merge, with_mixture, with_shares
 from culet.pipeline.run import run_stages
 from culet.pipeline.stage import Job
 from culet.stages import mine, prepare
+from culet.stages.search_mixture import Attempt
 from culet.stages.tune import TuneConfig
 from culet.train.contrastive import LossConfig
 from culet.train.distributed import World
@@ -55,6 +56,21 @@ def test_a_mixture_without_any_taught_source_needs_no_map_to_the_teacher() -> No
     for share, projection in ((0.5, "learned"), (0.0, "prefix")):
         found = with_shares(taught, {"web.jsonl": 1 - share, "code": share}, where="the search")
         assert found.loss.distill_projection == projection
+
+
+def test_a_trial_judges_shares_and_not_how_often_a_source_may_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = (
+        write_lines(tmp_path / "a.jsonl", toy_rows(6)),
+        write_lines(tmp_path / "b.jsonl", toy_rows(6)),
+    )
+    a, b = (SourceConfig(path=path, name=name) for path, name in zip(rows, "ab", strict=True))
+    config = TuneConfig(steps=5, batch_size=3, sources=(replace(a, max_epochs=1.0), b))
+    monkeypatch.setattr(glue, "mean_score", lambda *args: 0.25)
+    trial = Trial(config, checkpoint(tmp_path / "start"), tmp_path, "cpu")
+    assert trial(Attempt({"a": 1.0, "b": 0.0}, 0, tmp_path / "out")) == 0.25
+    assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 5
 
 
 def test_a_mixture_that_does_not_fit_is_refused(tmp_path: Path) -> None:

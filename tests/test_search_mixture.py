@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from search_doubles import BEST, GAINS, broken, counted, diminishing, killed
+from search_doubles import BEST, GAINS, broken, counted, diminishing, endless, killed
 
 from culet.data.simplex import to_point, to_shares
 from culet.errors import RecipeError, TrainingError
@@ -200,6 +201,31 @@ def test_a_process_that_is_killed_stops_the_search_and_the_next_one_goes_on(
     assert process.exitcode == -9
     found = search(tmp_path, diminishing, **settings)
     assert found == search(tmp_path / "whole", **settings)
+
+
+def test_the_processes_of_a_search_that_is_killed_end_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "seen").mkdir()
+    monkeypatch.setenv("CULET_TEST_FOLDER", str(tmp_path / "seen"))
+    settings: dict[str, Any] = {"random": 4, "rounds": 0, "workers": 2}
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_search, args=(tmp_path, endless, settings))
+    process.start()
+
+    def counts() -> list[str]:
+        return [path.read_text() for path in sorted((tmp_path / "seen").iterdir())]
+
+    while len(counts()) < 2:
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    patience = time.monotonic() + 60
+    before = None
+    while before != (before := counts()):  # as long as they count
+        assert time.monotonic() < patience
+        time.sleep(1)
 
 
 def _search(folder: Path, objective: Callable[[Attempt], float], settings: Any) -> None:

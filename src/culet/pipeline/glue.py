@@ -153,8 +153,10 @@ class Trial:
     def __call__(self, attempt: Attempt) -> float:
         """Return the mean score of the dev tasks, from 0 to 1."""
         config = with_shares(self.config, dict(attempt.shares), where="the search")
+        # what is judged is the shares; a corner of them could not fill the steps within limits
+        unlimited = tuple(replace(source, max_epochs=None) for source in config.sources)
         result = tune.run(
-            replace(config, seed=attempt.seed),
+            replace(config, sources=unlimited, seed=attempt.seed),
             init=self.init,
             out=attempt.folder,
             name="trial",

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -252,10 +254,19 @@ def _worker(
     failures: Any,
 ) -> None:
     """Try mixtures in a process of its own until there are enough."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _work(_study(state), config, objective, state, half_done, say=lambda line: None)
     except Exception as error:
         failures.put(f"{type(error).__name__}: {error}")
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has ended: the next run must not meet it in the folder."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # a worker is always started by the search
+    parent.join()
+    os._exit(1)
 
 
 def _work(
