@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
 import socket
 import sys
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,8 +23,13 @@ import numpy as np
 _SECONDS = 240
 
 
-def run(name: str, folder: Path, *, size: int = 2) -> list[tuple[int, str]]:
-    """Run a job of this file in some processes; return each one's exit code and what it said."""
+def run(
+    name: str, folder: Path, *, size: int = 2, end_others: bool = False
+) -> list[tuple[int, str]]:
+    """Run a job of this file in some processes; return each one's exit code and what it said.
+
+    With `end_others` they get SIGTERM as soon as one has ended, as from torchrun.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -41,6 +48,11 @@ def run(name: str, folder: Path, *, size: int = 2) -> list[tuple[int, str]]:
         process = context.Process(target=_do, args=(name, folder, environment, said[rank]))
         process.start()
         processes.append(process)
+    if end_others:
+        multiprocessing.connection.wait([p.sentinel for p in processes], _SECONDS)
+        time.sleep(0.1)  # torchrun looks at them so often
+        for process in processes:
+            process.terminate()
     for process in processes:
         process.join(_SECONDS)
         process.kill()
@@ -120,6 +132,7 @@ def stopping(folder: Path) -> None:
     """Train; in its third step the second process raises an error, or is killed."""
     import torch
 
+    from culet.cli import ending_by_signal
     from culet.errors import CuletError, InputError
     from culet.stages import tune
     from culet.train import distributed
@@ -132,7 +145,7 @@ def stopping(folder: Path) -> None:
         nonlocal left
         left -= 1
         if left == 0 and os.environ["RANK"] == "1":
-            if folder.name == "killed":
+            if folder.name in ("killed", "ended"):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise InputError("it is out of paper")
         return step(*args, **settings)
@@ -141,7 +154,7 @@ def stopping(folder: Path) -> None:
     config = stage_settings(folder.parent)
     start = folder.parent / "start"
     try:
-        with distributed.joined("cpu"):
+        with ending_by_signal(), distributed.joined("cpu"):
             tune.run(config, init=start, out=folder, name="toy", say=lambda line: None)
     except CuletError as error:
         print(error)

@@ -135,15 +135,16 @@ def test_as_many_processes_make_the_same_noise_again(trained: Path) -> None:
     [
         ("failing", "process 1 stopped: it is out of paper; run the same command again to go on"),
         ("killed", "process 1 was killed or crashed without a word; run the same command again"),
+        ("ended", "process 1 was killed or crashed without a word; run the same command again"),
     ],
 )
 def test_when_one_process_stops_the_other_says_why_and_stops_too(
     name: str, message: str, trained: Path
 ) -> None:
-    first, second = run("stopping", trained / name)
+    first, second = run("stopping", trained / name, end_others=name == "ended")
     assert first[0] == 2
     assert message in first[1]
-    assert second[0] == (-signal.SIGKILL if name == "killed" else 2)
+    assert second[0] == (2 if name == "failing" else -signal.SIGKILL)
     assert (trained / name / "state" / "state.json").exists()  # of the save after step 2
     assert not (trained / name / "done.json").exists()
 

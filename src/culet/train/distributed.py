@@ -237,7 +237,7 @@ def joined(device: str, parallel: Parallel = "ddp") -> Iterator[World]:
         if isinstance(error, Interrupted):  # all of them have stopped after the same step
             lookout.close()
             raise
-        theirs = lookout.failure or _broken(error, lookout)
+        theirs = _theirs(error, lookout)
         if theirs is not None:
             lookout.close()
             raise TrainingError(f"{theirs}; run the same command again to go on") from error
@@ -320,6 +320,19 @@ def _own_store() -> Any:
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     prefix = f"culet/{os.environ.get('TORCHELASTIC_RUN_ID', '')}/{attempt}"
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
+
+
+def _theirs(error: BaseException, lookout: Lookout) -> str | None:
+    """Return why another process has stopped, if that is why this one stops.
+
+    torchrun ends the others by SIGTERM as soon as one is gone, often while this is being found out.
+    """
+    if lookout.failure is not None:
+        return lookout.failure
+    try:
+        return lookout.why(1) if isinstance(error, KeyboardInterrupt) else _broken(error, lookout)
+    except KeyboardInterrupt:
+        return lookout.why()
 
 
 def _broken(error: BaseException, lookout: Lookout) -> str | None:
