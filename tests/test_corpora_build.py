@@ -151,7 +151,7 @@ def test_other_rules_assemble_again_without_reading_again(
     serve(host, one=deb({"en": "pair|a question|an answer\n"}))
     run(host, corpus("one"), tmp_path)
     host.asked.clear()
-    monkeypatch.setattr("culet.corpora.build.RULES", 1000)
+    monkeypatch.setattr("culet.corpora.manifest.RULES", 1000)
     monkeypatch.setattr("culet.corpora.assemble.fault_of_pair", lambda *_: "all of them")
     built, _ = run(host, corpus("one"), tmp_path)
     assert (built.counts["pairs"], host.asked) == (0, [])
@@ -329,8 +329,12 @@ def test_a_manifest_is_followed_to_the_byte_or_refused(host: doubles.Host, tmp_p
     serve(host, one=deb({"en": "pair|a question|another answer\n"}))
     built, _ = run(host, corpus(), tmp_path / "later", like=like)
     assert "has other files than those of the manifest" in built.failed["deb:one==1-1"]
-    with pytest.raises(InputError, match=r"is of demo by method 1; this is demo by method 2"):
+    with pytest.raises(InputError, match=r"by method 1 and rules 1; this is demo by method 2 and"):
         run(host, corpus(method=2), tmp_path / "method", like=like)
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(json.loads(like.read_text()) | {"rules": 0}))
+    with pytest.raises(InputError, match=r"by method 1 and rules 0; this is demo by method 1 and"):
+        run(host, corpus(), tmp_path / "rules", like=older)
     with pytest.raises(InputError, match=r"pairs.jsonl.gz is not a manifest of a corpus"):
         run(host, corpus(), tmp_path / "wrong", like=theirs)
 

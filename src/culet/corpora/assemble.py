@@ -92,7 +92,7 @@ def assemble(
         english = _english(parts)
         for part in parts:
             mine = account.packages.setdefault(part.id, Counter())
-            for number, row in enumerate(read_part(part.path)):
+            for number, row in enumerate(_rows(part)):
                 if number % 1000 == 0:
                     bar.advance(min(1000, part.num_rows - number))
                 joined = _joined(row, english) if isinstance(row, Aligned) else row
@@ -114,19 +114,18 @@ def assemble(
     return account
 
 
-def read_part(path: Path) -> Iterator[Row]:
-    """Yield the rows of a part.
-
-    Raises:
-        InputError: When it cannot be read to its end.
-    """
+def _rows(part: Part) -> Iterator[Row]:
+    number = 0
     try:
-        with gzip.open(path, "rb") as file:
+        with gzip.open(part.path, "rb") as file:
             for line in file:
                 yield from_line(line)
+                number += 1
+        if number != part.num_rows:  # an empty file is whole to gzip
+            raise ValueError(f"{number:,} rows in place of {part.num_rows:,}")
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} is damaged ({error}); delete it, and its package is read again"
+            f"{part.path} is damaged ({error}); delete it, and its package is read again"
         ) from error
 
 
@@ -135,7 +134,7 @@ def _english(parts: Sequence[Part]) -> dict[bytes, str]:
         _digest(row.key): row.text
         for part in parts
         if part.num_english
-        for row in read_part(part.path)
+        for row in _rows(part)
         if isinstance(row, Aligned) and row.lang == ENGLISH
     }
 

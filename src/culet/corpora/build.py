@@ -4,9 +4,9 @@
     OUT/NAME/parts/PACKAGE.json       its version, checksums, licence and counts; written last
     OUT/NAME/pairs.jsonl.gz, text.jsonl.gz, triples.jsonl.gz, manifest.json
 
-A package is done when its .json is there; it is not asked for, downloaded or read again. Whatever
-stops the run loses at most the package at hand. What is wrong with one package is written down
-under its name and does not stop the others.
+A package is done when its .json is there; it is not asked for, downloaded or read again, unless a
+manifest to be like names other files of it. Whatever stops the run loses at most the package at
+hand. What is wrong with one package is written down under its name and does not stop the others.
 """
 
 from __future__ import annotations
@@ -25,21 +25,29 @@ from typing import Any, Protocol
 
 from culet.atomic import locked, new_file
 from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
-from culet.corpora.assemble import FILES, RULES, Account, Part, assemble
+from culet.corpora.assemble import FILES, Part, assemble
 from culet.corpora.corpus import Corpus
 from culet.corpora.debian import DebianArchive
 from culet.corpora.fetch import ChecksumError, FetchError, download
 from culet.corpora.hosts import Hosts
 from culet.corpora.licences import is_free
 from culet.corpora.local import Folder
+from culet.corpora.manifest import (
+    MANIFEST,
+    accounted,
+    amiss,
+    last_told,
+    pinned,
+    planned,
+    sha256_of,
+    sums_of,
+)
 from culet.corpora.npm import Npm
 from culet.corpora.packages import Found, Package, Wanted, purl, wanted
 from culet.corpora.pypi import PyPI
 from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, to_line
 from culet.errors import InputError
 from culet.progress import Progress
-
-_MANIFEST = "manifest.json"
 
 
 class RefusedPackage(InputError):
@@ -105,7 +113,7 @@ def build(
     items = list(dict.fromkeys(wanted(name, corpus.kind) for name in names))
     home = out / corpus.name
     with _alone(home) as work:
-        done = {item: record for item in items if (record := _record(corpus, home, item))}
+        done = _done(corpus, home, items, sums)
         failed: dict[str, str] = {}
         todo = [item for item in items if item not in done]
         if todo:
@@ -125,47 +133,8 @@ def build(
                         say(f"{item.id} is left out: {error}")
                     bar.advance(1)
         records = [done[item] for item in items if item in done]
-        manifest = _manifest(corpus, records, failed)
-        if _told(home / _MANIFEST, "inputs") == manifest["inputs"]:
-            say(f"{home} is built already")
-            counts = _told(home / _MANIFEST, "counts")
-        else:
-            (home / _MANIFEST).unlink(
-                missing_ok=True
-            )  # while the files change, none speaks of them
-            parts = [_part_of(home, record) for record in records]
-            account = assemble(corpus, parts, home, progress=progress)
-            counts = dict(account.kept)
-            _write_json(home / _MANIFEST, _accounted(manifest, account))
+        counts = _assembled(corpus, home, records, failed, say, progress)
     return Built(home, {kind: counts.get(kind, 0) for kind in FILES}, failed)
-
-
-def pinned(manifest: Path, corpus: Corpus) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the packages of a manifest with their versions, and the sums of their files.
-
-    An index has no versions to ask for; its sum tells whether it is still the same.
-
-    Raises:
-        InputError: When the file is no manifest of this corpus and method.
-    """
-    try:
-        told = json.loads(manifest.read_bytes())
-        name, method = told["corpus"], told["method"]
-        files = {
-            entry["id"].partition("==")[0]
-            + ("" if entry["id"].startswith("index:") else f"=={entry['version']}"): [
-                file["sha256"] for file in entry["files"]
-            ]
-            for entry in told["packages"]
-        }
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest} is not a manifest of a corpus: {error!r}") from error
-    if (name, method) != (corpus.name, corpus.method):
-        raise InputError(
-            f"{manifest} is of {name} by method {method}; this is {corpus.name} by method "
-            f"{corpus.method}, which gives other rows"
-        )
-    return list(files), files
 
 
 def _places(
@@ -203,7 +172,7 @@ def _read(
     files, sums = [], {}
     for path in found.local:
         files.append((path, path.name))
-        sums[path.name] = _sha256(path)
+        sums[path.name] = sha256_of(path)
     for number, remote in enumerate(found.files):
         to = work / str(number)
         sums[remote.name] = download(remote, to)
@@ -213,7 +182,7 @@ def _read(
     package = Package(item, found.version, tuple(files), limits)
     counts: Counter[str] = Counter()
     num_english = 0
-    part = _part(home, item.id)
+    part, record_file = _part(home, item.id), _record_file(home, item.id)
     with new_file(part) as aside, gzip.open(aside, "wb", compresslevel=1) as file:
         for row in _named(corpus.read(package), item):
             counts[_kind(row)] += 1
@@ -224,6 +193,8 @@ def _read(
                 f"its papers name no free licence ({package.licence or 'none at all'}), so no "
                 "rows are made of it"
             )
+        # An older record must not speak of the new rows, should the run end before their own.
+        record_file.unlink(missing_ok=True)
     record = {
         "id": item.id,
         "purl": purl(item, found.version, hosts.suite),
@@ -242,8 +213,31 @@ def _read(
     for path, _ in files:
         if path.parent == work:
             path.unlink()
-    _write_json(part.with_name(part.name.replace(".jsonl.gz", ".json")), record)
+    _write_json(record_file, record)
     return record
+
+
+def _assembled(
+    corpus: Corpus,
+    home: Path,
+    records: Sequence[dict[str, Any]],
+    failed: dict[str, str],
+    say: Callable[[str], None],
+    progress: bool | None,
+) -> dict[str, int]:
+    """Write the files of a corpus unless they are there already; return their rows by kind."""
+    manifest, before = planned(corpus, records, failed), last_told(home)
+    if before.get("inputs") == manifest["inputs"]:
+        fault = amiss(before, home)
+        if fault is None:
+            say(f"{home} is built already")
+            return dict(before["counts"])
+        say(f"{home} is assembled again: {fault}")
+    (home / MANIFEST).unlink(missing_ok=True)  # while the files change, none speaks of them
+    parts = [_part_of(home, record) for record in records]
+    account = assemble(corpus, parts, home, progress=progress)
+    _write_json(home / MANIFEST, accounted(manifest, account, home))
+    return dict(account.kept)
 
 
 def _named(rows: Iterator[Row], item: Wanted) -> Iterator[Row]:
@@ -272,66 +266,47 @@ def _part(home: Path, package_id: str) -> Path:
     return home / "parts" / f"{plain}.jsonl.gz"
 
 
+def _record_file(home: Path, package_id: str) -> Path:
+    part = _part(home, package_id)
+    return part.with_name(part.name.replace(".jsonl.gz", ".json"))
+
+
 def _part_of(home: Path, record: dict[str, Any]) -> Part:
     read, name = record["read"], record["id"]
     path = _part(home, name)
     return Part(name, path, record["licence"], sum(read.values()), record["aligned_english"])
 
 
+def _done(
+    corpus: Corpus, home: Path, items: Sequence[Wanted], sums: dict[str, list[str]]
+) -> dict[Wanted, dict[str, Any]]:
+    """Return the records of the packages that are done.
+
+    One that was read from other files than `sums` asks for is not among them. Its rows and its
+    record stay until others take their place, so that they still serve whoever asks for those.
+    """
+    done = {}
+    for item in items:
+        record = _record(corpus, home, item)
+        if record and (item.id not in sums or sorted(sums_of(record)) == sorted(sums[item.id])):
+            done[item] = record
+    return done
+
+
 def _record(corpus: Corpus, home: Path, item: Wanted) -> dict[str, Any] | None:
     """Return what is known of a package that is done, None for one that is to be read."""
-    part = _part(home, item.id)
     try:
-        record = json.loads(part.with_name(part.name.replace(".jsonl.gz", ".json")).read_bytes())
+        record: Any = json.loads(_record_file(home, item.id).read_bytes())
     except (OSError, ValueError):
         return None
     current = isinstance(record, dict) and record.get("method") == corpus.method
-    return record if current and record.get("id") == item.id and part.is_file() else None
-
-
-def _manifest(
-    corpus: Corpus, records: Sequence[dict[str, Any]], failed: dict[str, str]
-) -> dict[str, Any]:
-    inputs = [[r["id"], r["version"], [file["sha256"] for file in r["files"]]] for r in records]
-    told = json.dumps([corpus.name, corpus.method, RULES, inputs, sorted(failed)])
-    return {
-        "corpus": corpus.name,
-        "about": corpus.about,
-        "licence": corpus.licence,
-        "method": corpus.method,
-        "rules": RULES,
-        "inputs": hashlib.sha256(told.encode()).hexdigest(),
-        "packages": list(records),
-        "left_out": failed,
-    }
-
-
-def _accounted(manifest: dict[str, Any], account: Account) -> dict[str, Any]:
-    for record in manifest["packages"]:
-        record["kept"] = dict(account.packages.get(record["id"], {}))
-    return manifest | {
-        "counts": dict(account.kept),
-        "dropped": dict(account.dropped.most_common()),
-        "parts": dict(account.parts.most_common()),
-        "languages": dict(account.languages.most_common()),
-    }
-
-
-def _told(path: Path, key: str) -> Any:
-    try:
-        return json.loads(path.read_bytes())[key]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    there = current and record.get("id") == item.id and _part(home, item.id).is_file()
+    return record if there else None
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     with new_file(path) as aside:
         aside.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
