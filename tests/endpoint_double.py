@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 Answer = tuple[int, str, dict[str, str]]  # status, body, headers
-Reply = str | tuple[int, str] | Answer
+Reply = str | None | tuple[int, str] | Answer
 
 
 class Server:
@@ -46,8 +48,8 @@ class Stub(Server):
     """A language model.
 
     Attributes:
-        reply: Takes the last message and the number of the request; returns a text, or a status
-            and a body, or those and headers.
+        reply: Takes the last message and the number of the request; returns a text, or None for
+            an answer without one, or a status and a body, or those and headers.
         usage: Whether token counts are told: the words of question and answer.
     """
 
@@ -61,13 +63,13 @@ class Stub(Server):
     def answer(self, body: dict[str, Any], number: int) -> Answer:
         question = body["messages"][-1]["content"]
         reply = self.reply(question, number)
-        if not isinstance(reply, str):
+        if isinstance(reply, tuple):
             return (*reply, {}) if len(reply) == 2 else reply
         value: dict[str, Any] = {"choices": [{"message": {"content": reply}}]}
         if self.usage:
             value["usage"] = {
                 "prompt_tokens": len(question.split()),
-                "completion_tokens": len(reply.split()),
+                "completion_tokens": len((reply or "").split()),
             }
         return 200, json.dumps(value), {}
 
@@ -118,9 +120,8 @@ def serving(stub: AnyServer) -> Iterator[AnyServer]:
             status, text, headers = stub.asked(body, self.headers["Authorization"])
             data = text.encode()
             self.send_response(status)
-            for name, value in headers.items():
+            for name, value in ({"Content-Length": str(len(data))} | headers).items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)
 
@@ -136,3 +137,17 @@ def serving(stub: AnyServer) -> Iterator[AnyServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@contextmanager
+def full_disk(pages: int) -> Iterator[None]:
+    """A disk with room for databases of so many pages of 4,096 bytes."""
+    connect = sqlite3.connect
+
+    def small(*given: Any, **named: Any) -> sqlite3.Connection:
+        store = connect(*given, **named)
+        store.execute(f"pragma max_page_count = {pages}")
+        return store
+
+    with patch.object(sqlite3, "connect", small):
+        yield

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from endpoint_double import Stub, serving
+from endpoint_double import Reply, Stub, full_disk, serving
 
 from culet.data.endpoint import Answer, Endpoint, EndpointConfig, Messages
 from culet.errors import InputError, RecipeError
+
+LETTERS = "abcdefghijklmnopqrst"
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +167,93 @@ def test_what_is_no_answer_is_asked_again_and_shown(
     assert endpoint.cost.retried == 1
 
 
+CUT_OFF = (200, '{"choices"', {"Content-Length": "99"})
+NO_STATUS = (1000, "", {})  # a status has three digits
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (CUT_OFF, r"IncompleteRead: IncompleteRead\(10 bytes read, 89 more expected\)"),
+        (NO_STATUS, "BadStatusLine: HTTP/1.0 1000"),
+    ],
+)
+def test_a_broken_connection_is_tried_again_and_named(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, reply: Reply, words: str
+) -> None:
+    stub.reply = lambda question, number: reply if number < 3 else "fine"
+    waited: list[float] = []
+    endpoint = Endpoint(config, tmp_path / "a", sleep=waited.append)
+    assert texts(endpoint.answers(questions("a"))) == ["fine"]
+    assert endpoint.cost.retried == len(waited) == 2
+    stub.reply = lambda question, number: reply
+    endpoint = Endpoint(replace(config, retries=1), tmp_path / "b", sleep=waited.append)
+    with pytest.raises(InputError, match=rf"gave no answer in 2 attempts, the last: {words}; run"):
+        texts(endpoint.answers(questions("a")))
+
+
+def test_a_refusal_that_breaks_off_is_still_a_refusal(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    chunked = {"Transfer-Encoding": "chunked"}
+    stub.reply = lambda question, number: (400, "99\r\nno su", chunked)
+    with pytest.raises(InputError, match=r"refuses the request: 400 Bad Request: $"):
+        texts(Endpoint(config, tmp_path / "a").answers(questions("a")))
+    gc.collect()  # warns of a connection that was left open
+
+
+@pytest.mark.parametrize("nothing", [None, "", " \n"])
+def test_an_empty_answer_is_asked_again_and_paid_for(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, nothing: str | None
+) -> None:
+    stub.reply = lambda question, number: nothing if number < 3 else "fine"
+    waited: list[float] = []
+    endpoint = Endpoint(config, tmp_path / "a", sleep=waited.append)
+    assert texts(endpoint.answers(questions("one two"))) == ["fine"]
+    assert (endpoint.cost.asked, endpoint.cost.retried, len(waited)) == (1, 2, 2)
+    assert (endpoint.cost.asked_tokens, endpoint.cost.answered_tokens) == (3 * 2, 1)
+    assert endpoint.cost.paid == pytest.approx((6 * 2 + 1 * 10) / 1e6)
+
+
+def test_a_question_left_empty_stops_no_run_and_is_asked_by_the_next(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.reply = lambda question, number: None if question == "b" else question.upper()
+    few = replace(config, retries=1)
+    endpoint = Endpoint(few, tmp_path / "a", sleep=lambda seconds: None)
+    answers = list(endpoint.answers(questions(*"abbc")))
+    assert [answer.text for answer in answers] == ["A", "", "", "C"]
+    assert [answer.empty for answer in answers] == [False, True, True, False]
+    assert len(stub.bodies) == 2 + 2  # b, twice in line, had two attempts
+    stub.reply = lambda question, number: question.upper()
+    assert texts(Endpoint(few, tmp_path / "a").answers(questions(*"abc"))) == ["A", "B", "C"]
+    assert len(stub.bodies) == 5
+
+
+def test_an_empty_answer_of_a_stopped_run_is_not_kept(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.reply = lambda question, number: "" if question == "b" else question.upper()
+    stream = Endpoint(replace(config, retries=0), tmp_path / "a").answers(questions(*"ab"))
+    next(stream)
+    stream.close()  # b is under way, or waits
+    with sqlite3.connect(tmp_path / "a") as store:
+        assert store.execute("select answer from answers").fetchall() == [("A",)]
+    store.close()
+
+
+def test_an_empty_answer_that_was_kept_is_asked_for_again(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    texts(Endpoint(config, tmp_path / "a").answers(questions("a")))
+    with sqlite3.connect(tmp_path / "a") as store:  # as older versions left it
+        store.execute("update answers set answer = ' '")
+    store.close()
+    for _ in range(2):
+        assert texts(Endpoint(config, tmp_path / "a").answers(questions("a"))) == ["A"]
+    assert len(stub.bodies) == 2
+
+
 def test_the_key_comes_from_the_environment_and_is_written_nowhere(
     stub: Stub, config: EndpointConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,10 +312,50 @@ def test_an_endpoint_that_counts_nothing_costs_nothing(
     assert endpoint.cost.paid == 0
 
 
+@pytest.mark.parametrize("usage", [None, {}, {"prompt_tokens": None, "completion_tokens": None}])
+def test_counts_that_are_null_are_none(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, usage: Any
+) -> None:
+    value = {"choices": [{"message": {"content": "A"}}], "usage": usage}
+    stub.reply = lambda question, number: (200, json.dumps(value))
+    endpoint = Endpoint(replace(config, retries=0), tmp_path / "a")
+    assert texts(endpoint.answers(questions("a"))) == ["A"]
+    assert (endpoint.cost.asked_tokens, endpoint.cost.answered_tokens) == (0, 0)
+
+
 def test_a_file_that_holds_no_answers_is_named(config: EndpointConfig, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("something else " * 100)
     with pytest.raises(InputError, match="as a file of answers: file is not a database"):
         Endpoint(config, tmp_path / "a")
+
+
+def test_a_file_that_cannot_be_opened_is_named(config: EndpointConfig, tmp_path: Path) -> None:
+    words = "cannot use {} as a file of answers: {}.*; expected a file .* that can be written"
+    with pytest.raises(InputError, match=words.format(tmp_path, "unable to open database file")):
+        Endpoint(config, tmp_path)
+    with pytest.raises(InputError, match=words.format(r"\.", "unable to open database file")):
+        Endpoint(config, Path(""))
+    (tmp_path / "a").write_text("a file, no folder")
+    below = tmp_path / "a" / "b"
+    with pytest.raises(InputError, match=words.format(below, r"\[Errno 17\] File exists")):
+        Endpoint(config, below)
+
+
+def test_a_full_disk_is_named_and_what_was_answered_stays(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.reply = lambda question, number: question * 3000
+    cache, alone, asked = tmp_path / "a", replace(config, parallel=1), questions(*LETTERS)
+    found: list[str] = []
+    words = (
+        r"cannot use .*a as a file of answers: database or disk is full; .* the answers it holds"
+    )
+    with full_disk(pages=12), pytest.raises(InputError, match=words):
+        found.extend(answer.text for answer in Endpoint(alone, cache).answers(asked))
+    assert 3 <= len(found) < len(LETTERS)
+    before = len(stub.bodies)
+    assert texts(Endpoint(alone, cache).answers(asked)) == [text * 3000 for text in LETTERS]
+    assert len(stub.bodies) - before <= len(LETTERS) - len(found)
 
 
 @pytest.mark.parametrize(

@@ -234,6 +234,29 @@ def test_answers_of_no_use_are_counted_and_shown(
     assert not (tmp_path / "none" / "data" / "rows.jsonl").exists()
 
 
+def test_empty_answers_are_counted_apart_and_asked_for_again(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+) -> None:
+    path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    once = replace(endpoint, retries=0)
+    config = GenerateConfig(once, (path,), queries=QueriesConfig())
+    stub.reply = lambda question, number: "no" if "beryl" in question else None
+    words = (
+        r"no answer of small could be used; .*-answers\.sqlite holds what it said, the last: 'no'"
+    )
+    empty = (
+        "; empty answers, which are not kept: 2; run again to ask again, with a larger max_tokens"
+    )
+    with pytest.raises(InputError, match=words + empty):
+        run(config, tmp_path / "out")
+    stub.reply = lambda question, number: None if "agate" in question else reply(question, number)
+    assert run(config, tmp_path / "out").rows == 1  # of opal; beryl was answered
+    assert len(stub.bodies) == 3 + 2
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["answers"] == {"unusable": 1, "unanswered": 1}
+    assert report["examples"]["unanswered"] == [{"for": f"{path}:3", "answer": ""}]
+
+
 def test_a_stopped_run_goes_on_where_it_stood(
     stub: Stub, endpoint: EndpointConfig, tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from endpoint_double import VectorStub as Stub
-from endpoint_double import serving, vector
+from endpoint_double import full_disk, serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
@@ -311,6 +311,37 @@ def test_an_endpoint_that_counts_no_tokens_costs_nothing(tmp_path: Path, stub: S
     go(tmp_path, endpoint=endpoint(stub, input_price=1.0))
     cost = json.loads((tmp_path / "out" / "done.json").read_text())["cost"]
     assert cost == {"asked": 3, "retried": 0, "asked_tokens": 0, "paid": 0.0}
+
+
+def test_a_count_of_tokens_that_is_null_is_none(stub: Stub) -> None:
+    rows = [{"index": 0, "embedding": vector("a")}]
+    stub.reply = lambda number, texts: (200, {"data": rows, "usage": {"prompt_tokens": None}}, {})
+    client = EmbeddingClient(endpoint(stub, retries=0))
+    assert client.embed(["a"]).tolist() == [vector("a")]
+    assert client.cost.asked_tokens == 0
+
+
+def test_a_connection_that_breaks_off_is_tried_again(stub: Stub) -> None:
+    cut_off = (200, '{"data"', {"Content-Length": "99"})
+    stub.reply = lambda number, texts: cut_off if number == 1 else None
+    client = Waiting().client(endpoint(stub))
+    assert client.embed(["a"]).tolist() == [vector("a")]
+    assert client.cost.retried == 1
+
+
+def test_a_full_disk_is_named_and_the_vectors_kept_stay(tmp_path: Path, stub: Stub) -> None:
+    texts = [f"text {i}" for i in range(400)]
+    client = EmbeddingClient(endpoint(stub, parallel=1))
+    told: list[int] = []
+    client.keep_in(tmp_path / "kept")
+    with full_disk(pages=8), pytest.raises(InputError, match=r"kept as a .*disk is full; .* stay"):
+        client.embed(texts, told.append)
+    assert 10 < sum(told) < 400
+    asked = len(stub.texts)
+    assert client.embed(texts).tolist() == [vector(text) for text in texts]
+    assert len(stub.texts) - asked <= 400 - sum(told)
+    with pytest.raises(InputError, match=r"cannot use .* of answers: unable to open database file"):
+        client.keep_in(tmp_path)
 
 
 def test_an_endpoint_gets_its_key_and_its_model(

@@ -9,7 +9,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -41,8 +42,9 @@ class Cost:
         asked: Requests answered in this run.
         cached: Answers that were known already.
         retried: Attempts that failed and were repeated.
-        asked_tokens: Tokens of the questions answered in this run.
-        answered_tokens: Tokens of their answers.
+        asked_tokens: Tokens of the questions answered in this run; each time, if an answer of no
+            use was asked for again.
+        answered_tokens: Tokens of their answers, likewise.
         cached_tokens: Tokens of the answers known already, both ways.
         paid: Price of this run.
         saved: Price of what was known already.
@@ -107,9 +109,14 @@ class Asker:
         self._lock = threading.Lock()
 
     def ask(
-        self, body: dict[str, Any], read: Callable[[Any], Answer], stop: threading.Event
+        self,
+        body: dict[str, Any],
+        read: Callable[[Any], Answer],
+        stop: threading.Event,
+        *,
+        again: Callable[[Answer], bool] = lambda answer: False,
     ) -> Answer:
-        """Ask until there is an answer, unless it is stopped.
+        """Ask until there is an answer, unless it is stopped; arguments as for `Post.ask`.
 
         Raises:
             InputError: If the endpoint refuses, or still fails after all retries.
@@ -124,7 +131,14 @@ class Asker:
             self._pace.wait()
             return True
 
-        answer = self._post.ask(body, read, before=before, hold=self._pace.hold)
+        def wasted(answer: Answer) -> bool:
+            if not again(answer):
+                return False
+            self._pay(answer)  # the endpoint charges for it all the same
+            self._pace.used(answer.asked_tokens + answer.answered_tokens)
+            return True
+
+        answer = self._post.ask(body, read, before=before, hold=self._pace.hold, again=wasted)
         self._pace.used(answer.asked_tokens + answer.answered_tokens)
         return answer
 
@@ -138,20 +152,23 @@ class Asker:
 
     def count(self, answer: Metered, *, cached: bool = False) -> None:
         """Count an answer, new or known before."""
-        price = self.price(answer.asked_tokens, answer.answered_tokens)
         if cached:
             self.cost.cached += 1
             self.cost.cached_tokens += answer.asked_tokens + answer.answered_tokens
-            self.cost.saved += price
+            self.cost.saved += self.price(answer.asked_tokens, answer.answered_tokens)
         else:
             self.cost.asked += 1
-            self.cost.asked_tokens += answer.asked_tokens
-            self.cost.answered_tokens += answer.answered_tokens
-            self.cost.paid += price
+            self._pay(answer)
 
     def price(self, asked_tokens: int, answered_tokens: int = 0) -> float:
         """Return what so many tokens cost."""
         return (asked_tokens * self._prices[0] + answered_tokens * self._prices[1]) / 1e6
+
+    def _pay(self, answer: Metered) -> None:
+        with self._lock:  # threads that ask pay as well
+            self.cost.asked_tokens += answer.asked_tokens
+            self.cost.answered_tokens += answer.answered_tokens
+            self.cost.paid += self.price(answer.asked_tokens, answer.answered_tokens)
 
 
 class _Pace:
@@ -185,18 +202,30 @@ class _Pace:
             self._next = max(self._next, self._clock() + seconds)
 
 
-def answers_file(path: Path | None) -> sqlite3.Connection:
-    """Open a file of answers, made if it is not there; None keeps them in memory.
+@contextmanager
+def answers_file(path: Path | None) -> Iterator[sqlite3.Connection]:
+    """Open a file of answers, made if it is not there, until the block ends; None: in memory.
 
     Raises:
-        InputError: If it holds something else.
+        InputError: If it cannot be opened, holds something else, or cannot be read or written
+            later in the block, as on a full disk; what was written before stays.
     """
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    store = sqlite3.connect(":memory:" if path is None else path, timeout=60)
     try:
-        store.execute("pragma schema_version")  # refuses what is no database
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_answers_file(path, error) from error
+    try:
+        with closing(sqlite3.connect(":memory:" if path is None else path, timeout=60)) as store:
+            store.execute("pragma schema_version")  # refuses what is no database
+            yield store
     except sqlite3.Error as error:
-        store.close()
-        raise InputError(f"cannot use {path} as a file of answers: {error}") from error
-    return store
+        raise _no_answers_file(path, error) from error
+
+
+def _no_answers_file(path: Path | None, error: Exception) -> InputError:
+    return InputError(
+        f"cannot use {path or 'memory'} as a file of answers: {error}; expected a file of its own "
+        "that can be written, on a disk with room; the answers it holds stay: mend that and run "
+        "the same again to go on"
+    )

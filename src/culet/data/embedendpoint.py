@@ -115,23 +115,23 @@ class EmbeddingClient:
         """Keep answers in a file as they come, so that another run need not pay for them again.
 
         Raises:
-            InputError: If it holds something else.
+            InputError: If it holds something else, or cannot be written.
         """
-        with closing(answers_file(path)) as store:
+        with answers_file(path) as store:
             _make_tables(store)
         self._kept = path
 
     def forget(self) -> None:
         """Drop the vectors kept, once they are elsewhere; what they cost is still known."""
         if self._kept is not None:
-            with closing(answers_file(self._kept)) as store, store:
+            with answers_file(self._kept) as store, store:
                 store.execute("delete from vectors")
 
     def spent(self) -> dict[str, Any]:
         """Return the cost of all runs that kept their answers in the same file, as JSON values."""
         report = self.cost.report()
         if self._kept is not None:
-            with closing(answers_file(self._kept)) as store:
+            with answers_file(self._kept) as store:
                 query = "select count(*), coalesce(sum(tokens), 0) from requests"
                 asked, tokens = store.execute(query).fetchone()
             paid = round(self._asker.price(tokens), 6)
@@ -155,7 +155,7 @@ class EmbeddingClient:
         for place, text in enumerate(texts):
             places.setdefault(text, []).append(place)
         found: dict[str, np.ndarray] = {}
-        with closing(answers_file(self._kept)) as store:
+        with answers_file(self._kept) as store:
             _make_tables(store)
             known = dict(_read(store, places))
             for text, (vector, tokens) in known.items():
@@ -213,7 +213,7 @@ class EmbeddingClient:
             with np.errstate(over="ignore"):  # becomes inf, and is refused below
                 vectors = np.array([row["embedding"] for row in rows], dtype=np.float32)
             numbers = [row["index"] for row in rows]
-            tokens = int((answer.get("usage") or {}).get("prompt_tokens", 0))
+            tokens = int((answer.get("usage") or {}).get("prompt_tokens") or 0)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"{self.config.url} answered something else than vectors: {answer!r:.200}"

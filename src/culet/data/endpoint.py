@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +98,11 @@ class Answer:
     answered_tokens: int
     cached: bool = False
 
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing: a busy endpoint, or a model that only thought."""
+        return not self.text.strip()
+
 
 class Endpoint:
     """Asks, remembers, counts.
@@ -126,7 +130,7 @@ class Endpoint:
         self._asker = Asker(config, "chat/completions", prices=prices, sleep=sleep, clock=clock)
         self.cost = self._asker.cost
         self._cache = cache
-        with closing(answers_file(cache)) as store:
+        with answers_file(cache) as store:
             store.execute(
                 "create table if not exists answers "
                 "(question text primary key, answer text, asked integer, answered integer)"
@@ -135,16 +139,19 @@ class Endpoint:
     def answers(self, questions: Iterable[Messages]) -> Iterator[Answer]:
         """Yield the answer to each question, in order; some are asked ahead.
 
+        An answer that is still empty after all retries is yielded and not kept: another run asks
+        again.
+
         Raises:
             InputError: If the endpoint refuses, or still fails after all retries, or the budget is
-                spent; what was answered until then is kept.
+                spent, or the file of answers cannot be used; what was answered until then is kept.
         """
         waiting: deque[tuple[str, Future[Answer] | Answer]] = deque()
         under_way: dict[str, Future[Answer]] = {}
         source = iter(questions)
         pool = ThreadPoolExecutor(self.config.parallel)
         stop = threading.Event()
-        with closing(answers_file(self._cache)) as store:
+        with answers_file(self._cache) as store:
             try:
                 more = True
                 while more or waiting:
@@ -181,10 +188,14 @@ class Endpoint:
         query = "select answer, asked, answered from answers where question = ?"
         if known := store.execute(query, (name,)).fetchone():
             text, asked, answered = known
-            return name, Answer(text, asked, answered, cached=True)
+            answer = Answer(text, asked, answered, cached=True)
+            if not answer.empty:  # older versions kept empty ones
+                return name, answer
         self._asker.check_budget()
         pool, stop = workers
-        under_way[name] = pool.submit(self._asker.ask, body, _answer, stop)
+        under_way[name] = pool.submit(
+            self._asker.ask, body, _answer, stop, again=lambda answer: answer.empty
+        )
         return name, under_way[name]
 
     def _kept(
@@ -200,6 +211,8 @@ class Endpoint:
         return answer
 
     def _store(self, store: sqlite3.Connection, name: str, answer: Answer) -> None:
+        if answer.empty:
+            return
         values = (name, answer.text, answer.asked_tokens, answer.answered_tokens)
         with store:
             store.execute("insert or replace into answers values (?, ?, ?, ?)", values)
@@ -227,7 +240,7 @@ def _answer(value: Any) -> Answer:
     try:
         text = value["choices"][0]["message"]["content"]
         usage = value.get("usage") or {}
-        asked, answered = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+        asked, answered = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
         return Answer(str(text or ""), int(asked), int(answered))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of a chat endpoint: {value!r:.{SHOWN}}") from error

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any, TypeVar
 
 from culet.errors import InputError
@@ -49,6 +50,7 @@ class Post:
         *,
         before: Callable[[int], bool] = lambda attempt: True,
         hold: Callable[[float], None] | None = None,
+        again: Callable[[Answer], bool] = lambda answer: False,
     ) -> Answer:
         """Return what `read` makes of the answer; on the thread of the caller.
 
@@ -58,6 +60,8 @@ class Post:
             before: Called with the number of each attempt (from 0); False gives up.
             hold: Waits after a refusal that may pass, in place of `sleep`; for those who pace
                 several threads.
+            again: True for an answer of no use that another attempt may better; that of the last
+                attempt is returned whatever it is.
 
         Raises:
             InputError: If the endpoint refuses, or still fails after all retries.
@@ -68,7 +72,7 @@ class Post:
                 break
             last = attempt == self.retries
             try:
-                return read(self._posted(body))
+                answer = read(self._posted(body))
             except urllib.error.HTTPError as error:
                 failure = f"{error.code} {error.reason}: {_told(error)}"
                 if error.code not in _AGAIN:
@@ -81,10 +85,19 @@ class Post:
                     hold(wait)
                 elif not last:
                     self.sleep(wait)
+            except HTTPException as error:  # cut off, or no HTTP: a connection that broke
+                failure = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
+                if not last:
+                    self.sleep(_backoff(attempt))
             except (OSError, TimeoutError, ValueError) as error:
                 failure = str(error) or type(error).__name__
                 if not last:
                     self.sleep(_backoff(attempt))
+            else:
+                if last or not again(answer):
+                    return answer
+                failure = "an answer of no use"
+                self.sleep(_backoff(attempt))
         raise InputError(
             f"{self.base} gave no answer in {self.retries + 1} attempts, the last: {failure}; run "
             "again to go on from here"
@@ -147,5 +160,7 @@ def _retry_after(error: urllib.error.HTTPError) -> float | None:
 def _told(error: urllib.error.HTTPError) -> str:
     try:
         return error.read(SHOWN).decode("utf-8", "replace")
-    except OSError:
+    except (OSError, HTTPException):
         return ""
+    finally:
+        error.close()  # what was not read of it holds the connection

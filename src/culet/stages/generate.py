@@ -6,9 +6,9 @@ One of three jobs, see `culet.data.generate`:
 [<stage>.grades]          pairs and their negatives → grades, which the miner can fuse
 [<stage>.classification]  labels → texts with labels, as training rows
 
-Every answer is kept in a file beside the stage's folder under the hash of its question: a stopped
-run asks only what it has not asked yet, and so does one with other settings where questions are
-the same.
+Every answer but an empty one is kept in a file beside the stage's folder under the hash of its
+question: a stopped run asks only what it has not asked yet, and so does one with other settings
+where questions are the same.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from culet import fingerprint
 from culet.atomic import new_file
-from culet.data.endpoint import Endpoint, EndpointConfig
+from culet.data.endpoint import Answer, Endpoint, EndpointConfig
 from culet.data.examine import Tally, cut
 from culet.data.generate import (
     By,
@@ -120,6 +120,10 @@ class _Account:
     used: int = 0
     tally: Tally = field(default_factory=Tally)
 
+    def count_unusable(self, what: str, answer: Answer) -> None:
+        """Count an answer of no use; an empty one by itself, which another run asks for again."""
+        self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
+
 
 def run(
     config: GenerateConfig,
@@ -166,10 +170,7 @@ def run(
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
     if not written:
         (data / "rows.jsonl").unlink()
-        raise InputError(
-            f"{name}: no answer of {config.endpoint.model} could be used; {cache} holds them, the "
-            f"last: {account.tally.examples.get('unusable', [{}])[-1].get('answer', 'none')!r}"
-        )
+        raise _none_usable(name, config.endpoint.model, cache, account.tally)
     _write_papers(config, folder, account, endpoint, name=name, written=written)
     say(_summary(name, written, account, endpoint))
     folder.finish({"rows": written})
@@ -210,7 +211,7 @@ def _queries(
     for row, answer in zip(documents, endpoint.answers(questions), strict=True):
         queries = read_queries(answer.text, config)
         if queries is None:
-            account.tally.add("unusable", example=_unusable(row.origin, answer.text))
+            account.count_unusable(row.origin, answer)
         for query in queries or ():
             lang = {} if row.lang is None else {"lang": row.lang}
             yield {"query": query, "positive": row.positive} | lang
@@ -223,7 +224,7 @@ def _graded(rows: Rows, lowest: int, endpoint: Endpoint, account: _Account) -> R
     for row, answer in zip(kept, endpoint.answers(questions), strict=True):
         grade = read_grade(answer.text)
         if grade is None:
-            account.tally.add("ungraded", example=_unusable(row["query"], answer.text))
+            account.tally.add("ungraded", example=_shown(row["query"], answer))
             yield row
         elif grade >= lowest:
             yield row | {"grade": grade}
@@ -247,7 +248,7 @@ def _grades(
     for (query, document, by), answer in zip(kept, endpoint.answers(questions), strict=True):
         grade = read_grade(answer.text)
         if grade is None:
-            account.tally.add("unusable", example=_unusable(query, answer.text))
+            account.count_unusable(query, answer)
         else:
             yield {"query": query, "document": document, "grade": grade, "by": by}
 
@@ -256,7 +257,7 @@ def _classified(config: ClassificationConfig, endpoint: Endpoint, account: _Acco
     (listed,) = endpoint.answers([list_question(config)])
     subjects = read_list(listed.text)
     if not subjects:
-        account.tally.add("unusable", example=_unusable("list", listed.text))
+        account.count_unusable("list", listed)
         return
     wanted = drawn_examples(subjects, config)
     questions = (
@@ -268,7 +269,7 @@ def _classified(config: ClassificationConfig, endpoint: Endpoint, account: _Acco
         account.used += 1
         text = read_example(answer.text)
         if text is None:
-            account.tally.add("unusable", example=_unusable(subject, answer.text))
+            account.count_unusable(subject, answer)
         else:
             texts.append((label, text))
     yield from classification_rows(texts, config)
@@ -313,8 +314,20 @@ def _summary(name: str, written: int, account: _Account, endpoint: Endpoint) -> 
     return words
 
 
-def _unusable(what: str, answer: str) -> dict[str, str]:
-    return {"for": cut(what), "answer": cut(answer)}
+def _shown(what: str, answer: Answer) -> dict[str, str]:
+    return {"for": cut(what), "answer": cut(answer.text)}
+
+
+def _none_usable(name: str, model: str, cache: Path, tally: Tally) -> InputError:
+    words = f"{name}: no answer of {model} could be used; {cache} holds what it said"
+    if unusable := tally.examples.get("unusable"):
+        words += f", the last: {unusable[-1]['answer']!r}"
+    if empty := tally.counts["unanswered"]:
+        words += (
+            f"; empty answers, which are not kept: {empty:,}; run again to ask again, with a "
+            "larger max_tokens if the model thinks before it answers"
+        )
+    return InputError(words)
 
 
 def _fingerprint(config: GenerateConfig, run: Path) -> str:
