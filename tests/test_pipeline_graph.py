@@ -25,6 +25,18 @@ def read(folder: Path, text: str) -> Recipe:
     return read_recipe(path)
 
 
+def test_a_stage_that_is_like_another_has_the_keys_of_its_tables_too(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        f"{START}[finetune]\n{TUNE}[finetune.optim]\nlr = 0.5\nwarmup_steps = 20\n"
+        '[b]\nlike = "finetune"\n[b.optim]\nlr = 0.25\n'
+        '[c]\nlike = "b"\nsources = [{path = "other.jsonl"}]\n',
+    )
+    rates = {name: recipe.stages[name].config.optim for name in ("finetune", "b", "c")}
+    assert [(r.lr, r.warmup_steps) for r in rates.values()] == [(0.5, 20), (0.25, 20), (0.25, 20)]
+    assert [s.path for s in recipe.stages["c"].config.sources] == [Path("other.jsonl")]
+
+
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 def test_every_kind_has_a_stage_that_can_be_run(kind: object) -> None:
     assert is_dataclass(kind.load(kind.config))  # type: ignore[attr-defined]

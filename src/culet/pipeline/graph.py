@@ -229,6 +229,8 @@ def _kind_of(path: Path) -> Output | None:
 def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[str, int]:
     """Give sections with `like = "other"` the keys of the other one that they do not have.
 
+    The same goes for the keys of their tables; a list is taken whole.
+
     Returns the place of each section; one that is like another has its place, so that both start
     from the same.
     """
@@ -243,9 +245,18 @@ def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[s
             raise RecipeError(
                 f"{file}: [{name}] like = {other!r}: no section of that name stands above it"
             )
-        tables[name] = {"kind": other} | tables[other] | own
+        tables[name] = _merged({"kind": other} | tables[other], own)
         places[name] = places[other]
     return places
+
+
+def _merged(table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(table[key], value)
+        for key, value in own.items()
+        if isinstance(value, Mapping) and isinstance(table.get(key), Mapping)
+    }
+    return {**table, **own, **both}
 
 
 def _kind(name: str, table: Any, file: Path) -> Kind:
