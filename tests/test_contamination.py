@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from culet.data.contamination import ContaminationConfig, Hit, OverlapIndex
+from culet.data.examine import REASONS, Examiner, Tally
+from culet.data.rows import Chunk, Position
 from culet.errors import RecipeError
+from culet.evaluate.tasks import EvalTask, RetrievalData, TaskInfo
+from culet.evaluate.texts import task_texts
 
 LONG = "a culet is the small facet at the pointed lower end of a cut gem stone here"
 SHORT = "What is a culet, then?"
@@ -70,3 +76,46 @@ def test_settings_that_find_nothing_or_all_are_refused() -> None:
         ContaminationConfig(())
     with pytest.raises(RecipeError, match="words must be at least 2 and shortest 1, got 1 and 5"):
         ContaminationConfig((Path("x"),), words=1)
+
+
+def retrieval(titles: tuple[str, ...]) -> RetrievalData:
+    names = tuple(map(str, range(len(titles))))
+    texts = tuple(f"document {name}" for name in names)
+    return RetrievalData(names, titles, texts, ("q",), (SHORT,), {"q": {"0": 1}})
+
+
+def test_the_titles_of_evaluation_documents_are_texts_of_the_task() -> None:
+    data = retrieval((LONG, "", "Gems", LONG, " "))
+    task = EvalTask(TaskInfo("Gems", "retrieval", "ndcg_at_10", Path()), {"": data})
+    found = list(task_texts(task))
+    assert [text for role, text in found if role == "document"] == list(data.documents)
+    assert [text for role, text in found if role == "title"] == [LONG, "Gems"]
+    known = OverlapIndex(found, words=6, shortest=4)
+    assert known.hits([LONG, "gems"]) == [Hit(0, "title", "equal")]  # one word tells nothing
+
+
+def examined(*rows: dict[str, Any]) -> list[str]:
+    """Return the reason of each row, beside a task with one query and one document's title."""
+    known = index(("gems\tquery", SHORT), ("gems\ttitle", LONG), ("gems\ttitle", "Gems"))
+    examiner = Examiner(contamination=ContaminationConfig((Path("x"),)), overlap=known)
+    raw = [json.dumps(row).encode() for row in rows]
+    lines = list(range(1, len(raw) + 1))
+    chunk = Chunk(0, Path("a.jsonl"), 0, lines, raw, Position())
+    facts = examiner(chunk, "a", Tally())
+    return [REASONS[verdict] for verdict in facts.verdicts.tolist()]
+
+
+def test_titles_count_on_both_sides() -> None:
+    pair = {"query": "a question of its own", "positive": "an answer of its own"}
+    assert (
+        examined(
+            pair | {"title": SHORT},
+            pair | {"query": LONG},
+            pair | {"title": LONG},
+            {"text": "a passage of its own", "title": SHORT},
+            pair | {"title": "Gems"},
+            pair | {"title": None},
+            {"text": "a passage of its own", "title": [SHORT]},
+        )
+        == ["contaminated"] * 4 + ["kept"] * 3
+    )

@@ -84,6 +84,31 @@ def test_a_row_goes_when_an_earlier_one_is_nearly_the_same(tmp_path: Path) -> No
     assert found.uncompared == 0
 
 
+def shingles(text: str) -> set[str]:
+    return {text[i : i + 5] for i in range(len(text) - 4)}
+
+
+def test_a_low_threshold_finds_what_is_as_similar(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    first, second = [], []
+    while len(first) < 150:
+        text = "".join(rng.choices("abcdefgh ", k=200)).strip()
+        letters = list(text)
+        for place in rng.sample(range(len(letters)), 10):
+            letters[place] = "#"
+        copy = "".join(letters)
+        one, two = shingles(text), shingles(copy)
+        if 0.60 <= len(one & two) / len(one | two) <= 0.65:
+            first.append(text)
+            second.append(copy)
+    config = NearConfig(threshold=0.5)
+    verdicts = np.zeros(300, np.uint8)
+    signatures = signatures_of(tmp_path / "s", first + second, config)
+    remove_near(signatures, verdicts, config, code=8, folder=tmp_path / "work")
+    assert not verdicts[:150].any()
+    assert verdicts[150:].astype(bool).sum() > 135  # 20 bands of 6 compare two in three
+
+
 def test_a_pair_stays_if_only_its_document_is_known(tmp_path: Path) -> None:
     config = NearConfig()
     queries = ["who jumps over the dog", "what colour has the fox", "who jumps over the dog?"]
@@ -117,7 +142,7 @@ def test_near_duplicates_do_not_depend_on_how_much_is_sorted_at_once(
 def test_rows_that_agree_in_a_band_only_are_compared_and_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = NearConfig(hashes=12, bands=2, band_rows=6)
+    config = NearConfig(threshold=1.0, hashes=12, bands=2, band_rows=6)
     table = np.random.default_rng(0).integers(0, 1 << 16, (6, 12)).astype(np.uint16)
     table[:, :6] = 5  # one bucket of six rows that are half alike
     table.tofile(tmp_path / "s")

@@ -43,7 +43,7 @@ def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> N
     scores[banned.query, banned.document] = -np.inf
     scores[groups[:, None] != theirs] = -np.inf
     scores[:, 11] = -np.inf
-    found, numbers = nearest(
+    found, numbers, top = nearest(
         queries,
         documents,
         depth=6,
@@ -56,6 +56,7 @@ def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> N
     )
     assert listed(numbers) == by_sorting(scores, 6)
     assert np.allclose(found, np.take_along_axis(scores, numbers, axis=1), atol=1e-6)
+    assert top.tolist() == found[:, 0].tolist()
 
 
 @pytest.mark.parametrize("groups", [False, True])
@@ -63,15 +64,20 @@ def test_under_a_ceiling_the_nearest_below_it_are_found(groups: bool) -> None:
     queries, documents, ceiling = unit(6), unit(80, seed=1), np.linspace(-0.2, 0.6, 6)
     own, theirs = np.arange(6) % 2, np.arange(80) % 2
     scores = queries @ documents.T
-    scores[scores > ceiling[:, None]] = -np.inf
+    banned = Banned(np.arange(6), scores.argmax(axis=1))
+    scores[banned.query, banned.document] = -np.inf
     settings: dict[str, Any] = {}
     if groups:
         scores[own[:, None] != theirs] = -np.inf
         settings = {"query_groups": own, "groups": Groups.of(theirs, 2)}
-    _, numbers = nearest(
-        queries, documents, depth=5, banned=NONE, ceiling=ceiling, block=30, **settings
+    above = scores.max(axis=1)
+    scores[scores > ceiling[:, None]] = -np.inf
+    _, numbers, top = nearest(
+        queries, documents, depth=5, banned=banned, ceiling=ceiling, block=30, **settings
     )
     assert listed(numbers) == by_sorting(scores, 5)
+    assert np.allclose(top, above, atol=1e-6)  # the nearest of all that are not banned
+    assert (top > ceiling).any()
 
 
 @pytest.mark.parametrize("block", [2, 5, 100])
@@ -79,12 +85,12 @@ def test_equal_scores_keep_the_order_of_documents(block: int) -> None:
     queries = np.array([[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]], dtype=np.float32)
     others = np.array([[0.5, 0.5, -0.5, -0.5]] * 8, dtype=np.float32)  # products without rounding
     documents = np.concatenate([queries[:1]] * 4 + [others] + [queries[:1]] * 3)
-    _, numbers = nearest(queries, documents, depth=5, banned=NONE, block=block)
+    _, numbers, _ = nearest(queries, documents, depth=5, banned=NONE, block=block)
     assert numbers[0].tolist() == [0, 1, 2, 3, 12]
 
 
 def test_fewer_documents_than_wanted_leave_places_empty() -> None:
-    scores, numbers = nearest(unit(2), unit(3, seed=1), depth=5, banned=NONE)
+    scores, numbers, _ = nearest(unit(2), unit(3, seed=1), depth=5, banned=NONE)
     assert (numbers[:, 3:] == -1).all()
     assert np.isneginf(scores[:, 3:]).all()
     assert (numbers[:, :3] >= 0).all()
@@ -93,7 +99,7 @@ def test_fewer_documents_than_wanted_leave_places_empty() -> None:
 def test_half_precision_documents_are_scored_in_single() -> None:
     documents = unit(200, 64, seed=2)
     queries = unit(5, 64)
-    scores, _ = nearest(queries, documents.astype(np.float16), depth=3, banned=NONE)
+    scores, _, _ = nearest(queries, documents.astype(np.float16), depth=3, banned=NONE)
     assert np.abs(scores - np.sort(queries @ documents.T, axis=1)[:, :-4:-1]).max() < 5e-4
 
 
@@ -140,7 +146,7 @@ def test_picks_are_first_last_or_any_by_the_seed() -> None:
     assert picked("random", 7) == picked("random", 7)
 
 
-def test_fusion_adds_reciprocal_ranks() -> None:
+def test_fusion_orders_by_the_sum_of_reciprocal_ranks() -> None:
     """Worked out by hand: ranks 1, 2, 3 and 3, 1, 2; 1/61 + 1/63 < 1/62 + 1/61."""
     assert fuse([np.array([3.0, 2.0, 1.0]), np.array([1.0, 3.0, 2.0])]).tolist() == [1, 0, 2]
     assert fuse([np.array([1.0, 2.0, 3.0])]).tolist() == [2, 1, 0]
@@ -149,9 +155,17 @@ def test_fusion_adds_reciprocal_ranks() -> None:
     assert fuse(ranks).tolist() == [0, 2, 1]  # 1/61 + 1/63 > 2/62
 
 
-def test_a_judge_without_an_opinion_adds_nothing_and_equal_grades_are_equal() -> None:
+def test_a_judge_without_an_opinion_neither_raises_nor_sinks_a_document() -> None:
     nan = np.nan
-    assert fuse([np.array([nan, 1.0, nan]), np.array([1.0, 2.0, 3.0])]).tolist() == [1, 2, 0]
+    # 1/63 against (1/61 + 1/62) / 2 against 1/61
+    assert fuse([np.array([nan, 1.0, nan]), np.array([1.0, 2.0, 3.0])]).tolist() == [2, 1, 0]
+    # of four in one order the second is graded by one judge only
+    known, missing = np.array([4.0, 3.0, 2.0, 1.0]), np.array([4.0, nan, 2.0, 1.0])
+    assert fuse([known, missing]).tolist() == fuse([known, known]).tolist() == [0, 1, 2, 3]
+    assert fuse([np.array([nan, 1.0, 2.0])]).tolist() == [2, 1, 0]
+
+
+def test_equal_grades_are_equal() -> None:
     assert fuse([np.array([1.0, 1.0, 2.0])]).tolist() == [2, 0, 1]
     assert fuse([np.array([2.0, 2.0]), np.array([1.0, 3.0])]).tolist() == [1, 0]
 
@@ -197,3 +211,26 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
     assert positive[edges.index(0.5)] == positive[edges.index(0.7)] == positive[-1] == 1
     assert sum(report["histogram"]["nearest"]) == 2
     assert whole.summary().startswith("3 records, 1.00 negatives each, 1 with none")
+    assert whole.summary().endswith("for 33.3% another document is nearer than the positive")
+    assert report["rescore"] == {}  # no judge was asked
+
+
+def test_what_no_judge_has_graded_is_counted_and_said_if_there_is_any(tmp_path: Any) -> None:
+    def tally(*counts: tuple[int, int]) -> Tally:
+        made = Tally()
+        for left, ungraded in counts:
+            made.count(
+                positive=0.5, nearest=0.4, left=left, negatives=[], against={}, ungraded=ungraded
+            )
+        made.write(tmp_path / "tally.json")
+        return Tally.read(tmp_path / "tally.json")
+
+    graded, some, none = tally((3, 0), (0, 0)), tally((5, 2), (5, 1)), tally((4, 4))
+    assert graded.report()["rescore"] == {"ungraded_passed_over": 0, "records_ungraded": 0}
+    assert graded.summary().endswith("is nearer than the positive")
+    some.add(none)
+    assert some.report()["rescore"] == {"ungraded_passed_over": 3, "records_ungraded": 1}
+    assert some.summary().endswith(
+        "is nearer than the positive; 3 documents without a grade were passed over; "
+        "for 1 records none has a grade"
+    )

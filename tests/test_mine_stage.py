@@ -65,13 +65,12 @@ def go(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **changes: Any)
     """Mine a file and return its rows."""
     path = write_lines(tmp_path / "toys.jsonl", ROWS if rows is None else rows)
     source = {key: changes.pop(key) for key in ("task", "corpus", "within") if key in changes}
-    rules = changes.pop("rules", {})
+    rules, said = changes.pop("rules", {}), changes.pop("said", [])
     config = MineConfig(
         sources=(MineSource(path=path, **source),),
         rules=Rules(**{"relative_margin": None, "number": 9} | rules),
         **changes,
     )
-    said: list[str] = []
     folder = mine.run(config, init=tmp_path, out=tmp_path / "out", say=said.append)
     return [
         json.loads(line)
@@ -137,9 +136,15 @@ def test_below_the_margins_a_record_whose_positive_is_far_gets_negatives_too(
     rules: dict[str, Any] = {"depth": 3, "relative_margin": 0.05, "number": 2}
     with pytest.warns(UserWarning, match=r"relative_margin is against \d"):
         assert "negatives" not in go(tmp_path, rows, rules=rules)[0]
-    found = go(tmp_path, rows, rules=rules | {"below_margins": True})
+    whole, said = report(tmp_path), list[str]()
+    found = go(tmp_path, rows, rules=rules | {"below_margins": True}, said=said)
     assert len(found[0]["negatives"]) == 2
     assert all(text.startswith("word") for text in found[0]["negatives"])
+    # what is nearest is not a matter of the margins
+    assert report(tmp_path)["nearest_above_positive"] == whole["nearest_above_positive"] == 9
+    assert report(tmp_path)["mean_score"]["nearest"] == whole["mean_score"]["nearest"]
+    assert report(tmp_path)["histogram"]["nearest"] == whole["histogram"]["nearest"]
+    assert said[-1].endswith("for 100.0% another document is nearer than the positive")
 
 
 def test_negatives_can_be_held_to_fields_of_the_record(tmp_path: Path) -> None:
@@ -405,6 +410,54 @@ def test_grades_reorder_and_what_is_graded_right_is_no_negative(tmp_path: Path) 
     assert lowest[0]["negatives"] == ["a green apple tart"]
     right = go(tmp_path, rescore=RescoreConfig(grades=path, max_grade=1.0))
     assert right[0]["negatives"] == ["a green apple tart"]
+
+
+def graded(*names: str, by: str = "") -> list[dict[str, Any]]:
+    """Return grades of documents for "one two", the first the highest."""
+    return [
+        {"query": "one two", "document": name, "grade": -place, "by": by}
+        for place, name in enumerate(names)
+    ]
+
+
+# from near to far, for the query "one two"
+NEAR = [f"one two and {word}" for word in ("more", "more more", "much more still")]
+FAR = [f"one and {word} {word}x {word}y" for word in ("sun", "moon", "star")]
+TWO = [
+    {"query": "one two", "positive": "one two exactly"},
+    *({"query": text.split()[-1], "positive": text} for text in (*NEAR, *FAR)),
+]
+
+
+@pytest.mark.parametrize("with_embedder", [False, True])
+def test_a_document_without_a_grade_is_no_negative_where_others_have_one(
+    tmp_path: Path, with_embedder: bool
+) -> None:
+    grades = graded(NEAR[0], FAR[0], NEAR[1], NEAR[2])
+    path, said = write_lines(tmp_path / "grades.jsonl", grades), list[str]()
+    rescore = RescoreConfig(grades=path, with_embedder=with_embedder)
+    rules: dict[str, Any] = {"pick": "lowest", "number": 2}
+    found = go(tmp_path, TWO, rescore=rescore, rules=rules, said=said)
+    assert set(found[0]["negatives"]) <= {*NEAR, FAR[0]}
+    if not with_embedder:
+        assert found[0]["negatives"] == NEAR[1:]
+    # of the others no document has a grade: the embedder's order is all there is
+    assert found[1:] == go(tmp_path, TWO, rules=rules)[1:]
+    go(tmp_path, TWO, rescore=rescore, rules=rules)
+    assert report(tmp_path)["rescore"] == {"ungraded_passed_over": 2, "records_ungraded": 6}
+    assert said[-1].endswith(
+        "; 2 documents without a grade were passed over; for 6 records none has a grade"
+    )
+
+
+def test_a_document_that_one_of_two_judges_has_graded_does_not_sink_for_it(tmp_path: Path) -> None:
+    names = (*NEAR, *FAR)
+    grades = graded(*names, by="relevance")
+    grades += [row for row in graded(*names, by="likelihood") if row["grade"] != -1]
+    path = write_lines(tmp_path / "grades.jsonl", grades)
+    found = go(tmp_path, TWO, rescore=RescoreConfig(grades=path))
+    assert found[0]["negatives"] == list(names)
+    assert report(tmp_path)["rescore"]["ungraded_passed_over"] == 0
 
 
 def test_grades_that_are_none_are_named(tmp_path: Path) -> None:

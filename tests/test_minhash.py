@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from culet.data.minhash import MinHasher, NearConfig, band_keys, similarities
 from culet.data.shingles import character_shingles, normalised, token_runs
 from culet.errors import RecipeError
+from culet.recipe import identity
 
 
 def jaccard(left: str, right: str, size: int = 5) -> float:
@@ -88,7 +90,7 @@ def test_a_pair_is_as_similar_as_its_worse_side() -> None:
 
 
 def test_equal_bands_give_equal_keys_at_their_own_place_only() -> None:
-    config = NearConfig(hashes=12, bands=2, band_rows=6)
+    config = NearConfig(threshold=1.0, hashes=12, bands=2, band_rows=6)
     signatures = np.arange(24, dtype=np.uint16).reshape(2, 12)
     signatures[1, :6] = signatures[0, :6]
     keys = band_keys(signatures, config)
@@ -113,9 +115,58 @@ def test_texts_of_any_length_and_number_are_signed_alike(monkeypatch: pytest.Mon
     [
         ({"threshold": 0.0}, "threshold must be over 0 and at most 1, got 0.0"),
         ({"hashes": 127}, "hashes even, got 5, 20, 6 and 127"),
-        ({"bands": 30}, "bands × band_rows must be at most hashes, got 30 × 6 over 128"),
+        ({"bands": 30, "band_rows": 6}, "must be at most hashes, got 30 × 6 over 128"),
+        ({"bands": 200}, "bands × band_rows must be at most hashes, got 200 × 1 over 128"),
+        ({"band_rows": -1}, "bands and band_rows must be at least 1 .* got 5, 20, -1 and 128"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, float], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         NearConfig(**settings)  # type: ignore[arg-type]
+
+
+def test_bands_follow_the_threshold_and_the_default_ones_stay() -> None:
+    for threshold in (0.75, 0.8, 0.85, 0.9, 1.0):
+        config = NearConfig(threshold=threshold)
+        assert (config.bands, config.band_rows) == (20, 6)
+    for threshold, bands, rows in ((0.7, 20, 5), (0.6, 32, 4), (0.5, 42, 3), (0.3, 64, 2)):
+        config = NearConfig(threshold=threshold)
+        assert (config.bands, config.band_rows) == (bands, rows)
+        assert 1 - (1 - threshold**rows) ** bands >= 0.95
+        assert bands * rows <= config.hashes
+    assert NearConfig(hashes=32).bands == 8  # of 4 rows; 5 of 6 and 6 of 5 find too little
+
+
+def test_what_is_given_stays_and_the_rest_follows() -> None:
+    assert NearConfig(band_rows=3).bands == 20
+    assert NearConfig(threshold=0.5, band_rows=3).bands == 42
+    assert NearConfig(bands=10).band_rows == 6
+    assert NearConfig(bands=40).band_rows == 3
+    given = NearConfig(bands=16, band_rows=8, threshold=0.9)
+    assert (given.bands, given.band_rows) == (16, 8)
+
+
+def test_settings_that_default_are_told_as_those_that_were_always_used() -> None:
+    assert identity(NearConfig()) == {
+        "threshold": 0.8,
+        "shingle": 5,
+        "hashes": 128,
+        "bands": 20,
+        "band_rows": 6,
+        "min_chars": 100,
+        "seed": 0,
+    }
+
+
+def test_bands_that_miss_what_the_threshold_asks_for_are_warned_of() -> None:
+    with pytest.warns(
+        UserWarning,
+        match="near-duplicates: with 20 bands of 6 rows only 27% of those whose similarity is the "
+        "threshold of 0.5 are compared; leave bands and band_rows out",
+    ):
+        NearConfig(threshold=0.5, bands=20, band_rows=6)
+    with pytest.warns(UserWarning, match="only 92% .* threshold of 0.02 are compared; raise hash"):
+        NearConfig(threshold=0.02)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        NearConfig(threshold=0.5, bands=42, band_rows=3)

@@ -1,11 +1,11 @@
 """What training rows share with evaluation tasks: equal texts, and long runs of equal words.
 
-A training row hits a task if one of its texts
+A training row hits a task if one of its texts, its title among them,
 
 - has a run of `words` words that a text of the task has too (13 by default, as GPT-3 was checked:
   Brown et al. 2020, arXiv 2005.14165, appendix C); or
-- is, word for word, one of the task's texts. So texts shorter than such a run are found as well,
-  unless they have fewer than `shortest` words: "Yes." is in every corpus.
+- is, word for word, one of the task's texts or titles. So texts shorter than such a run are found
+  as well, unless they have fewer than `shortest` words: "Yes." is in every corpus.
 
 Case, punctuation and Unicode forms do not count. The index holds 64-bit hashes of the tasks' runs
 and texts; memory grows with the tasks, never with the training rows.

@@ -228,7 +228,9 @@ def shown(row: Row) -> dict[str, str]:
 
 
 def _all_texts(row: Row) -> tuple[str, ...]:
-    return (*row.sides, *row.negatives)
+    """Return every text that a model may see of a row; the document's prompt has its title."""
+    title = row.value.get("title")
+    return (*row.sides, *row.negatives, *([title] if isinstance(title, str) else ()))
 
 
 def cut(text: str) -> str:

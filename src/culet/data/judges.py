@@ -29,7 +29,8 @@ class RescoreConfig:
     Attributes:
         cross_encoder: Folder of a sentence-transformers CrossEncoder. A document that it scores
             at least as high as the positive is no negative.
-        grades: JSONL of {"query", "document", "grade", "by"?}; see `Grades`.
+        grades: JSONL of {"query", "document", "grade", "by"?}; see `Grades`. Where one of a query's
+            documents has a grade, those that no judge has an opinion of are no negatives.
         max_grade: A document with a grade above this is right, and no negative.
         with_embedder: Let the embedder's own ranking be one of those that are fused.
     """
@@ -62,8 +63,12 @@ def ranked(
     positive: str,
     documents: Sequence[str],
     scores: np.ndarray,
-) -> np.ndarray:
-    """Return places of documents in the order of all judges, without those held for right.
+) -> tuple[np.ndarray, int]:
+    """Return places of documents in the order of all judges, and how many none of them judged.
+
+    Left out are documents held for right, and those that no judge has an opinion of: they would be
+    last for want of a term, and "lowest" would take them. Where no judge has an opinion of any,
+    nothing but the embedder tells them apart, and its order stays.
 
     Args:
         judges: Whose rankings are fused.
@@ -76,16 +81,18 @@ def ranked(
     """
     rankings = [scores.astype(np.float64)] if config.with_embedder else []
     wrong = np.ones(len(documents), dtype=bool)
+    judged = np.zeros(len(documents), dtype=bool)
     for judge in judges:
         for opinion in judge(query, [*documents, positive]):
             if isinstance(judge, CrossEncoderJudge):
                 wrong &= opinion[:-1] < opinion[-1]
             elif config.max_grade is not None:
                 wrong &= ~(opinion[:-1] > config.max_grade)
+            judged |= ~np.isnan(opinion[:-1])
             rankings.append(opinion[:-1])
     order = fuse(rankings)
-    left: np.ndarray = order[wrong[order]]
-    return left
+    taken = wrong & judged if judged.any() else wrong
+    return order[taken[order]], int((~judged).sum())
 
 
 class Grades:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -72,6 +72,21 @@ class Banned:
     document: np.ndarray
 
 
+class Nearest(NamedTuple):
+    """What a search found, Q queries and depth K.
+
+    Attributes:
+        scores: float32 [Q, K], falling; −inf where there are fewer.
+        numbers: Documents, int64 [Q, K]; −1 there.
+        top: Score of each query's nearest document, one above the ceiling included, float32 [Q];
+            −inf if there is none.
+    """
+
+    scores: np.ndarray
+    numbers: np.ndarray
+    top: np.ndarray
+
+
 @dataclass(frozen=True)
 class Groups:
     """Documents by group, each document in one.
@@ -109,7 +124,7 @@ def nearest(
     ceiling: np.ndarray | None = None,
     block: int = 16_384,
     device: str = "cpu",
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Nearest:
     """Return the best documents of each query by exact search.
 
     Equal scores are in order of the documents' numbers on the CPU, whatever the block.
@@ -126,10 +141,6 @@ def nearest(
         ceiling: Highest score a document may have for each query [Q].
         block: Documents scored at once.
         device: Where the products are computed.
-
-    Returns:
-        scores: float32 [Q, K], falling; −inf where there are fewer.
-        numbers: int64 [Q, K]; −1 there.
     """
     if query_groups is not None and groups is not None:
         settings = {"depth": depth, "candidates": candidates, "block": block, "device": device}
@@ -137,6 +148,7 @@ def nearest(
         return _nearest_within(queries, documents, banned, query_groups, groups, settings)
     best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     best = np.full((len(queries), depth), -1, dtype=np.int64)
+    top = np.full(len(queries), -np.inf, dtype=np.float32)
     product = _Product(queries, device)
     for first in range(0, len(documents), block):
         part = slice(first, first + block)
@@ -146,9 +158,10 @@ def nearest(
         if candidates is not None:
             scores[:, ~candidates[part]] = -np.inf
         if ceiling is not None:
+            np.maximum(top, scores.max(axis=1), out=top)
             scores[scores > ceiling[:, None]] = -np.inf
         _merge(best_scores, best, scores, first)
-    return best_scores, best
+    return Nearest(best_scores, best, best_scores[:, 0] if ceiling is None else top)
 
 
 def _nearest_within(
@@ -158,12 +171,13 @@ def _nearest_within(
     query_groups: np.ndarray,
     groups: Groups,
     settings: dict[str, Any],
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Nearest:
     """Search group by group: with many groups a small part of all the products."""
     depth = settings["depth"]
     candidates, ceiling = settings.pop("candidates"), settings.pop("ceiling")
     scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
     numbers = np.full((len(queries), depth), -1, dtype=np.int64)
+    top = np.full(len(queries), -np.inf, dtype=np.float32)
     for group in np.unique(query_groups).tolist():
         members = groups.members(group)
         if candidates is not None:
@@ -174,7 +188,7 @@ def _nearest_within(
         place = np.minimum(np.searchsorted(members, banned.document), len(members) - 1)
         here = (members[place] == banned.document) & (query_groups[banned.query] == group)
         own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
-        scores[rows], found = nearest(
+        scores[rows], found, top[rows] = nearest(
             queries[rows],
             Members(documents, members),
             banned=own,
@@ -182,7 +196,7 @@ def _nearest_within(
             **settings,
         )
         numbers[rows] = np.where(found >= 0, members[found], -1)
-    return scores, numbers
+    return Nearest(scores, numbers, top)
 
 
 class _Product:
@@ -278,20 +292,23 @@ def excluded(scores: np.ndarray, positive: np.ndarray, rules: Rules) -> dict[str
 def fuse(rankings: Sequence[np.ndarray]) -> np.ndarray:
     """Return the order of K documents, best first, by reciprocal rank fusion.
 
-    The score of a document is Σ 1 / (60 + its rank), over the rankings; Gemini Embedding fuses
-    the grades of two prompts so.
+    The score of a document is the mean of 1 / (60 + its rank) over the rankings that know it, which
+    where all do is the order of their sum; Gemini Embedding fuses the grades of two prompts so. In
+    a sum a document would sink for each judge that says nothing of it.
 
     Args:
         rankings: Scores of the same K documents by each judge, higher is nearer; NaN where a
-            judge says nothing of a document, which then has no term.
+            judge says nothing of a document. One that no judge knows is last.
     """
-    total = np.zeros(len(rankings[0]))
+    total, terms = np.zeros(len(rankings[0])), np.zeros(len(rankings[0]))
     for scores in rankings:
         known = ~np.isnan(scores)
         # equal scores share the better rank, so that a judge of few grades is not arbitrary
         rank = 1 + np.searchsorted(np.sort(-scores[known]), -scores[known], side="left")
         total[known] += 1.0 / (RECIPROCAL_RANK_CONSTANT + rank)
-    return np.argsort(-total, kind="stable")
+        terms += known
+    # means times the number of judges: exactly the sums where all of them know a document
+    return np.argsort(-total * (len(rankings) / np.maximum(terms, 1)), kind="stable")
 
 
 def choose(numbers: np.ndarray, rules: Rules, rng: np.random.Generator) -> np.ndarray:

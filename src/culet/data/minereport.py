@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 LOOKED_AT = "looked_at"
+UNGRADED, UNGRADED_RECORDS = "ungraded_passed_over", "records_ungraded"
 EDGES = np.round(np.linspace(-1, 1, 41), 2)  # of the score histograms
 
 
@@ -22,6 +23,7 @@ class Tally:
         self.histograms = {name: np.zeros(len(EDGES) - 1, dtype=np.int64) for name in self.sums}
         self.by_number: dict[str, int] = {}
         self.against: dict[str, int] = {}  # of records without negatives
+        self.ungraded: dict[str, int] = {}  # empty if nobody was asked
 
     def count(
         self,
@@ -31,6 +33,7 @@ class Tally:
         left: int,
         negatives: Sequence[float],
         against: Mapping[str, int],
+        ungraded: int | None = None,
     ) -> None:
         """Count one record.
 
@@ -41,6 +44,7 @@ class Tally:
             negatives: Scores of those that were taken.
             against: Documents that were looked at, as `LOOKED_AT`, and how many of them each rule
                 is against; a document may have several against it.
+            ungraded: Documents of `left` that no judge has an opinion of; None if none was asked.
         """
         self.counts["records"] += 1
         self.counts["negatives"] += len(negatives)
@@ -50,6 +54,12 @@ class Tally:
         self.by_number[number] = self.by_number.get(number, 0) + 1
         if not negatives:
             _add(self.against, against)
+        if ungraded is not None:
+            whole = 0 < left == ungraded  # then none of them is passed over; see `judges.ranked`
+            _add(
+                self.ungraded,
+                {UNGRADED: 0 if whole else ungraded, UNGRADED_RECORDS: int(whole)},
+            )
         for name, scores in (
             ("positive", [positive]),
             ("nearest", [nearest] if np.isfinite(nearest) else []),
@@ -64,6 +74,7 @@ class Tally:
         _add(self.counts, other.counts)
         _add(self.by_number, other.by_number)
         _add(self.against, other.against)
+        _add(self.ungraded, other.ungraded)
         for name in self.sums:
             self.sums[name] += other.sums[name]
             self.histograms[name] += other.histograms[name]
@@ -75,6 +86,7 @@ class Tally:
             **self.counts,
             "records_by_negatives": dict(sorted(self.by_number.items(), key=lambda e: int(e[0]))),
             "without": {"records": self.without, **self.against},
+            "rescore": self.ungraded,
             "mean_score": {n: s / number[n] if number[n] else None for n, s in self.sums.items()},
             "histogram": {
                 "edges": EDGES.tolist(),
@@ -110,8 +122,13 @@ class Tally:
             f"{self.counts['records']:,} records, {self.counts['negatives'] / records:.2f} "
             f"negatives each, {without:,} with none; mean scores: positive {shown['positive']}, "
             f"negative {shown['negative']}; for {above:.1%} another document is nearer than "
-            "the positive"
+            "the positive" + self._told_ungraded()
         )
+
+    def _told_ungraded(self) -> str:
+        passed, records = (self.ungraded.get(name, 0) for name in (UNGRADED, UNGRADED_RECORDS))
+        told = f"; {passed:,} documents without a grade were passed over" * bool(passed)
+        return told + f"; for {records:,} records none has a grade" * bool(records)
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""
@@ -121,6 +138,7 @@ class Tally:
             "histograms": {name: h.tolist() for name, h in self.histograms.items()},
             "by_number": self.by_number,
             "against": self.against,
+            "ungraded": self.ungraded,
         }
         path.write_text(json.dumps(values), encoding="utf-8")
 
@@ -132,7 +150,9 @@ class Tally:
         tally.counts, tally.sums = values["counts"], values["sums"]
         tally.histograms = {n: np.array(h, dtype=np.int64) for n, h in values["histograms"].items()}
         tally.by_number = values["by_number"]
-        tally.against = values.get("against", {})  # of a culet that did not count them
+        # a culet that did not count these may have begun the run
+        tally.against = values.get("against", {})
+        tally.ungraded = values.get("ungraded", {})
         return tally
 
 

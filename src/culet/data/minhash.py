@@ -10,6 +10,7 @@ each other, nor is one English sentence beside its translations into forty langu
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,8 @@ from culet.data.shingles import character_shingles, mixed, normalised
 from culet.errors import RecipeError
 
 _BLOCK = 1 << 16  # shingles that are hashed together: they stay in the processor's cache
+_BANDS, _BAND_ROWS = 20, 6  # wherever they find enough: more bands take more disk
+_ENOUGH = 0.95  # of the rows that are alike to the threshold, the share that is to be compared
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,11 @@ class NearConfig:
             on both sides.
         shingle: Characters in a shingle. At 5, one changed letter in a sentence of 60 leaves 0.84.
         hashes: Columns of a signature, half of them for each side; two bytes each on disk.
-        bands: Groups of columns; rows that agree in all of one are compared.
+        bands: Groups of columns; rows that agree in all of one are compared. 0: by the threshold.
         band_rows: Columns in a band. Two pairs of similarity s on both sides are compared with
-            probability 1 - (1 - s^band_rows)^bands: 0.997 at 0.8, 0.71 at 0.63.
+            probability 1 - (1 - s^band_rows)^bands: with 20 bands of 6 rows 0.997 at 0.8, 0.71 at
+            0.63. 0: by the threshold, so that the probability there is at least 0.95: 20 bands of
+            6 rows from 0.75, 20 of 5 at 0.7, 42 of 3 at 0.5.
         min_chars: Rows whose longer side is shorter take no part: in a few words one letter may be
             the whole difference (IgG1 and IgG2, increased and decreased).
         seed: Decides the hash functions.
@@ -41,14 +46,18 @@ class NearConfig:
     threshold: float = 0.8
     shingle: int = 5
     hashes: int = 128
-    bands: int = 20
-    band_rows: int = 6
+    bands: int = 0
+    band_rows: int = 0
     min_chars: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
             raise RecipeError(f"threshold must be over 0 and at most 1, got {self.threshold}")
+        given = self.bands or self.band_rows
+        bands, band_rows = self._banded()
+        object.__setattr__(self, "bands", bands)
+        object.__setattr__(self, "band_rows", band_rows)
         if self.shingle < 1 or self.bands < 1 or self.band_rows < 1 or self.hashes % 2:
             raise RecipeError(
                 "shingle, bands and band_rows must be at least 1 and hashes even, got "
@@ -59,6 +68,29 @@ class NearConfig:
                 f"bands × band_rows must be at most hashes, got {self.bands} × {self.band_rows} "
                 f"over {self.hashes}"
             )
+        if (chance := self._compared(bands, band_rows)) < _ENOUGH:
+            remedy = "leave bands and band_rows out" if given else "raise hashes"
+            warnings.warn(
+                f"near-duplicates: with {bands} bands of {band_rows} rows only {chance:.0%} of "
+                f"those whose similarity is the threshold of {self.threshold} are compared; "
+                f"{remedy}",
+                stacklevel=3,
+            )
+
+    def _banded(self) -> tuple[int, int]:
+        """Return bands and their rows: what is given, of the rest the first that find enough."""
+        found = (self.bands or 1, self.band_rows or 1)  # does not fit if nothing below does
+        for rows in [self.band_rows] if self.band_rows else range(_BAND_ROWS, 0, -1):
+            for bands in [self.bands] if self.bands else (_BANDS, self.hashes // rows):
+                if bands > 0 and bands * rows <= self.hashes:
+                    found = (bands, rows)
+                    if self._compared(bands, rows) >= _ENOUGH:
+                        return found
+        return found
+
+    def _compared(self, bands: int, rows: int) -> float:
+        """Return the chance that rows of the threshold's similarity agree in a band."""
+        return float(1 - (1 - self.threshold**rows) ** bands)
 
 
 class MinHasher:

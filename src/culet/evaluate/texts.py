@@ -16,7 +16,10 @@ from culet.evaluate.tasks import (
 
 
 def task_texts(task: EvalTask) -> Iterator[tuple[str, str]]:
-    """Yield (role, text): "query", "document", "train" (of classification) or "text"."""
+    """Yield (role, text): "query", "document", "title", "train" (of classification) or "text".
+
+    Documents come without their titles; a title that several documents have comes once.
+    """
     for data in task.subsets.values():
         yield from _texts(data)
 
@@ -32,6 +35,7 @@ def _texts(data: SubsetData) -> Iterator[tuple[str, str]]:
     elif isinstance(data, RetrievalData):
         yield from (("query", text) for text in data.queries)
         yield from (("document", text) for text in data.documents)
+        yield from (("title", title) for title in dict.fromkeys(data.titles) if title.strip())
     elif isinstance(data, RerankingData):
         yield from (("query", text) for text in data.queries)
         for candidates in (*data.positives, *data.negatives):

@@ -321,7 +321,7 @@ class _Miner:
         if rules.below_margins:
             asked, place = query, np.arange(len(query))
         grouped = bool(self._source.within)
-        scores, numbers = nearest(
+        scores, numbers, top = nearest(
             queries[asked].astype(np.float32),
             documents,
             depth=rules.depth,
@@ -333,24 +333,25 @@ class _Miner:
             block=self._config.block_documents,
             device=self._device,
         )
-        scores, numbers = scores[place], numbers[place]
+        scores, numbers, top = scores[place], numbers[place], top[place]
         keep = within_margins(scores, numbers, positive, rules)
         against = excluded(scores, positive, rules)
         tally, found = Tally(), []
         for i, (record, row) in enumerate(part):
-            left = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
+            left, ungraded = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
             looked = numbers[i] >= 0
             rng = np.random.default_rng([self._config.seed, first + i])
             chosen = choose(left, self._config.rules, rng)
             value = dict(zip(numbers[i].tolist(), scores[i].tolist(), strict=True))
             tally.count(
                 positive=float(positive[i]),
-                nearest=float(scores[i][0]),
+                nearest=float(top[i]),
                 left=int(keep[i].sum()),
                 negatives=[value[n] for n in chosen.tolist()],
                 against={LOOKED_AT: int(looked.sum())}
                 | {rule: int((looked & mask[i]).sum()) for rule, mask in against.items()}
                 | ({"rescore": int(keep[i].sum()) - len(left)} if self._judges else {}),
+                ungraded=ungraded,
             )
             texts = [index.documents[n][2] for n in chosen.tolist()]
             if written := self._row(row, record.negatives, texts):
@@ -359,15 +360,15 @@ class _Miner:
 
     def _ranked(
         self, record: Any, numbers: np.ndarray, index: PairIndex, scores: np.ndarray
-    ) -> np.ndarray:
-        """Return documents in the order of all judges, without those a judge holds for right."""
+    ) -> tuple[np.ndarray, int | None]:
+        """Return the documents that judges leave, in their order, and how many have no grade."""
         if not self._judges or not len(numbers):
-            return numbers
+            return numbers, 0 if self._judges else None
         texts = [index.documents[n][2] for n in numbers.tolist()]
-        left: np.ndarray = numbers[
-            ranked(self._judges, self._config.rescore, record.query, record.positive, texts, scores)
-        ]
-        return left
+        places, ungraded = ranked(
+            self._judges, self._config.rescore, record.query, record.positive, texts, scores
+        )
+        return numbers[places], ungraded
 
     def _row(
         self, row: dict[str, Any], given: Sequence[str], mined: list[str]
