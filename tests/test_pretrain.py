@@ -271,7 +271,7 @@ def test_a_signal_at_every_step_ends_bit_for_bit_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     interrupting(monkeypatch, pretrain, "pairs_step", set(range(1, STEPS + 1)))
-    for step in range(1, STEPS):
+    for step in range(1, STEPS + 1):
         with pytest.raises(Interrupted, match=f"stopped after step {step} of {STEPS}"):
             pretrain_quietly(pretraining(data), init, teacher, tmp_path / "toy")
         torch.rand(3)
