@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
+import pytest
 import torch
 
 from culet.checkpoint import Checkpoint
@@ -13,6 +15,11 @@ from culet.model.batch import pack
 from culet.model.weights import from_arrays
 from culet.runtime.engine import OpenVinoEngine
 
+HAS_BFLOAT16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+BFLOAT16 = pytest.param(
+    "bfloat16",
+    marks=pytest.mark.skipif(not HAS_BFLOAT16, reason="this CPU has no bfloat16 instructions"),
+)
 LENGTHS = (
     1,
     2,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from random_checkpoint import write_random
-from runtime_doubles import LENGTHS, embed, reference, resident_bytes, texts
+from runtime_doubles import BFLOAT16, HAS_BFLOAT16, LENGTHS, embed, reference, resident_bytes, texts
 
 from culet.checkpoint import Checkpoint, read_checkpoint
 from culet.errors import InputError
@@ -43,6 +43,22 @@ def test_float32_gives_the_vectors_of_the_model_around_every_edge(checkpoint: Ch
     assert np.abs(together - expected).max() <= 1e-5
     alone = np.concatenate([embed(engine, [one]) for one in ids])
     assert np.abs(alone - together).max() <= 2e-6  # what stands beside a text does not matter
+
+
+@pytest.mark.parametrize("precision", [BFLOAT16])
+def test_bfloat16_stays_near_around_every_edge(checkpoint: Checkpoint, precision: str) -> None:
+    ids = texts(LENGTHS)
+    engine = OpenVinoEngine(checkpoint, precision, threads=1)
+    together, expected = embed(engine, ids), reference(checkpoint, ids)
+    assert (together * expected).sum(axis=1).min() >= 0.9995
+    assert np.abs(together - expected).max() > 1e-5  # it did compute in bfloat16
+    alone = np.concatenate([embed(engine, [one]) for one in ids])
+    assert (together * alone).sum(axis=1).min() >= 0.9999  # what stands beside a text
+
+
+def test_the_default_is_bfloat16_where_the_cpu_has_it(checkpoint: Checkpoint) -> None:
+    best = "bfloat16" if HAS_BFLOAT16 else "float32"
+    assert OpenVinoEngine(checkpoint, None, threads=1).precision == best
 
 
 @pytest.mark.parametrize(
@@ -73,7 +89,7 @@ def test_other_shapes_agree_too(changes: dict[str, Any], tmp_path: Path) -> None
         {"pooling": "attention", "pooling_heads": 4},
     ],
 )
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_every_pooling_agrees(changes: dict[str, Any], precision: str, tmp_path: Path) -> None:
     config: EmbeddingConfig = replace(tiny(), **changes)
     checkpoint = read_checkpoint(write_random(tmp_path / "m", config))

@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from random_checkpoint import write_random
-from runtime_doubles import LENGTHS, embed, texts
+from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 
 from culet.checkpoint import Checkpoint, read_checkpoint
 from culet.model.config import EmbeddingConfig, every_sixth, tiny
@@ -40,7 +40,7 @@ def of_layers(number: int) -> EmbeddingConfig:
     return replace(config, encoder=replace(config.encoder, **layers))
 
 
-@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_a_second_start_builds_nothing_and_gives_the_same_vectors(
     checkpoint: Checkpoint, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
