@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,11 @@ TEXTS = [text_of(length, seed=length) for length in LENGTHS]
 WORDS = ["", "a", "task: | query:", "Zürich 東京 🏔️", "tab\tand\n\nline", "  two  spaces  ", "<eos>"]
 
 
+def load(folder: Path | str, **settings: Any) -> culet.Embedder:
+    """Load in float32, as the peers compute; a CPU that has bfloat16 would take that."""
+    return culet.load(folder, **{"precision": "float32"} | settings)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny checkpoint without prompts, float32, one file."""
@@ -37,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def vectors(folder: Path) -> np.ndarray:
-    return culet.load(folder).encode_query(TEXTS)
+    return load(folder).encode_query(TEXTS)
 
 
 def theirs(folder: Path, texts: list[str] = TEXTS, *, dtype: str = "float32") -> np.ndarray:
@@ -109,13 +115,13 @@ def test_a_padded_batch_of_mixed_length_equals_the_packed_one(folder: Path) -> N
 
 def test_sentence_transformers_gives_the_same_vectors(folder: Path, vectors: np.ndarray) -> None:
     assert_same(vectors, theirs(folder))
-    assert_same(culet.load(folder, backend="torch").encode_query(TEXTS), vectors)
+    assert_same(load(folder, backend="torch").encode_query(TEXTS), vectors)
 
 
 def test_bfloat16_stays_near_float32_and_near_sentence_transformers(
     folder: Path, vectors: np.ndarray
 ) -> None:
-    half = culet.load(folder, backend="torch", precision="bfloat16").encode_query(TEXTS)
+    half = load(folder, backend="torch", precision="bfloat16").encode_query(TEXTS)
     assert cosines(half, vectors).min() >= 0.9995
     assert cosines(half, theirs(folder, dtype="bfloat16")).min() >= 0.9999
 
@@ -129,8 +135,8 @@ def test_a_sharded_checkpoint_gives_the_same_vectors(tmp_path: Path, dtype: str)
     assert len(shards) > 3
     assert not (sharded / "model.safetensors").exists()
     texts = TEXTS[:7]
-    vectors = culet.load(single).encode_query(texts)
-    np.testing.assert_array_equal(vectors, culet.load(sharded).encode_query(texts))
+    vectors = load(single).encode_query(texts)
+    np.testing.assert_array_equal(vectors, load(sharded).encode_query(texts))
     assert_same(vectors, theirs(sharded, texts))
     model = AutoModel.from_pretrained(sharded)  # in the dtype that the config states
     assert str(model.dtype) == f"torch.{dtype}"
@@ -168,12 +174,12 @@ def test_every_shape_gives_the_same_vectors(tmp_path: Path, config: EmbeddingCon
     folder = write_random(tmp_path / "m", config, prompts={})
     assert read_checkpoint(folder).config == config
     texts = [text_of(length, seed=length) for length in (2, 17, 18, 33, 100)]
-    assert_same(culet.load(folder).encode_query(texts), theirs(folder, texts))
+    assert_same(load(folder).encode_query(texts), theirs(folder, texts))
 
 
 def test_prompts_odd_texts_and_narrow_widths_equal_theirs(tmp_path: Path) -> None:
     folder = write_random(tmp_path / "m")
-    embedder = culet.load(folder)
+    embedder = load(folder)
     model = SentenceTransformer(str(folder), device="cpu")
     assert_same(embedder.encode_query(WORDS), model.encode_query(WORDS))
     assert_same(embedder.encode_document(WORDS), model.encode_document(WORDS))
@@ -187,7 +193,7 @@ def test_prompts_odd_texts_and_narrow_widths_equal_theirs(tmp_path: Path) -> Non
 def test_a_text_that_is_cut_is_cut_where_they_cut_it(folder: Path) -> None:
     text = text_of(2100)
     with pytest.warns(UserWarning, match="were cut"):
-        ours = culet.load(folder).encode_query([text])
+        ours = load(folder).encode_query([text])
     assert_same(ours, theirs(folder, [text]))
 
 
@@ -197,7 +203,7 @@ def test_attention_pooling_is_refused_by_sentence_transformers(tmp_path: Path) -
         "first": replace(tiny(), pooling="first", pooling_tokens=3),
     }.items():
         folder = write_random(tmp_path / kind, config)
-        assert culet.load(folder).encode_query(["a"]).shape == (1, 32)
+        assert load(folder).encode_query(["a"]).shape == (1, 32)
         pooling = json.loads((folder / "modules.json").read_text())[1]
         assert pooling["type"] == "culet.CuletPooling"  # no stock module: nothing to misread
         with pytest.raises(Exception, match="culet"):
@@ -217,7 +223,7 @@ def test_what_sentence_transformers_saves_loads_here_again_and_again(
     checkpoint = read_checkpoint(folder)
     assert checkpoint.config == tiny()  # trained widths and the length limit survive too
     assert checkpoint.notes == ()
-    assert_same(culet.load(folder).encode_query(TEXTS), vectors)
+    assert_same(load(folder).encode_query(TEXTS), vectors)
 
 
 def test_a_model_built_by_sentence_transformers_itself_loads_here(
@@ -244,7 +250,7 @@ def test_a_model_built_by_sentence_transformers_itself_loads_here(
     model.save_pretrained(str(tmp_path / "built"))
     pooling = json.loads((tmp_path / "built" / "1_Pooling" / "config.json").read_text())
     assert pooling["pooling_mode"] == "mean"  # the new spelling; culet writes the old one
-    embedder = culet.load(tmp_path / "built")
+    embedder = load(tmp_path / "built")
     assert embedder.prompts.query() == "q: "
     assert_same(embedder.encode_document(TEXTS), vectors)
 
@@ -256,7 +262,7 @@ def test_weights_saved_by_transformers_load_here(
     (copy / "model.safetensors").unlink()
     AutoModel.from_pretrained(folder, dtype="float32").save_pretrained(copy, max_shard_size="40KB")
     assert (copy / "model.safetensors.index.json").exists()
-    np.testing.assert_array_equal(culet.load(copy).encode_query(TEXTS), vectors)
+    np.testing.assert_array_equal(load(copy).encode_query(TEXTS), vectors)
 
 
 def old_config(**changes: object) -> dict[str, object]:
@@ -281,12 +287,12 @@ def test_a_config_of_the_older_generation_means_the_same(
 ) -> None:
     old = with_config(folder, tmp_path / "old", **old_config())
     (old / "sentence_bert_config.json").write_text('{"max_seq_length": 2048}')
-    assert_same(culet.load(old).encode_query(TEXTS), vectors)
+    assert_same(load(old).encode_query(TEXTS), vectors)
     assert_same(theirs(old), vectors)
     # and its rotary bases are read, not assumed
     other = old_config(rope_theta=3e4, rope_local_base_freq=500.0)
     other_folder = with_config(folder, tmp_path / "other", **other)
-    ours = culet.load(other_folder).encode_query(TEXTS)
+    ours = load(other_folder).encode_query(TEXTS)
     assert np.abs(ours - vectors).max() > 1e-3
     assert_same(ours, theirs(other_folder))
 
@@ -296,7 +302,7 @@ def test_a_halved_window_is_repaired_where_other_tools_go_wrong(
 ) -> None:
     damaged = with_config(folder, tmp_path / "damaged", **old_config(sliding_window=257))
     with pytest.warns(UserWarning, match=r"sliding_window=257.*repaired to 512 \(±256 tokens\)"):
-        repaired = culet.load(damaged)
+        repaired = load(damaged)
     assert_same(repaired.encode_query(TEXTS), vectors)
     wrong = theirs(damaged)
     short = [length <= 129 for length in LENGTHS]  # ±128 tokens: the damage does not show there
@@ -315,15 +321,15 @@ def test_the_full_shape_gives_the_same_vectors(tmp_path: Path) -> None:
         folder, config, random_arrays(config), tokenizer_json=byte_tokenizer().to_str(), prompts={}
     )
     texts = [text_of(length, seed=length) for length in (2, 258, 514, 700, 2048)]
-    ours = culet.load(folder, device="cpu", precision="float32").encode_query(texts)
-    by_torch = culet.load(folder, backend="torch", precision="float32").encode_query(texts)
+    ours = load(folder, device="cpu", precision="float32").encode_query(texts)
+    by_torch = load(folder, backend="torch", precision="float32").encode_query(texts)
     assert_same(ours, by_torch)
     gc.collect()
     expected = theirs(folder, texts)
     print(f"float32: largest difference {np.abs(ours - expected).max():.2e}")
     assert_same(ours, expected)
     gc.collect()
-    half = culet.load(folder, backend="torch", precision="bfloat16").encode_query(texts)
+    half = load(folder, backend="torch", precision="bfloat16").encode_query(texts)
     gc.collect()
     half_expected = theirs(folder, texts, dtype="bfloat16")
     print(f"bfloat16 and float32: {cosines(half, ours)}")
@@ -337,7 +343,7 @@ def published() -> Embedder:
     where = os.environ.get("CULET_EMBEDDINGGEMMA")
     if not where:
         pytest.skip("set CULET_EMBEDDINGGEMMA to a folder of google/embeddinggemma-300m")
-    return culet.load(where, precision="float32")
+    return load(where, precision="float32")
 
 
 @pytest.mark.reference
