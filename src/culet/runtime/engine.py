@@ -101,7 +101,9 @@ class OpenVinoEngine:
         self.precision = check_precision(self._asked, capabilities)
         self.name = f"openvino cpu {self.precision}"
         check_memory(self._config, self.precision, available_memory())
-        self._settings = _settings(self.precision, self._threads_asked)
+        # quantised weights go with float32 elsewhere, or with bfloat16 where that is quicker
+        self._rounds = self.precision != "float32" and "BF16" in capabilities
+        self._settings = _settings(self.precision, self._threads_asked, rounds=self._rounds)
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
         self._whole: Callable[..., ov.CompiledModel] | None = None  # compiles it again
@@ -155,7 +157,7 @@ class OpenVinoEngine:
         config = self._config
 
         def build() -> ov.Model:
-            gelu = gelu_in_one if self.precision == "bfloat16" else gelu_by_sigmoid
+            gelu = gelu_in_one if self._rounds else gelu_by_sigmoid
             return encoder_graph(config, weights(), gelu=gelu)
 
         if config.encoder.num_layers < WORTH_LAYERS:
@@ -357,9 +359,9 @@ def check_memory(config: EmbeddingConfig, precision: Precision, available: int |
         )
 
 
-def _settings(precision: Precision, threads: int | None) -> dict[str, Any]:
+def _settings(precision: Precision, threads: int | None, *, rounds: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if rounds else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
