@@ -117,6 +117,7 @@ def test_texts_of_any_length_and_number_are_signed_alike(monkeypatch: pytest.Mon
         ({"hashes": 127}, "hashes even, got 5, 20, 6 and 127"),
         ({"bands": 30, "band_rows": 6}, "must be at most hashes, got 30 × 6 over 128"),
         ({"bands": 200}, "bands × band_rows must be at most hashes, got 200 × 1 over 128"),
+        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
         ({"band_rows": -1}, "bands and band_rows must be at least 1 .* got 5, 20, -1 and 128"),
     ],
 )

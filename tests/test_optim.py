@@ -306,6 +306,10 @@ def test_state_of_other_parameters_is_refused() -> None:
         ({"heads_lr": -0.1}, "heads_lr must not be negative, got -0.1"),
         ({"warmup_steps": -1}, "warmup_steps must not be negative"),
         ({"weight_decay": -0.1}, "weight_decay must not be negative"),
+        ({"embed_lr": math.nan}, "embed_lr must not be negative, got nan"),
+        ({"eps": -1.0}, r"eps must be finite and not negative.*got -1.0 and \[0.9, 0.999\]"),
+        ({"eps": math.inf}, "eps must be finite"),
+        ({"betas": (0.9, 1.0)}, r"betas in \[0, 1\); got 1e-08 and \[0.9, 1.0\]"),
     ],
 )
 def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 
 from culet import teachers
-from culet.data.source import SourceConfig
+from culet.data.source import MixingConfig, SourceConfig
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.loading import load
@@ -49,6 +50,11 @@ def test_a_mixture_gives_each_source_its_share_by_name(tmp_path: Path) -> None:
     assert [s.weight for s in with_mixture(CONFIG, turned, 1).sources] == [0.25, 0.75]
 
 
+def test_the_shares_of_a_mixture_are_those_of_the_batches(tmp_path: Path) -> None:
+    sized = replace(CONFIG, mixing=MixingConfig(size_exponent=1.0, size_cap=9))
+    assert with_mixture(sized, found(tmp_path, [0.75, 0.25]), 1).mixing == MixingConfig()
+
+
 def test_a_mixture_without_any_taught_source_needs_no_map_to_the_teacher() -> None:
     web, code = CONFIG.sources
     loss = LossConfig(distill_projection="learned")
@@ -75,9 +81,14 @@ def test_a_trial_judges_shares_and_not_how_often_a_source_may_be_read(
 
 def test_a_mixture_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="holds 1 mixtures that are far enough apart, and number 2"
+        InputError, match=r"holds 1 mixtures that are far enough apart, and number 2.*raise its `k"
     ):
         with_mixture(CONFIG, found(tmp_path, [0.5, 0.5]), 2)
+    for keep, remedy in ((1, "; raise `keep` of the search, which is 1$"), (2, "; search .*rch$")):
+        file = found(tmp_path, [0.5, 0.5])
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"keep": keep, "apart": 0.1}))
+        with pytest.raises(InputError, match=remedy):
+            with_mixture(CONFIG, file, 2)
     other = found(tmp_path, [0.5, 0.5], sources=("web", "code"))
     with pytest.raises(InputError, match=r"is about the sources web, code; the stage has web\.js"):
         with_mixture(CONFIG, other, 1)
@@ -86,6 +97,72 @@ def test_a_mixture_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         with_mixture(CONFIG, other, 1)
     with pytest.raises(InputError, match="the search is about the sources code; the stage has"):
         with_shares(CONFIG, {"code": 1.0}, where="the search")
+
+
+SEARCH = """[run]
+folder = "{0}/r"
+[search_mixture]
+init = "{0}/m"
+dev = "{0}/dev"
+random = 3
+rounds = 0
+[search_mixture.trial]
+steps = 1
+sources = [{{path = "{0}/a.jsonl"}}, {{path = "{0}/b.jsonl"}}]
+[finetune]
+init = "{0}/m"
+mixture = "search_mixture"
+mixture_number = 2
+steps = 1
+batch_size = 4
+sources = [{{path = "{0}/a.jsonl"}}, {{path = "{0}/b.jsonl"}}]
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # greenlet makes the sampler faster and is not needed
+def test_a_search_that_keeps_others_is_noticed_by_the_stage_that_takes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    checkpoint(tmp_path / "m")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/task.json").write_text("{}")
+    for name in "ab":
+        write_lines(tmp_path / f"{name}.jsonl", toy_rows(6))
+    (tmp_path / "recipe.toml").write_text(SEARCH.format(tmp_path))
+    tried: list[float] = []
+
+    def score(self: Trial, attempt: Attempt) -> float:
+        tried.append(attempt.shares["a.jsonl"])
+        return tried[-1]
+
+    monkeypatch.setattr(Trial, "__call__", score)
+
+    def go(*settings: str) -> list[str]:
+        said: list[str] = []
+        overrides = [f"search_mixture.{setting}" for setting in settings]
+        recipe = read_recipe(tmp_path / "recipe.toml", overrides)
+        run_stages(recipe, list(recipe.stages), world=World(device="cpu"), say=said.append)
+        return said
+
+    def trained_on() -> float:
+        recipe = tomllib.loads((tmp_path / "r/finetune/recipe.toml").read_text())
+        return float(recipe["finetune"]["sources"][0]["weight"])
+
+    with pytest.raises(InputError, match="number 2 is asked for; raise `keep` of the search"):
+        go("keep=1")
+    shares = sorted(tried, reverse=True)
+    go("keep=2", "apart=0.0")
+    assert trained_on() == shares[1]
+    between = shares[0] - (shares[1] + shares[2]) / 2  # the third is so far from the best
+    assert "finetune: settings or data have" in " ".join(go("keep=2", f"apart={between}"))
+    assert trained_on() == shares[2]
+    assert len(tried) == 4
+    # one more that is kept changes nothing for who takes the second
+    assert "finetune: finished before, nothing to do" in go("keep=3", f"apart={between}")
+    assert go("keep=3", f"apart={between}") == [
+        f"{name}: finished before, nothing to do" for name in ("search_mixture", "finetune")
+    ]
 
 
 def test_a_greedy_soup_without_dev_tasks_is_refused(tmp_path: Path) -> None:

@@ -204,6 +204,29 @@ def test_the_documentation_lists_every_kind_with_what_it_reads_and_gives() -> No
             "sources = [{path = 'a/x.jsonl'}, {path = 'b/x.jsonl'}]\n",
             "sources of a search need different names, got .'x.jsonl', 'x.jsonl'.",
         ),
+        (
+            f"{START}[search_mixture.trial]\nsteps = 1\nmixing = {{size_exponent = 0.5}}\n"
+            "sources = [{path = 'a.jsonl'}, {path = 'b.jsonl'}]\n",
+            "a search is over shares of the batches.*got size_exponent = 0.5; leave trial.mixing o",
+        ),
+        (
+            f"{START}[finetune]\nmixture_number = 2\n{TUNE}",
+            r"\[finetune\] mixture_number = 2 needs a `mixture`: the name of a stage search_mix",
+        ),
+        (
+            f"{START}[finetune]\n{TUNE}[merge]\nmodels = ['start', 'finetune']\n"
+            "method = 'weighted'\nweights = [1.0, 2.0, 3.0]\n",
+            r"\[merge\] expected a weight for each of 2 models, got \[1.0, 2.0, 3.0\]",
+        ),
+        (
+            f"{START}[adapt]\ndecoder = 'd.gguf'\nseed = -1\n",
+            r"\[adapt\] seed must be from 0 to 2\^63 - 1, got -1",
+        ),
+        ("[start]\ncorpus = ['x']\nseed = -1\n", r"\[start\] seed must be from 0 to 2"),
+        (
+            "[decoder]\nsteps = 1\nsources = [{path = 'x'}]\nseed = -1\n",
+            r"\[decoder\] seed must be from 0 to 2\^63 - 1, got -1",
+        ),
     ],
 )
 def test_a_wrong_graph_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import torch
 from test_pipeline_whole import make
 from training_doubles import checkpoint, toy_rows, write_lines
 
+from culet.data.source import SourceConfig
+from culet.errors import RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.decoder_config import EncoderDecoderConfig
 from culet.pipeline import rates, read_recipe, run_recipe, sampling
@@ -262,6 +264,21 @@ def test_a_step_of_pairs_has_the_tokens_of_its_mixture(tmp_path: Path) -> None:
     assert per_step(num_negatives=2) == (3 * 8 * 36 + 4 * (18 + 64 + 2 * 18)) / 4
     by_size = per_step(mixing={"size_exponent": 1.0, "size_cap": 20})
     assert by_size == (30 * 8 * 36 + 20 * 4 * 82) / 50
+
+
+def test_a_batch_has_no_more_rows_than_its_source(tmp_path: Path) -> None:
+    write_lines(tmp_path / "few.jsonl", [{"query": "q" * 40, "positive": "p" * 40}] * 20)
+    source = SourceConfig(path=tmp_path / "few.jsonl")
+    config = TuneConfig(steps=1, batch_size=128, sources=(source,))
+    assert pairs_per_step(config, Samples({}, ())) == (20 * 36, False)
+
+
+def test_a_dry_run_refuses_weights_that_sum_to_nothing(tmp_path: Path) -> None:
+    weights = [f"finetune-a.sources.{i}.weight=0.0" for i in (0, 1)]
+    with pytest.raises(
+        RecipeError, match=r"finetune-a\] a mixture needs sources with weights that"
+    ):
+        planned(make(tmp_path), *weights)
 
 
 def test_a_mixture_that_was_found_decides_the_tokens(tmp_path: Path, quick: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +174,9 @@ def test_facts_have_no_place_in_a_single_stack(sources: list[TextSource]) -> Non
 
 
 def test_a_weight_of_nothing_is_refused() -> None:
-    with pytest.raises(RecipeError, match="weight must be above 0"):
-        TextSourceConfig(Path("x.jsonl"), weight=0)
+    for weight in (0, math.inf):
+        with pytest.raises(RecipeError, match=f"weight must be above 0 and finite, got {weight}"):
+            TextSourceConfig(Path("x.jsonl"), weight=weight)
 
 
 # --- input and target

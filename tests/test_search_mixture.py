@@ -14,22 +14,26 @@ import numpy as np
 import pytest
 from search_doubles import BEST, GAINS, broken, counted, diminishing, endless, killed
 
+from culet import fingerprint, mixturereport
 from culet.data.simplex import to_point, to_shares
 from culet.errors import RecipeError, TrainingError
 from culet.mixturereport import Point, best_apart, draw, table
 from culet.recipe import build
 from culet.stages import search_mixture
+from culet.stages.folder import look
 from culet.stages.search_mixture import Attempt, Objective, SearchMixtureConfig
 
 # greenlet makes the sampler faster and is not needed
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
+SAID: list[str] = []  # what searches have said
+
+
 def search(tmp_path: Path, objective: Objective = diminishing, **settings: Any) -> dict[str, Any]:
     """Run a search and return what it found."""
     config = SearchMixtureConfig(sources=tuple(GAINS), **settings)
-    said: list[str] = []
-    file = search_mixture.run(config, objective=objective, out=tmp_path / "out", say=said.append)
+    file = search_mixture.run(config, objective=objective, out=tmp_path / "out", say=SAID.append)
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -176,6 +180,66 @@ def test_an_objective_that_fails_stops_the_search_by_its_own_error(tmp_path: Pat
         search(tmp_path, lambda attempt: math.nan)
 
 
+@pytest.mark.usefixtures("draws")
+@pytest.mark.parametrize("other", [{"keep": 1}, {"keep": 5}, {"apart": 0.5}])
+def test_a_finished_search_chooses_again_and_tries_nothing(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    settings: dict[str, Any] = {"random": 6, "rounds": 2}
+    first = search(tmp_path / "1", **settings)
+    assert len(first["kept"]) == 3
+    again = search(tmp_path / "1", broken, **settings, **other)
+    assert SAID[-2].endswith("finished before; choosing again among its 9 mixtures")
+    assert again == search(tmp_path / "2", **settings, **other)
+    assert again["kept"] != first["kept"]
+    for file in ("mixtures.json", "mixtures.md"):
+        texts = [(tmp_path / n / "out" / file).read_text() for n in "12"]
+        assert texts[0] == texts[1]
+    found = [look(tmp_path / n / "out") for n in "12"]
+    assert found[0].output == found[1].output  # done.json vouches for the new files
+    assert not (tmp_path / "1/out/state").exists()
+    assert search(tmp_path / "1", broken, **settings, **other) == again
+    assert SAID[-1].endswith("finished before, nothing to do")
+    assert search(tmp_path / "1", broken, **settings) == first
+
+
+@pytest.mark.usefixtures("draws")
+@pytest.mark.parametrize("after", ["mixtures.json", "done.json"])
+def test_a_kill_while_it_chooses_again_costs_no_trial(
+    tmp_path: Path, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"random": 3, "rounds": 0}
+    search(tmp_path, **settings)
+
+    def cut(*args: Any, **rest: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        if after == "mixtures.json":
+            patch.setattr(mixturereport, "draw", cut)
+        else:
+            patch.setattr(search_mixture.shutil, "rmtree", cut)
+        with pytest.raises(KeyboardInterrupt):
+            search(tmp_path, broken, **settings, keep=1)
+    # files that it does not vouch for are not said to be damaged
+    assert (tmp_path / "out/done.json").exists() == (after == "done.json")
+    assert len(search(tmp_path, broken, **settings, keep=2)["kept"]) == 2
+
+
+@pytest.mark.usefixtures("draws")
+def test_a_search_that_did_not_write_its_choice_down_is_left_alone(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"random": 3, "rounds": 0}
+    found = search(tmp_path, **settings)
+    out = tmp_path / "out"
+    old = {key: value for key, value in found.items() if key not in ("keep", "apart")}
+    (out / "mixtures.json").write_text(json.dumps(old))
+    done = json.loads((out / "done.json").read_text())
+    done["files"]["mixtures.json"] = fingerprint.of_files([out / "mixtures.json"])
+    (out / "done.json").write_text(json.dumps(done))
+    assert search(tmp_path, broken, **settings) == old
+    assert len(search(tmp_path, broken, **settings, keep=1)["kept"]) == 1
+
+
 # --- several processes
 
 
@@ -276,6 +340,7 @@ def test_the_picture_is_drawn_for_three_sources_and_for_more(
         ({"sources": ["a", "b"], "start": [1.0, -1.0]}, "a share that is not negative"),
         ({"sources": ["a", "b"], "seeds": 0}, "must be at least 1"),
         ({"sources": ["a", "b"], "concentration": 0.0}, "concentration above 0"),
+        ({"sources": ["a", "b"], "seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused(settings: dict[str, Any], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -106,5 +107,11 @@ def test_mixing_that_means_nothing_is_refused(settings: dict[str, Any], message:
 
 
 def test_no_epochs_at_all_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="max_epochs must be above 0, got 0"):
-        SourceConfig(path=tmp_path, max_epochs=0)
+    for epochs in (0, math.inf, math.nan):
+        with pytest.raises(RecipeError, match=f"max_epochs must be above 0 and.*got {epochs}"):
+            SourceConfig(path=tmp_path, max_epochs=epochs)
+
+
+def test_fewer_negatives_than_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="num_negatives must not be negative, got -1"):
+        SourceConfig(path=tmp_path, num_negatives=-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -394,6 +395,17 @@ def test_a_stage_from_a_checkpoint_without_prompts_uses_none(
         ({"batch_size": 1}, "batch_size 2"),
         ({"save_every": 0}, "save_every"),
         ({"max_tokens": 2}, "max_tokens 3"),
+        ({"num_negatives": -1}, "num_negatives must not be negative, got -1"),
+        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
+        ({"seed": 1 << 63}, "seed must be from 0 to"),
+        (
+            {"sources": (SourceConfig(path=Path("x"), weight=0.0),)},
+            r"not negative and sum above 0, got weights \[0.0\]",
+        ),
+        (
+            {"sources": (SourceConfig(path=Path("x"), weight=math.nan),)},
+            r"not negative and sum above 0, got weights \[nan\]",
+        ),
         ({"sources": ()}, r"at least one source is needed: add a \[\[<stage>.sources\]\] table"),
     ],
 )

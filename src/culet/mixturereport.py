@@ -1,14 +1,16 @@
-"""What a mixture search found, for people: a table in Markdown and a picture."""
+"""What a mixture search found: for the stages after it a file, for people a table and a picture."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from culet.atomic import new_file
 from culet.errors import MissingExtra
 
 KINDS = ("given", "random", "search")
@@ -48,6 +50,73 @@ def best_apart(points: Sequence[Point], keep: int, apart: float) -> list[Point]:
         if len(kept) < keep and all(gap >= apart for gap in gaps):
             kept.append(point)
     return kept
+
+
+def write_found(
+    out: Path,
+    names: Sequence[str],
+    points: Sequence[Point],
+    *,
+    keep: int,
+    apart: float,
+    name: str,
+    say: Callable[[str], None],
+) -> list[Point]:
+    """Write mixtures.json, mixtures.md and mixtures.png, and return the points that are kept.
+
+    Args:
+        out: Their folder.
+        names: Of the sources.
+        points: All that was tried.
+        keep: See `best_apart`.
+        apart: Likewise.
+        name: What messages call the stage.
+        say: Takes a line where there is no picture.
+    """
+    kept = best_apart(points, keep, apart)
+    found = {
+        "sources": list(names),
+        "keep": keep,
+        "apart": apart,
+        "kept": [asdict(point) for point in kept],
+        "mixtures": [asdict(point) for point in points],
+    }
+    for file, text in (
+        ("mixtures.json", json.dumps(found, indent=2) + "\n"),
+        ("mixtures.md", table(names, points, kept)),
+    ):
+        with new_file(out / file) as aside:
+            aside.write_text(text, encoding="utf-8")
+    try:
+        with new_file(out / "mixtures.png") as aside:
+            draw(aside, names, points, kept)
+    except MissingExtra as error:
+        (out / "mixtures.png").unlink(missing_ok=True)  # of an earlier choice
+        say(f"{name}: no picture: {error}")
+    return kept
+
+
+def read_points(file: Path) -> list[Point]:
+    """Return all points of a mixtures.json."""
+    return _points(json.loads(file.read_text(encoding="utf-8"))["mixtures"])
+
+
+def is_chosen_by(file: Path, *, keep: int, apart: float) -> bool:
+    """Return whether a mixtures.json keeps what `best_apart` does with these settings.
+
+    One of a culet that did not write its settings down goes by what it keeps.
+    """
+    found = json.loads(file.read_text(encoding="utf-8"))
+    if (found.get("keep", keep), found.get("apart", apart)) != (keep, apart):
+        return False
+    return _points(found["kept"]) == best_apart(_points(found["mixtures"]), keep, apart)
+
+
+def _points(tables: Sequence[dict[str, Any]]) -> list[Point]:
+    return [
+        Point(t["number"], t["kind"], tuple(t["shares"]), t["score"], tuple(t["scores"]))
+        for t in tables
+    ]
 
 
 def table(names: Sequence[str], points: Sequence[Point], kept: Sequence[Point]) -> str:

@@ -12,6 +12,7 @@ Tables: `t5gemma2()` (arXiv 2512.14856, section 3.1), `ul2()` (arXiv 2205.05131,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -45,14 +46,14 @@ class Denoiser:
     random_prefix: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1 or not self.weight > 0:
+        if not 0 < self.rate < 1 or not 0 < self.weight < math.inf:
             raise InputError(
-                "a denoiser needs a rate between 0 and 1 and a weight above 0, got rate "
+                "a denoiser needs a rate between 0 and 1 and a finite weight above 0, got rate "
                 f"{self.rate} and weight {self.weight}"
             )
-        if self.mean_span and self.mean_span < 1:
+        if self.mean_span and not 1 <= self.mean_span < math.inf:
             raise InputError(
-                "mean_span must be at least 1 token, or 0 for one span at the end, got "
+                "mean_span must be at least 1 token and finite, or 0 for one span at the end, got "
                 f"{self.mean_span}"
             )
         if self.mean_span and (not self.sentinels or self.random_prefix):

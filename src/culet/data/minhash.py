@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from culet.data.shingles import character_shingles, mixed, normalised
+from culet.data.shuffle import check_seed
 from culet.errors import RecipeError
 
 _BLOCK = 1 << 16  # shingles that are hashed together: they stay in the processor's cache
@@ -52,6 +53,7 @@ class NearConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not 0 < self.threshold <= 1:
             raise RecipeError(f"threshold must be over 0 and at most 1, got {self.threshold}")
         given = self.bands or self.band_rows

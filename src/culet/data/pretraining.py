@@ -6,6 +6,7 @@ batch are facts (SKILL, arXiv 2205.08184, section 3, mixes so), which are far sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,8 +44,8 @@ class TextSourceConfig:
     name: str = ""
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise RecipeError(f"weight must be above 0, got {self.weight}")
+        if not 0 < self.weight < math.inf:
+            raise RecipeError(f"weight must be above 0 and finite, got {self.weight}")
 
     def texts(self) -> Iterator[TextRow]:
         """Yield the texts of a source that is not of facts."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from culet.errors import InputError
+from culet.errors import InputError, RecipeError
 
 
 class Orders:
@@ -30,6 +30,12 @@ class Orders:
             self._kept.pop((source, epoch - 2), None)
             self._kept[key] = rng.permutation(self._sizes[source])
         return self._kept[key]
+
+
+def check_seed(seed: int) -> None:
+    """Raise RecipeError unless every generator of random numbers takes this seed."""
+    if not 0 <= seed < 1 << 63:
+        raise RecipeError(f"seed must be from 0 to 2^63 - 1, got {seed}")
 
 
 def part_of(number: int, rank: int, world_size: int) -> slice:

@@ -50,8 +50,13 @@ class SourceConfig:
     max_epochs: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_epochs is not None and not self.max_epochs > 0:
-            raise RecipeError(f"max_epochs must be above 0, got {self.max_epochs}")
+        if self.max_epochs is not None and not 0 < self.max_epochs < math.inf:
+            raise RecipeError(
+                "max_epochs must be above 0 and finite, or left out for any number; got "
+                f"{self.max_epochs}"
+            )
+        if self.num_negatives is not None and self.num_negatives < 0:
+            raise RecipeError(f"num_negatives must not be negative, got {self.num_negatives}")
         if self.task not in TASKS:
             raise RecipeError(f"task must be one of {', '.join(TASKS)}, got {self.task!r}")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from culet import fingerprint
 from culet.checkpoint import read_checkpoint
-from culet.data.source import SourceConfig
+from culet.data.source import MixingConfig, SourceConfig
 from culet.errors import InputError, RecipeError
 from culet.pipeline.stage import Job, Stage
 from culet.stages import tune
@@ -62,6 +62,16 @@ class Dev:
     dev: Path | None = None
 
 
+def check_tune(stage: Stage) -> None:
+    """Refuse the number of a mixture where there is no mixture."""
+    number = stage.extra.mixture_number
+    if number > 1 and stage.inputs["mixture"] is None:
+        raise RecipeError(
+            f"[{stage.name}] mixture_number = {number} needs a `mixture`: the name of a stage "
+            "search_mixture, or a path of its mixtures.json"
+        )
+
+
 def run_tune(job: Job) -> object:
     """Run a tuning stage, with the shares of a mixture that was searched if it names one."""
     stage, watch, evaluate = job.stage, job.watch, None
@@ -100,15 +110,22 @@ def with_mixture(config: TuneConfig, file: Path, number: int) -> TuneConfig:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} does not hold the mixtures of a search ({error})") from error
     if number > len(shares):
+        if len(shares) >= found.get("keep", len(shares) + 1):
+            remedy = f"raise `keep` of the search, which is {found['keep']}"
+        else:
+            remedy = "search longer, or lower `apart` of the search"
+            remedy += "" if "keep" in found else ", or raise its `keep`"
         raise InputError(
             f"{file} holds {len(shares)} mixtures that are far enough apart, and number {number} "
-            "is asked for; search longer, or lower `apart` of the search"
+            f"is asked for; {remedy}"
         )
     return with_shares(config, shares[number - 1], where=str(file))
 
 
 def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> TuneConfig:
-    """Return settings with other weights of the sources.
+    """Return settings with these shares of the batches.
+
+    They are shares whatever the sizes of the sources, so `mixing` has no part in them.
 
     Raises:
         InputError: If the shares are of other sources.
@@ -124,7 +141,7 @@ def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> 
     loss = config.loss
     if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
         loss = replace(loss, distill_projection="prefix")
-    return replace(config, sources=sources, loss=loss)
+    return replace(config, sources=sources, loss=loss, mixing=MixingConfig())
 
 
 def label(source: SourceConfig) -> str:
@@ -171,6 +188,13 @@ def complete_search(settings: dict[str, Any], extra: Search) -> dict[str, Any]:
     names = [label(source) for source in extra.trial.sources]
     if len(set(names)) < len(names):
         raise RecipeError(f"sources of a search need different names, got {names}; name them")
+    mixing = extra.trial.mixing
+    if mixing.size_exponent:
+        raise RecipeError(
+            "a search is over shares of the batches, which `mixing` of its trial would change: "
+            f"expected none, got size_exponent = {mixing.size_exponent}; leave trial.mixing out, "
+            "and give the shares to begin with as the weights of the trial's sources"
+        )
     given = {"sources": names, "start": [source.weight for source in extra.trial.sources]}
     return given | settings
 
@@ -194,6 +218,17 @@ def run_search(job: Job) -> object:
         say=job.say,
         identity=f"{data} {_content(dev)}",
     )
+
+
+def check_merge(stage: Stage) -> None:
+    """Refuse weights that are not one a model, before the models are trained."""
+    weights, models = stage.config.weights, stage.inputs["models"]
+    assert isinstance(models, tuple)
+    if weights and len(weights) != len(models):  # weights do not go with snapshots (`last`)
+        raise RecipeError(
+            f"[{stage.name}] expected a weight for each of {len(models)} models, got "
+            f"{list(weights)}"
+        )
 
 
 def run_merge(job: Job) -> object:

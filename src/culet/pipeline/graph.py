@@ -123,7 +123,7 @@ def _stage(name: str, table: Any, references: _References, run: Path, tasks: Pat
         references.files.append(tasks)
     if kind.packaged(config):
         references.files.append(PACKAGED)
-    return Stage(
+    stage = Stage(
         name=name,
         kind=kind,
         config=config,
@@ -134,6 +134,8 @@ def _stage(name: str, table: Any, references: _References, run: Path, tasks: Pat
         gives=kind.gives or {references.matched["init"]: "checkpoint"},
         extra=extra,
     )
+    kind.check(stage)
+    return stage
 
 
 def _at(table: Any, keys: Sequence[str]) -> Any:

@@ -278,6 +278,7 @@ def pairs_per_step(config: Any, samples: Samples) -> tuple[float, bool]:
         if rows is not None:
             mixing = config.mixing
             share *= min(rows.count, mixing.size_cap or rows.count) ** mixing.size_exponent
+            batch = min(batch, rows.count)  # a batch takes no row twice
         each = (2 + number) * config.max_tokens if rows is None else rows.mean(per_row)
         most |= rows is None
         total += share * batch * each

@@ -91,6 +91,7 @@ class Kind:
         complete: Returns its settings, given those and the extra ones.
         everywhere: Runs in every process of a distributed run, not in the first alone.
         embeds: Its `run` takes the number of threads for an engine of its own.
+        check: Raises RecipeError for settings that do not go with its inputs.
         by_dev: Whether it goes by dev scores: its `dev` is then the recipe's tasks if left out.
     """
 
@@ -109,6 +110,7 @@ class Kind:
     complete: Callable[[dict[str, Any], Any], dict[str, Any]] | None = None
     everywhere: bool = False
     embeds: bool = False
+    check: Callable[[Stage], object] = lambda stage: None
     by_dev: Callable[[Any], bool] = lambda config: False
 
     def load(self, name: str, module: str | None = None) -> Any:

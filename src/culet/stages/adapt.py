@@ -12,6 +12,7 @@ from pathlib import Path
 
 from culet import fingerprint
 from culet.data.ledger import training_papers
+from culet.data.shuffle import check_seed
 from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
 from culet.encoder_decoder_checkpoint import write_encoder_decoder
 from culet.errors import InputError
@@ -53,6 +54,9 @@ class AdaptConfig:
     dtype: StoredDtype = "float32"
     decoder: Path | None = None
     encoder: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
 
 def run(

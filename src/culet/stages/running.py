@@ -19,6 +19,7 @@ from culet.checkpoint import write_checkpoint
 from culet.data.ledger import training_papers
 from culet.data.pretraining import TextSourceConfig, WindowPlan, read_text_sources
 from culet.data.records import data_files
+from culet.data.shuffle import check_seed
 from culet.errors import RecipeError
 from culet.model.batch import pack
 from culet.model.config import EncoderConfig
@@ -78,6 +79,7 @@ class TokenTraining:
     candidates: int = field(default=0, metadata=LATER)
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         least = {"steps": 1, "batch_size": 1, "chunk_tokens": 1, "save_every": 1, "average_last": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:

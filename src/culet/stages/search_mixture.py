@@ -9,17 +9,18 @@ mixtures.json  every mixture with its scores, and those that were kept
 mixtures.md    the same as a table
 mixtures.png   the same as a picture, where matplotlib is installed
 state/         the journal of the search, from which a killed one goes on
+
+With another `keep` or `apart` a finished search chooses again among the mixtures that it tried.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +28,10 @@ import numpy as np
 
 from culet import fingerprint
 from culet.atomic import new_file
+from culet.data.shuffle import check_seed
 from culet.data.simplex import to_point, to_shares
 from culet.errors import MissingExtra, RecipeError, TrainingError
-from culet.mixturereport import Point, best_apart, draw, table
+from culet.mixturereport import Point, is_chosen_by, read_points, write_found
 from culet.recipe import to_tables
 from culet.stages.folder import StageFolder
 
@@ -85,6 +87,7 @@ class SearchMixtureConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if len(self.sources) < 2 or len(set(self.sources)) < len(self.sources):
             raise RecipeError(
                 f"a search needs two sources or more, of different names, got {list(self.sources)}"
@@ -142,23 +145,54 @@ def run(
         fingerprint=fingerprint.of_settings([settings, identity]),
         settings={name: to_tables(config)},
     )
-    if folder.announced(name, say):
-        return out / "mixtures.json"
+    found, tried = out / "mixtures.json", folder.state / "mixtures.json"
+    if folder.result() and not is_chosen_by(found, keep=config.keep, apart=config.apart):
+        _reopen(folder, found, tried)
+    elif folder.announced(name, say):
+        return found
     folder.state.mkdir(exist_ok=True)
-    study = _study(folder.state)
-    half_done = _prepare(study, config)
-    while (missing := _total(config) - len(_complete(study))) > 0:
-        say(f"{name}: {missing} of {_total(config)} mixtures to try")
-        _try_all(study, config, objective, folder.state, half_done, name=name, say=say)
-        study, half_done = _study(folder.state), []
-    points = [_point(trial) for trial in _complete(study)]
-    kept = best_apart(points, config.keep, config.apart)
-    _write(out, config, points, kept, say=say, name=name)
+    if tried.exists():
+        points = read_points(tried)
+        say(f"{name}: finished before; choosing again among its {len(points)} mixtures")
+    else:
+        points = _search(config, objective, folder.state, name=name, say=say)
+    kept = write_found(
+        out, config.sources, points, keep=config.keep, apart=config.apart, name=name, say=say
+    )
     folder.finish({"mixtures": len(points), "score": kept[0].score})
     shutil.rmtree(folder.state)
     shares = ", ".join(f"{s} {v:.3f}" for s, v in zip(config.sources, kept[0].shares, strict=True))
     say(f"{name}: best {kept[0].score:.4f} with {shares}")
-    return out / "mixtures.json"
+    return found
+
+
+def _reopen(folder: StageFolder, found: Path, tried: Path) -> None:
+    """Make a finished search an unfinished one that has only to choose.
+
+    What was tried is put by first: a kill while the files are replaced costs no trial.
+    """
+    folder.state.mkdir(exist_ok=True)
+    with new_file(tried) as aside:
+        shutil.copyfile(found, aside)
+    (folder.path / "done.json").unlink()
+
+
+def _search(
+    config: SearchMixtureConfig,
+    objective: Objective,
+    state: Path,
+    *,
+    name: str,
+    say: Callable[[str], None],
+) -> list[Point]:
+    """Return what was tried, once that is enough."""
+    study = _study(state)
+    half_done = _prepare(study, config)
+    while (missing := _total(config) - len(_complete(study))) > 0:
+        say(f"{name}: {missing} of {_total(config)} mixtures to try")
+        _try_all(study, config, objective, state, half_done, name=name, say=say)
+        study, half_done = _study(state), []
+    return [_point(trial) for trial in _complete(study)]
 
 
 def _total(config: SearchMixtureConfig) -> int:
@@ -361,30 +395,3 @@ def _point(trial: Any) -> Point:
         trial.value,
         tuple(attributes["scores"]),
     )
-
-
-def _write(
-    out: Path,
-    config: SearchMixtureConfig,
-    points: list[Point],
-    kept: list[Point],
-    *,
-    say: Callable[[str], None],
-    name: str,
-) -> None:
-    found = {
-        "sources": list(config.sources),
-        "kept": [asdict(point) for point in kept],
-        "mixtures": [asdict(point) for point in points],
-    }
-    for file, text in (
-        ("mixtures.json", json.dumps(found, indent=2) + "\n"),
-        ("mixtures.md", table(config.sources, points, kept)),
-    ):
-        with new_file(out / file) as aside:
-            aside.write_text(text, encoding="utf-8")
-    try:
-        with new_file(out / "mixtures.png") as aside:
-            draw(aside, config.sources, points, kept)
-    except MissingExtra as error:
-        say(f"{name}: no picture: {error}")

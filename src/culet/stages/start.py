@@ -18,6 +18,7 @@ from culet import fingerprint
 from culet.checkpoint import write_checkpoint
 from culet.data.ledger import training_papers
 from culet.data.records import Records, data_files, read_records
+from culet.data.shuffle import check_seed
 from culet.errors import RecipeError
 from culet.model.config import EmbeddingConfig
 from culet.model.embedding import EmbeddingModel, initialize
@@ -59,6 +60,7 @@ class StartConfig:
     lexical: bool = True
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if not self.corpus:
             raise RecipeError("corpus must name at least one file to train the tokenizer on")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from culet.data.shuffle import check_seed
 from culet.data.source import MixingConfig, SourceConfig
 from culet.errors import RecipeError
 from culet.model.lora import LoraConfig
@@ -65,6 +67,7 @@ class TuneConfig:
     init: Path | None = None
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.steps < 1 or self.batch_size < 2 or self.save_every < 1 or self.max_tokens < 3:
             raise RecipeError(
                 "steps and save_every must be at least 1, batch_size 2 and max_tokens 3; got "
@@ -75,5 +78,13 @@ class TuneConfig:
                 "snapshot_every must not be negative, snapshots at least 1, and neither goes with "
                 f"lora; got {self.snapshot_every} and {self.snapshots}"
             )
+        if self.num_negatives < 0:
+            raise RecipeError(f"num_negatives must not be negative, got {self.num_negatives}")
         if not self.sources:
             raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        weights = [source.weight for source in self.sources]
+        if not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
+            raise RecipeError(
+                "a mixture needs sources with weights that are not negative and sum above 0, got "
+                f"weights {weights}"
+            )

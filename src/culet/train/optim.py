@@ -51,8 +51,13 @@ class OptimConfig:
                 f"{self.lr}, {self.ema}, {self.final_ratio}"
             )
         for name in ("embed_lr", "heads_lr", "warmup_steps", "weight_decay", "clip_norm"):
-            if (getattr(self, name) or 0) < 0:
+            if not (getattr(self, name) or 0) >= 0:
                 raise InputError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.eps < math.inf or not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(
+                "eps must be finite and not negative, and betas in [0, 1); got "
+                f"{self.eps} and {list(self.betas)}"
+            )
 
 
 def _total_norm(parts: list[list[nn.Parameter]]) -> Tensor:
