@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -325,6 +326,37 @@ def test_evaluate_refuses_a_width_that_was_not_trained(
         "another width was never trained and would be a poor embedding\n"
     )
     assert not (tmp_path / "r").exists()
+
+
+def test_evaluate_scores_a_width_and_a_precision_that_come_twice_once(
+    run: Run, tasks: Path, tmp_path: Path
+) -> None:
+    twice = ("--truncate-to", 32, "--truncate-to", 32) + ("--vector-precision", "int8") * 2
+    code, out, err = run("evaluate", tasks, tasks, "-o", tmp_path / "results", *twice)
+    assert (code, out.count("32d int8")) == (0, 1), err
+
+
+def test_evaluate_passes_over_folders_without_the_tasks_that_are_asked_for(
+    run: Run, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(tasks / "Near", other / "Far")
+    facts = json.loads((other / "Far" / "task.json").read_text())
+    (other / "Far" / "task.json").write_text(json.dumps(facts | {"name": "Far"}))
+    results = ("-o", tmp_path / "results")
+    code, out, err = run("evaluate", tasks, other, *results, "--only", "Far")
+    assert (code, "Far" in out, "Near" in out) == (0, True, False), err
+    code, out, err = run("evaluate", tasks, other, *results, "--only", "Far", "--only", "Near")
+    assert (code, "Far" in out, "Near" in out) == (0, True, True), err
+    monkeypatch.setattr(loading, "load", None)  # refused before that
+    message = "culet: unknown task Wide; the folder{} {}\n"
+    assert run("evaluate", tasks, other, *results, "--only", "Far", "--only", "Wide") == (
+        2,
+        "",
+        message.format("s have", "Far, Near"),
+    )
+    expected = message.format(" has", "Near")
+    assert run("evaluate", tasks, *results, "--only", "Wide") == (2, "", expected)
 
 
 def test_evaluate_checks_where_results_go_before_a_model_is_loaded(

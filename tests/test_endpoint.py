@@ -323,6 +323,38 @@ def test_counts_that_are_null_are_none(
     assert (endpoint.cost.asked_tokens, endpoint.cost.answered_tokens) == (0, 0)
 
 
+@pytest.mark.parametrize("count", ["Infinity", "NaN", "-1", "1e300", "1" + "0" * 30, '"many"'])
+def test_counts_that_are_none_cost_no_answer(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, count: str
+) -> None:
+    usage = f'{{"prompt_tokens": {count}, "completion_tokens": 3}}'
+    body = f'{{"choices": [{{"message": {{"content": "A"}}}}], "usage": {usage}}}'
+    stub.reply = lambda question, number: (200, body)
+    endpoint = Endpoint(replace(config, retries=0), tmp_path / "a")
+    assert texts(endpoint.answers(questions("a"))) == ["A"]
+    assert (endpoint.cost.asked_tokens, endpoint.cost.answered_tokens) == (0, 3)
+
+
+def test_half_an_emoji_is_replaced_and_kept(
+    stub: Stub, config: EndpointConfig, tmp_path: Path
+) -> None:
+    stub.reply = lambda question, number: "smile \ud83d!"
+    for _ in range(2):
+        endpoint = Endpoint(config, tmp_path / "a")
+        assert texts(endpoint.answers(questions("a"))) == ["smile \ufffd!"]
+    assert len(stub.bodies) == 1
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"choices": [{"message": {"content": %s1%s}}]}'])
+def test_an_answer_nested_too_deeply_says_nothing(
+    stub: Stub, config: EndpointConfig, tmp_path: Path, body: str
+) -> None:
+    deep = body.replace("%s1%s", "[" * 100_000 + "1" + "]" * 100_000)
+    stub.reply = lambda question, number: (200, deep) if question == "a" else question.upper()
+    answers = list(Endpoint(config, tmp_path / "a").answers(questions(*"ab")))
+    assert [(answer.text, answer.empty) for answer in answers] == [("", True), ("B", False)]
+
+
 def test_a_file_that_holds_no_answers_is_named(config: EndpointConfig, tmp_path: Path) -> None:
     (tmp_path / "a").write_text("something else " * 100)
     with pytest.raises(InputError, match="as a file of answers: file is not a database"):

@@ -247,6 +247,13 @@ def test_only_comparable_scores_stand_under_the_mteb_name() -> None:
     assert revision_name(engine, 256, "int8") == "r-torch-in-bfloat16-256d-int8"
 
 
+def test_a_width_or_precision_that_comes_twice_is_scored_once(tasks: Path, tmp_path: Path) -> None:
+    options = {"name": "m", "revision": "r", "only": ["Sts"]}
+    twice = {"widths": [16, None, 16], "precisions": ["int8", "int8"]}
+    done = evaluate_folder(HashModel(), tasks, tmp_path, **options, **twice)  # type: ignore[arg-type]
+    assert [(r.truncate_to, r.precision) for r in done.results] == [(16, "int8"), (None, "int8")]
+
+
 def test_languages_of_a_subset_come_from_its_name() -> None:
     languages = ("sqi-Latn", "eng-Latn", "ace-Latn", "ace-Arab")
     info = TaskInfo("T", "sts", "x", Path(), languages=languages)

@@ -131,6 +131,40 @@ def test_languages_hard_to_tell_apart_count_as_one() -> None:
     assert language_reason((ENGLISH,), "de", LanguageConfig(), told) == "language"
 
 
+@pytest.mark.parametrize(
+    ("keep", "stay", "go"),
+    [
+        ("cs", ["cs", "cs-CZ", "cs-cs"], ["sk", "cs-sk", "sk-cs"]),
+        ("nb", ["nb", "no"], ["da", "nn", "no-da"]),
+        ("no", ["no", "nb", "nb-no"], ["da", "nn"]),
+        ("pt", ["pt", "pt_BR"], ["gl", "pt-gl"]),
+        ("hr", ["hr"], ["sr", "bs", "sh"]),
+        ("id", ["id", "in"], ["ms"]),
+        ("he", ["he", "iw"], ["yi"]),
+        ("zh", ["zh", "zh-CN", "cmn"], ["yue", "wuu"]),
+        ("en", ["en", "code-python"], ["de"]),
+        ("de", ["de"], ["code-python"]),
+    ],
+)
+def test_a_declared_language_is_kept_by_its_own_names_alone(
+    keep: str, stay: list[str], go: list[str]
+) -> None:
+    config = LanguageConfig(keep=(keep,), identify=False)
+    for langs, reason in ((stay, None), (go, "language")):
+        assert [language_reason((GERMAN,) * 2, lang, config, None) for lang in langs] == [
+            reason for _ in langs
+        ]
+
+
+def test_a_kept_declared_language_may_be_identified_as_one_like_it() -> None:
+    told = Told({ENGLISH: ("sk", 1.0)})
+    told.labels = frozenset({"cs", "sk"})
+    config = LanguageConfig(keep=("cs",), identify_undeclared=True)
+    assert language_reason((ENGLISH,), "cs", config, told) is None
+    assert language_reason((ENGLISH,), None, config, told) is None
+    assert language_reason((ENGLISH,), "sk", config, told) == "language"
+
+
 def test_the_real_identifier() -> None:
     pytest.importorskip("py3langid")
     identify = LanguageIdentifier()

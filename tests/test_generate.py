@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +112,10 @@ def test_json_is_found_in_any_answer(answer: str, value: Any) -> None:
         ('{"grade": 5}', None),
         ('{"grade": -1}', None),
         ('{"grade": true}', None),
+        ('{"grade": NaN}', None),
+        ('{"grade": 1e999}', None),
+        ('{"grade": "' + "4" * 5000 + '"}', None),
+        ("²", None),
         ("good", None),
         ("", None),
         ("{}", None),
@@ -133,7 +139,16 @@ def test_lists_and_examples() -> None:
     assert read_list("none") == []
     assert read_example('{"text": " t "}') == "t"
     assert read_example('{"text": ""}') is None
+    assert read_example('{"text": 3}') is None
     assert read_example("t") is None
+
+
+def test_half_an_emoji_is_replaced() -> None:
+    half = r'["smile \ud83d", "smile \ude00", "whole \ud83d\ude00"]'
+    told = ["smile \ufffd", "whole \U0001f600"]
+    assert read_queries(half, QueriesConfig(per_document=3)) == told
+    assert read_list(half) == told
+    assert read_example(r'{"text": "\udfff"}') == "\ufffd"
 
 
 def test_the_question_holds_the_document_the_language_and_the_shots() -> None:
@@ -232,6 +247,49 @@ def test_answers_of_no_use_are_counted_and_shown(
     with pytest.raises(InputError, match=r"no answer of other could be used.* the last: 'no'"):
         run(replace(config, endpoint=replace(endpoint, model="other")), tmp_path / "none")
     assert not (tmp_path / "none" / "data" / "rows.jsonl").exists()
+
+
+def test_odd_answers_stop_no_job(stub: Stub, endpoint: EndpointConfig, tmp_path: Path) -> None:
+    odd = {"opal": '{"grade": NaN}', "beryl": "²"}
+
+    def answer(question: str, number: int) -> str:
+        if question.startswith("Write"):
+            return reply(question, 0).replace("?", r" \ud83d?")
+        return next((odd[w] for w in odd if w in question), '{"grade": 3}')
+
+    stub.reply = answer
+    path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
+    config = GenerateConfig(endpoint, (path,), queries=QueriesConfig(min_grade=3))
+    assert run(config, tmp_path / "out").rows == 3
+    assert rows_of(GenerateResult(tmp_path / "out" / "data", 3, True))[0]["query"] == (
+        "what is opal \ufffd?"
+    )
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["answers"] == {"ungraded": 2}
+
+
+def test_queries_and_their_grades_share_the_parallel_requests(
+    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+) -> None:
+    lock, under_way, most = threading.Lock(), [0], [0]
+
+    def slow(question: str, number: int) -> str:
+        with lock:
+            under_way[0] += 1
+            most[0] = max(most[0], under_way[0])
+        time.sleep(0.01)  # or none would meet
+        with lock:
+            under_way[0] -= 1
+        return reply(question, number)
+
+    stub.reply = slow
+    path = lines(tmp_path / "docs.jsonl", [{"text": f"The n{i} is a stone."} for i in range(20)])
+    config = GenerateConfig(
+        replace(endpoint, parallel=2), (path,), queries=QueriesConfig(min_grade=3)
+    )
+    assert run(config, tmp_path / "out").rows == 20
+    assert len(stub.bodies) == 40
+    assert most[0] <= 2
 
 
 def test_empty_answers_are_counted_apart_and_asked_for_again(
@@ -350,6 +408,11 @@ def test_recipe_tables_say_it_all(endpoint: EndpointConfig) -> None:
             {"classification": {"texts": "t", "labels": ["a"], "subjects": "s"}},
             "labels must be two or more, all different",
         ),
+        (
+            {"classification": {"texts": "t", "labels": ["a", "b"], "subjects": "s", "seed": -1}},
+            r"seed must be from 0 to 2\^63 - 1, got -1",
+        ),
+        ({"queries": {}, "inputs": ["a"], "limit": -1}, "limit must not be negative, got -1; 0"),
     ],
 )
 def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], words: str) -> None:

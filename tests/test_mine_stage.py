@@ -17,6 +17,7 @@ from culet.data.mine import Rules
 from culet.data.pairindex import build_index
 from culet.data.records import read_records
 from culet.errors import CheckpointError, InputError, RecipeError
+from culet.prompts import Prompts
 from culet.recipe import build, to_tables
 from culet.stages import mine
 from culet.stages.mine import MineConfig, MineSource
@@ -499,6 +500,7 @@ def test_a_recipe_table_becomes_the_settings() -> None:
         ({"sources": ()}, "at least one source is needed"),
         ({"block_rows": 0}, "block_rows and block_documents must be at least 1, got 0"),
         ({"sources": (MineSource(Path("a.jsonl")),) * 2}, "different names.*'a', 'a'"),
+        ({"seed": -1}, r"seed must be from 0 to 2\^63 - 1, got -1"),
         ({"rescore": RescoreConfig(max_grade=1.0)}, "rescore needs a cross_encoder or grades"),
     ],
 )
@@ -510,6 +512,39 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: s
 def test_a_bad_line_stops_the_stage_or_is_left_out(tmp_path: Path) -> None:
     rows: list[Any] = [*ROWS, {"query": "no positive"}]
     with pytest.raises(InputError, match=r"toys\.jsonl:7: positive must be a text"):
+        go(tmp_path, rows)
+    assert len(go(tmp_path, rows, skip_bad_records=True)) == 6
+
+
+def test_a_field_that_utf8_cannot_say_is_passed_on(tmp_path: Path) -> None:
+    note = "half \ud800x, \\ud800 and \U0001f600"
+    assert go(tmp_path, [ROWS[0] | {"note": note}, *ROWS[1:]])[0]["note"] == note
+
+
+def test_a_task_that_the_embedder_does_not_know_is_a_bad_line(
+    tmp_path: Path, words: StreamingWords
+) -> None:
+    unknown = {"query": "odd", "positive": "odd one", "task": "nope"}
+    rows = [ROWS[0], unknown, *ROWS[1:]]
+    with pytest.raises(InputError, match=r"toys\.jsonl:2: unknown task 'nope'; this checkpoint kn"):
+        go(tmp_path, rows)
+    assert words.num_encoded == 0
+    said: list[str] = []
+    found = go(tmp_path, rows, skip_bad_records=True, block_rows=2, said=said)
+    assert [row["query"] for row in found] == [row["query"] for row in ROWS]
+    assert said[1].startswith(  # the run that stopped is kept
+        f"mine toys: skipped 1 bad records of {tmp_path}/toys.jsonl, the first: "
+        f"{tmp_path}/toys.jsonl:2: unknown task 'nope'"
+    )
+    assert all("odd" not in text for row in found for text in row["negatives"])
+
+
+def test_a_title_that_the_embedder_has_no_place_for_is_a_bad_line(
+    tmp_path: Path, words: StreamingWords
+) -> None:
+    words.prompts = Prompts.from_names({})
+    rows = [*ROWS, ROWS[0] | {"title": "Fruit"}]
+    with pytest.raises(InputError, match=r"toys\.jsonl:7: .* has no place for a title"):
         go(tmp_path, rows)
     assert len(go(tmp_path, rows, skip_bad_records=True)) == 6
 

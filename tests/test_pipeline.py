@@ -18,7 +18,8 @@ from training_doubles import toy_rows, write_lines
 import culet
 from culet.atomic import locked
 from culet.errors import InputError, RecipeError
-from culet.pipeline import read_recipe, run_recipe
+from culet.evaluate import results
+from culet.pipeline import measure, read_recipe, run_recipe
 from culet.train.report import read_log
 
 RECIPE = """
@@ -209,6 +210,89 @@ def test_the_scores_alone_can_be_asked_for(
     assert "finetune 8d" in capsys.readouterr().out
     with pytest.raises(InputError, match=r"there is no model in .* to evaluate; run the stages"):
         run_recipe(recipe, only="evaluate")
+
+
+def test_widths_are_scored_once_each(
+    finished: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = ["evaluate.widths=[8, 16, 8]"]
+    assert run_recipe(finished[0], again, only="evaluate", say=lambda line: None) == 0
+    head = capsys.readouterr().out.partition("\n")[0]
+    columns = [cell.strip() for cell in head.strip("| \n").split("|")]
+    assert columns == ["type", "task", "start", "prefinetune", "finetune 8d", "finetune"]
+
+
+REFUSED = (
+    r"^\[evaluate\] widths: truncate_to must be one of the trained widths \({}\), got {}; "
+    "a prefix of another width was never trained and would be a poor embedding$"
+)
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+@pytest.mark.parametrize(
+    ("overrides", "trained", "width"),
+    [
+        (["evaluate.widths=[8, 999]"], "16, 8", 999),
+        (["evaluate.widths=[12]"], "16, 8", 12),
+        (["evaluate.widths=[8]", "prefinetune.loss.widths=[16, 4]"], "16, 4", 8),
+        (["evaluate.widths=[4]", "finetune.loss.widths=[16]"], "16,", 4),
+    ],
+)
+def test_a_width_that_will_not_be_trained_is_refused_before_anything_is_done(
+    recipe: Path, overrides: list[str], trained: str, width: int, dry_run: bool
+) -> None:
+    with pytest.raises(InputError, match=REFUSED.format(trained, width)):
+        run_recipe(recipe, overrides, dry_run=dry_run)
+    assert not (recipe.parent / "run").exists()
+
+
+def test_widths_that_stages_bring_into_being_may_be_scored(recipe: Path) -> None:
+    for overrides in (
+        ["evaluate.widths=[4]", "prefinetune.loss.widths=[16, 4]"],
+        ["evaluate.widths=[12]", "start.shape.widths=[16, 12]"],
+    ):
+        assert run_recipe(recipe, overrides, dry_run=True, say=lambda line: None) == 0
+
+
+def test_widths_of_a_model_that_lies_there_are_those_it_has(
+    finished: tuple[Path, list[str]],
+) -> None:
+    # the recipe as it is now would train 12; what is scored was made before
+    overrides = ["start.shape.widths=[16, 12]", "evaluate.widths=[12]"]
+    with pytest.raises(InputError, match=REFUSED.format("16, 8", 12)):
+        run_recipe(finished[0], overrides, only="evaluate")
+    overrides[1] = "evaluate.widths=[8]"
+    assert run_recipe(finished[0], overrides, only="evaluate", say=lambda line: None) == 0
+
+
+def test_widths_are_looked_at_once_more_before_anything_is_scored(
+    finished: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "check_widths", lambda *_: None)
+    monkeypatch.setattr(results, "evaluate_folder", None)
+    with pytest.raises(InputError, match=REFUSED.format("16, 8", 12)):
+        run_recipe(finished[0], ["evaluate.widths=[12]"], only="evaluate")
+
+
+def test_a_task_that_fails_costs_no_other_score_and_the_exit_code_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = make(tmp_path)
+    shutil.copytree(tmp_path / "tasks/Animals", tmp_path / "tasks/Broken")
+    facts = (tmp_path / "tasks/Broken/task.json").read_text()
+    (tmp_path / "tasks/Broken/task.json").write_text(facts.replace("Animals", "Broken"))
+    (tmp_path / "tasks/Broken/queries.jsonl.gz").unlink()
+    said: list[str] = []
+    assert run_recipe(path, ["prefinetune.eval_every=0"], say=said.append) == 1
+    out = capsys.readouterr().out
+    assert "mean of 1 tasks" in out
+    assert "failed: Broken: InputError: " in out
+    assert said[-1].startswith("done in ")
+    for stage in ("start", "prefinetune", "finetune"):
+        assert list((tmp_path / f"run/results/culet__{stage}").rglob("Animals.json"))
+    shutil.rmtree(tmp_path / "tasks/Animals")
+    assert run_recipe(path, ["prefinetune.eval_every=0"], only="evaluate", say=said.append) == 1
+    assert "is in" not in capsys.readouterr().out
 
 
 def test_nothing_to_do_is_said(finished: tuple[Path, list[str]]) -> None:

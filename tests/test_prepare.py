@@ -273,6 +273,31 @@ def test_a_bad_line_stops_the_run_or_is_put_aside(config: PrepareConfig, tmp_pat
     assert "first.jsonl:2" in report["examples"]["bad line"][0]["error"]
 
 
+def test_what_utf8_cannot_say_stops_no_run(config: PrepareConfig, tmp_path: Path) -> None:
+    half = pair(1, note="\ud800x")
+    lines(tmp_path / "in" / "first.jsonl", [pair(0, lang="\ud800"), half])
+    with pytest.raises(InputError, match=r"first\.jsonl:1: lang is not valid Unicode"):
+        run(config, tmp_path / "out")
+    run(replace(config, bad_lines="isolate"), tmp_path / "out")
+    assert written(tmp_path / "out")["first"] == [half]
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["removed"]["bad line"] == 1
+
+
+@pytest.mark.parametrize("examples", [0, 2])
+def test_no_more_examples_of_duplicates_than_asked_for(tmp_path: Path, examples: int) -> None:
+    near = [pair(0, positive=SENTENCES[0].replace("chapter", f"chapter{c}")) for c in "abcd"]
+    path = lines(tmp_path / "a.jsonl", [pair(0)] * 5 + near)
+    many = PrepareConfig(
+        (DataSourceConfig(path),), near=NearConfig(min_chars=20), examples=examples
+    )
+    run(many, tmp_path / "out")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["removed"] == {"exact": 4, "near": 4}
+    for reason in ("exact", "near"):
+        assert len(report["examples"].get(reason, [])) == examples
+
+
 def test_a_damaged_file_stops_the_run(config: PrepareConfig, tmp_path: Path) -> None:
     path = tmp_path / "in" / "second.jsonl.gz"
     path.write_bytes(path.read_bytes()[:-20])

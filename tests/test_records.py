@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import date
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from training_doubles import write_lines
 
-from culet.data.records import Record, data_files, read_records
+from culet.data.records import Record, data_files, raw_rows, read_records, stream_records
 from culet.errors import InputError
 
 GOOD = {"query": "q", "positive": "p"}
@@ -164,6 +165,22 @@ def test_a_check_of_the_callers_makes_bad_lines(tmp_path: Path) -> None:
 # --- files
 
 
+def test_a_check_of_the_callers_makes_bad_lines_in_a_stream_too(tmp_path: Path) -> None:
+    rows = [{"query": "a", "positive": "b"}, {"query": "c", "positive": "d"}]
+    path = write_lines(tmp_path / "data.jsonl", rows)
+
+    def check(record: Record) -> None:
+        if record.query == "c":
+            raise InputError(f"{record.origin}: no c")
+
+    with pytest.raises(InputError, match=r"data\.jsonl:2: no c"):
+        list(stream_records([path], check=check))
+    skipped: list[str] = []
+    found = stream_records([path], skip_bad=True, check=check, skipped=skipped)
+    assert [row for _, row in found] == rows[:1]
+    assert skipped == [f"{path}:2: no c"]
+
+
 def test_gzip_is_read_with_its_line_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"query": "a", "positive": "p"}\n{"query": "b"}\n'))
@@ -221,7 +238,7 @@ def test_parquet_rows_become_records(tmp_path: Path) -> None:
         ({"query": ["a", None], "positive": ["p", "p"]}, r"a\.parquet:2: query must be a text"),
         (
             {"query": ["a", "b"], "positive": [b"p", b"\xff"]},
-            r"a\.parquet:1: positive must be a text",
+            r"a\.parquet: the column positive holds bytes, expected text, .* write the file",
         ),
         (
             {"query": ["a", "b"], "positive": ["p", "p"], "negatives": [["n"], [None]]},
@@ -234,6 +251,42 @@ def test_a_bad_parquet_row_is_named_by_file_and_row(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_records([parquet(tmp_path / "a.parquet", columns)])
+
+
+def test_parquet_values_that_json_lacks_are_passed_on_as_text_or_null(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "a.parquet",
+        {
+            "query": ["a"],
+            "positive": ["p"],
+            "day": [date(2020, 1, 2)],
+            "moments": [[datetime(2020, 1, 2, 3, 4), None]],
+            "hour": [time(5, 6)],
+            "price": [Decimal("1.50")],
+            "score": [float("nan")],
+            "scores": [{"best": float("inf"), "all": [0.5, float("nan")]}],
+        },
+    )
+    ((_, raw),) = raw_rows(path, also=None)
+    assert b"NaN" not in raw
+    assert json.loads(raw) == {
+        "query": "a",
+        "positive": "p",
+        "day": "2020-01-02",
+        "moments": ["2020-01-02T03:04:00", None],
+        "hour": "05:06:00",
+        "price": "1.50",
+        "score": None,
+        "scores": {"best": None, "all": [0.5, None]},
+    }
+
+
+@pytest.mark.parametrize("value", [b"ab", [b"ab"], {"bytes": b"ab", "path": "x"}])
+def test_a_parquet_column_of_bytes_is_refused_by_name(tmp_path: Path, value: Any) -> None:
+    path = parquet(tmp_path / "a.parquet", {"text": ["t"], "image": [value]})
+    with pytest.raises(InputError, match=r"a\.parquet: the column image holds bytes, .* as text$"):
+        list(raw_rows(path, also=None))
+    assert list(raw_rows(path, also=("text",))) == [(1, b'{"text": "t"}')]
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:

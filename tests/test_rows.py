@@ -77,6 +77,7 @@ def test_rows_are_records_or_texts() -> None:
         (b'{"text": " "}', "f:7: text must be a text that is not empty"),
         (b'{"query": "q"}', "f:7: positive must be a text that is not empty, got None"),
         (b'{"text": "t", "lang": 3}', "f:7: lang must be a text, got 3"),
+        (rb'{"text": "t", "lang": "\ud800"}', "f:7: lang is not valid Unicode: .*surrogates"),
     ],
 )
 def test_a_bad_line_is_named(raw: bytes, words: str) -> None:

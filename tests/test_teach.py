@@ -58,9 +58,9 @@ def endpoint(stub: Stub, **changes: Any) -> EmbeddingEndpoint:
 
 
 def go(tmp_path: Path, rows: Sequence[Any] = ROWS, **settings: Any) -> Path:
+    said: list[str] = settings.pop("said", [])
     path = write_lines(tmp_path / "toys.jsonl", rows)
     config = TeachConfig(sources=(TaughtSource(path),), **settings)
-    said: list[str] = []
     return teach.run(config, out=tmp_path / "out", say=said.append)
 
 
@@ -386,6 +386,42 @@ def test_a_culet_folder_teaches_with_its_own_prompts(tmp_path: Path) -> None:
     both = taught.of_record(Record("a red apple", "green!", task="similarity"), "search")
     expected = embedder.encode_query("green!", task="similarity")
     assert np.abs(both["positive"] - expected).max() < 1e-3
+
+
+def test_a_task_that_a_culet_teacher_does_not_know_is_a_bad_line(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "model")
+    rows = [*ROWS, {"query": "odd", "positive": "odd one", "task": "nope"}]
+    with pytest.raises(InputError, match=r"toys\.jsonl:4: unknown task 'nope'; this checkpoint kn"):
+        go(tmp_path, rows, teacher=model)
+    said: list[str] = []
+    folder = go(tmp_path, rows, teacher=model, skip_bad_records=True, said=said)
+    assert json.loads((folder / "teacher.json").read_text())["texts"] == 7
+    assert said[1].startswith(  # the run that stopped is kept
+        f"teach: skipped 1 bad records, the first: {tmp_path}/toys.jsonl:4: unknown task 'nope'"
+    )
+
+
+def test_a_teacher_without_a_place_for_titles_takes_them_in_front_of_the_text(
+    tmp_path: Path,
+) -> None:
+    model = checkpoint(tmp_path / "model")
+    write_json(model / "config_sentence_transformers.json", {"prompts": {}})
+    rows = [*ROWS, {"query": "odd", "positive": "odd one", "task": "nope"}]
+    with pytest.raises(InputError, match=r"toys\.jsonl:4: unknown task 'nope'"):
+        go(tmp_path, rows, teacher=model)
+    taught = TeacherFolder(go(tmp_path, teacher=model))
+    expected = culet.load(model, device="cpu").encode_document("Fruit\na red apple")
+    found = taught.vector(Spoken(None, "Fruit", "a red apple"), "")
+    assert np.abs(found - expected).max() < 1e-3
+
+
+def test_an_endpoint_takes_every_task(tmp_path: Path, stub: Stub) -> None:
+    rows = [{"query": "odd", "positive": "odd one", "task": "STS of the student"}]
+    taught = TeacherFolder(go(tmp_path, rows, endpoint=endpoint(stub, query_prefix="q: ")))
+    assert (
+        np.abs(taught.vector(Spoken("STS of the student", None, "odd"), "") - unit("q: odd")).max()
+        < 1e-3
+    )
 
 
 def test_a_sentence_transformers_folder_that_culet_cannot_read_teaches_too(tmp_path: Path) -> None:

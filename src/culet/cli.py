@@ -259,15 +259,16 @@ def evaluate(
     from culet.progress import Progress
 
     evaluation = _extra("culet.evaluate", extra="eval", purpose="culet evaluate")
-    tasks = {folder: _num_tasks(evaluation, folder, only) for folder in folders}
+    tasks = _chosen_tasks(evaluation, folders, only)
     _check_folder(out)
     embedder = load_model(model, device, precision, threads)
     for width in truncate_to or ():
         check_width(width, embedder.widths)
     # None names the full width in results, so that it is one column under both of its names.
-    widths = [None if width == embedder.dim else width for width in truncate_to or [embedder.dim]]
-    precisions = [str(item) for item in vector_precision or [Precision.float32]]
-    scores = sum(tasks.values()) * len(widths) * len(precisions)
+    asked = dict.fromkeys(truncate_to or [embedder.dim])
+    widths = [None if width == embedder.dim else width for width in asked]
+    precisions = [str(item) for item in dict.fromkeys(vector_precision or [Precision.float32])]
+    scores = sum(map(len, tasks.values())) * len(widths) * len(precisions)
     results: list[TaskResult] = []
     failures: dict[str, str] = {}
     with Progress("evaluating", total=scores, unit="scores", show=not quiet) as bar:
@@ -275,14 +276,14 @@ def evaluate(
         def note(result: TaskResult) -> None:
             bar.advance(1, task=result.info.name, score=100 * result.main_score)
 
-        for folder in folders:
+        for folder, names in tasks.items():
             outcome = evaluation.evaluate_folder(
                 embedder,
                 folder,
                 out,
                 name=embedder.name,
                 revision=embedder.fingerprint,
-                only=only,
+                only=names,
                 widths=widths,
                 precisions=precisions,
                 on_result=note,
@@ -329,9 +330,24 @@ app.command()(corpus)
 app.command()(generate)
 
 
-def _num_tasks(evaluation: Any, folder: Path, only: list[str] | None) -> int:
-    infos = evaluation.list_tasks(folder)
-    return sum(1 for info in infos if not only or info.name in only)
+def _chosen_tasks(
+    evaluation: Any, folders: list[Path], only: list[str] | None
+) -> dict[Path, list[str]]:
+    """Return the names of the tasks to score in each folder that has some of them.
+
+    Raises:
+        InputError: If a task is asked for that no folder has.
+    """
+    names = {folder: [info.name for info in evaluation.list_tasks(folder)] for folder in folders}
+    known = sorted({name for found in names.values() for name in found})
+    if unknown := sorted(set(only or ()) - set(known)):
+        have = "folder has" if len(names) == 1 else "folders have"
+        raise InputError(f"unknown task {', '.join(unknown)}; the {have} {', '.join(known)}")
+    chosen = {
+        folder: [name for name in found if not only or name in only]
+        for folder, found in names.items()
+    }
+    return {folder: found for folder, found in chosen.items() if found}
 
 
 def _check_folder(out: Path) -> None:

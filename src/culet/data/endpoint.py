@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sqlite3
 import threading
 import time
@@ -24,6 +25,8 @@ from culet.data.posting import SHOWN
 from culet.errors import RecipeError
 
 Messages = Sequence[Mapping[str, str]]
+
+_MOST_TOKENS = 1 << 53  # of one answer; a larger count is no count, and SQLite cannot hold it
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ class Endpoint:
         self._asker = Asker(config, "chat/completions", prices=prices, sleep=sleep, clock=clock)
         self.cost = self._asker.cost
         self._cache = cache
+        # streams of answers may feed each other, each with threads of its own
+        self._turns = threading.Semaphore(config.parallel)
         with answers_file(cache) as store:
             store.execute(
                 "create table if not exists answers "
@@ -193,10 +198,16 @@ class Endpoint:
                 return name, answer
         self._asker.check_budget()
         pool, stop = workers
-        under_way[name] = pool.submit(
-            self._asker.ask, body, _answer, stop, again=lambda answer: answer.empty
-        )
+        under_way[name] = pool.submit(self._asked, body, stop)
         return name, under_way[name]
+
+    def _asked(self, body: dict[str, Any], stop: threading.Event) -> Answer:
+        """Ask, once fewer than `parallel` requests of all streams are under way."""
+        with self._turns:  # whoever holds it waits for the endpoint only, so none waits for ever
+            try:
+                return self._asker.ask(body, _answer, stop, again=lambda answer: answer.empty)
+            except RecursionError:  # nested more deeply than can be read: it says nothing
+                return Answer("", 0, 0)
 
     def _kept(
         self,
@@ -240,7 +251,17 @@ def _answer(value: Any) -> Answer:
     try:
         text = value["choices"][0]["message"]["content"]
         usage = value.get("usage") or {}
-        asked, answered = usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
-        return Answer(str(text or ""), int(asked), int(answered))
+        asked, answered = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        return Answer(without_surrogates(str(text or "")), _tokens(asked), _tokens(answered))
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of a chat endpoint: {value!r:.{SHOWN}}") from error
+
+
+def without_surrogates(text: str) -> str:
+    """Return a text with U+FFFD for each half of a surrogate pair, which no file could hold."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", text)
+
+
+def _tokens(value: Any) -> int:
+    """Return a count of tokens; 0 for what is none, such as NaN: an answer is worth more."""
+    return int(value) if isinstance(value, int | float) and 0 <= value < _MOST_TOKENS else 0

@@ -9,16 +9,23 @@ from typing import Protocol
 from culet.data.shingles import normalised
 from culet.errors import MissingExtra, RecipeError
 
+# Two names of one language, older codes among them.
+_ALIASES = (
+    {"he", "iw"},
+    {"id", "in"},
+    {"yi", "ji"},
+    {"nb", "no"},
+    {"fil", "tl"},
+    {"zh", "cmn"},
+)
 # Written so alike that a short text does not tell them apart, or one name for several.
-_SAME = (
+_CONFUSED = (
     {"no", "nb", "nn", "da"},
     {"sr", "hr", "bs", "sh", "me"},
     {"id", "ms"},
     {"cs", "sk"},
     {"zh", "yue", "wuu"},
-    {"he", "iw"},
     {"pt", "gl"},
-    {"fil", "tl"},
 )
 _IDENTIFIED_CHARACTERS = 200  # what is looked at of a text; more costs time and tells no more
 
@@ -56,7 +63,8 @@ class LanguageConfig:
     in English and code. It is never guessed where it is not declared: see `identify_undeclared`.
 
     Attributes:
-        keep: Languages (`xx`) that both sides must be in; empty lets all stay.
+        keep: Languages (`xx`) that both sides must be in; empty lets all stay. A declared language
+            counts as itself, an identified one also as those it is easily taken for.
         identify: Identify the language of each text and let rows go whose text is clearly in
             another language than declared.
         identify_undeclared: With `keep`, judge rows that declare nothing by what is identified;
@@ -160,7 +168,7 @@ def language_reason(
         if (
             config.keep
             and language is not None
-            and not any(_same(language, k) for k in config.keep)
+            and not any(_same(language, kept) for kept in config.keep)
         ):
             return "language"
         if identify is None or len(text) < config.min_chars:
@@ -169,16 +177,21 @@ def language_reason(
             if not (config.keep and config.identify_undeclared):
                 continue
             found, probability = identify(text)
-            wrong = not any(_same(found, kept) for kept in config.keep)
+            wrong = not any(_alike(found, kept) for kept in config.keep)
         else:
             if language not in identify.labels:
                 continue
             found, probability = identify(text)
-            wrong = not _same(found, language)
+            wrong = not _alike(found, language)
         if wrong and probability >= config.min_confidence:
             return "language"
     return None
 
 
 def _same(left: str, right: str) -> bool:
-    return left == right or any(left in group and right in group for group in _SAME)
+    return left == right or {left, right} in _ALIASES
+
+
+def _alike(left: str, right: str) -> bool:
+    """Whether identification may take one for the other."""
+    return _same(left, right) or any({left, right} <= group for group in _CONFUSED)

@@ -19,7 +19,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from culet.data.endpoint import EndpointConfig, Messages
+from culet.data.endpoint import EndpointConfig, Messages, without_surrogates
+from culet.data.shuffle import check_seed
 from culet.errors import RecipeError
 
 By = Literal["relevance", "likelihood"]
@@ -127,6 +128,7 @@ class ClassificationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if len(set(self.labels)) < 2 or len(set(self.labels)) < len(self.labels):
             raise RecipeError(f"labels must be two or more, all different, got {self.labels}")
         if not 0 < self.tail <= 1 or self.list_length < 1 or self.rows < 1 or self.negatives < 0:
@@ -156,8 +158,7 @@ def read_queries(answer: str, config: QueriesConfig) -> list[str] | None:
     listed = value.get("queries") if isinstance(value, dict) else value
     if not isinstance(listed, list):
         return None
-    texts = [text.strip() for text in listed if isinstance(text, str) and text.strip()]
-    return list(dict.fromkeys(texts))[: config.per_document] or None
+    return _texts(listed)[: config.per_document] or None
 
 
 def grade_question(query: str, document: str, by: By = "relevance") -> Messages:
@@ -172,11 +173,12 @@ def read_grade(answer: str) -> int | None:
     """Return the grade in an answer, or None if there is none from 0 to 4."""
     value = read_json(answer)
     grade = value.get("grade") if isinstance(value, dict) else value
-    if isinstance(grade, str) and grade.strip().isdigit():
+    if isinstance(grade, str) and re.fullmatch(r"[0-9]{1,3}", grade.strip()):
         grade = int(grade)
-    if isinstance(grade, bool) or not isinstance(grade, int | float) or grade != int(grade):
+    if isinstance(grade, bool) or not isinstance(grade, int | float):
         return None
-    return int(grade) if 0 <= grade <= BEST_GRADE else None
+    # membership, as NaN and Infinity, which are JSON to Python, become no int
+    return int(grade) if grade in range(BEST_GRADE + 1) else None
 
 
 def list_question(config: ClassificationConfig) -> Messages:
@@ -191,9 +193,7 @@ def read_list(answer: str) -> list[str]:
     """Return the different entries of a list, in order."""
     value = read_json(answer)
     listed = value.get("list") if isinstance(value, dict) else value
-    if not isinstance(listed, list):
-        return []
-    return list(dict.fromkeys(e.strip() for e in listed if isinstance(e, str) and e.strip()))
+    return _texts(listed) if isinstance(listed, list) else []
 
 
 def drawn_examples(subjects: Sequence[str], config: ClassificationConfig) -> list[tuple[str, str]]:
@@ -228,7 +228,7 @@ def read_example(answer: str) -> str | None:
     """Return the text of an answer, or None."""
     value = read_json(answer)
     text = value.get("text") if isinstance(value, dict) else None
-    return text.strip() if isinstance(text, str) and text.strip() else None
+    return next(iter(_texts([text])), None)
 
 
 def classification_rows(
@@ -271,6 +271,12 @@ def read_json(answer: str) -> Any:
         except (ValueError, RecursionError):
             continue
     return answer.strip()
+
+
+def _texts(values: Sequence[Any]) -> list[str]:
+    """Return the different texts among JSON values; an escape may stand for half an emoji."""
+    texts = (without_surrogates(value).strip() for value in values if isinstance(value, str))
+    return list(dict.fromkeys(text for text in texts if text))
 
 
 def _drawn(random: np.random.Generator, size: int, count: int) -> np.ndarray:

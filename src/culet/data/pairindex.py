@@ -7,7 +7,7 @@ disk once. In memory are, while it is made, some 40 bytes a text, and afterwards
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -84,6 +84,8 @@ def build_index(
     corpus: Sequence[Path] = (),
     within: Sequence[str] = (),
     skip_bad: bool = False,
+    check: Callable[[Record], object] | None = None,
+    skipped: list[str] | None = None,
 ) -> PairIndex:
     """Make the index of some files of records in a folder, whole or not at all, and return it.
 
@@ -97,6 +99,8 @@ def build_index(
             become negatives.
         within: Fields that a negative shares with the record, such as "lang".
         skip_bad: Leave bad lines out.
+        check: Raises InputError for a record that cannot be embedded; that is then a bad line.
+        skipped: Is given what was wrong with each line that is left out.
 
     Raises:
         InputError: At the first bad line, with file and line, unless `skip_bad`.
@@ -104,7 +108,7 @@ def build_index(
     queries, own, documents = array("q"), array("q"), array("q")
     query_groups, document_groups, positives = array("i"), array("i"), array("q")
     groups: dict[tuple[str, ...], int] = {}
-    for record, row in stream_records(paths, skip_bad=skip_bad):
+    for record, row in stream_records(paths, skip_bad=skip_bad, check=check, skipped=skipped):
         fields = _group(row, within, record.origin)
         group = groups.setdefault(fields, len(groups))
         query_text = normalized(record.query)
@@ -136,10 +140,10 @@ def build_index(
     with new_folder(folder) as aside:
         asks = (
             [record.task or task, record.query]
-            for record, _ in stream_records(paths, skip_bad=skip_bad)
+            for record, _ in stream_records(paths, skip_bad=skip_bad, check=check)
         )
         write_store(aside / "queries", compress(asks, query_first))
-        texts = _documents(paths, corpus, task=task, skip_bad=skip_bad)
+        texts = _documents(paths, corpus, task=task, skip_bad=skip_bad, check=check)
         write_store(aside / "documents", compress(texts, document_first))
         np.savez(
             aside / "numbers.npz",
@@ -185,10 +189,15 @@ def _right(
 
 
 def _documents(
-    paths: Sequence[Path], corpus: Sequence[Path], *, task: str, skip_bad: bool
+    paths: Sequence[Path],
+    corpus: Sequence[Path],
+    *,
+    task: str,
+    skip_bad: bool,
+    check: Callable[[Record], object] | None,
 ) -> Iterator[list[str | None]]:
     """Yield (task or None, title or None, text) of every document, in the order of the hashes."""
-    for record, _ in stream_records(paths, skip_bad=skip_bad):
+    for record, _ in stream_records(paths, skip_bad=skip_bad, check=check):
         ask = _symmetric(record, task)
         yield [ask, record.title, record.positive]
         for text in record.negatives:

@@ -41,7 +41,7 @@ class Passes:
         state: Folder for what interrupted passes resume from.
         name: What messages call the run.
         say: Takes lines for the person watching.
-        examples: Examples kept of each source and reason.
+        examples: Examples kept of each source and reason; of duplicates, of each reason.
 
     Attributes:
         survey: What is known of the rows so far.
@@ -63,6 +63,7 @@ class Passes:
         self._state = state
         self._name = name
         self._say = say
+        self._examples = examples
 
     def examine(self, make_examiner: Callable[[], Examiner], *, workers: int) -> None:
         """Judge each row by itself; leave what finds duplicates."""
@@ -100,6 +101,7 @@ class Passes:
                         code=VERDICTS["exact"],
                         folder=self._state / "exact",
                         advance=progress.advance,
+                        examples=self._examples,
                     )
                 survey.notes["exact"] = {"examples": found.examples}
         with survey.doing("near") as todo:
@@ -112,6 +114,7 @@ class Passes:
                         code=VERDICTS["near"],
                         folder=self._state / "near",
                         advance=progress.advance,
+                        examples=self._examples,
                     )
                 survey.notes["near"] = {
                     "examples": found.examples,

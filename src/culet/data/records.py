@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -132,12 +133,22 @@ def read_records(
 
 
 def stream_records(
-    paths: Sequence[Path], *, skip_bad: bool = False
+    paths: Sequence[Path],
+    *,
+    skip_bad: bool = False,
+    check: Callable[[Record], object] | None = None,
+    skipped: list[str] | None = None,
 ) -> Iterator[tuple[Record, dict[str, Any]]]:
     """Yield each record of some files with all fields of its line, one at a time.
 
     For stages that write records again and keep what they do not know. Bad lines raise
     InputError as in `read_records`, or are left out with `skip_bad`.
+
+    Args:
+        paths: As in `read_records`; `skip_bad` and `check` too.
+        skip_bad: Leave bad lines out instead of raising.
+        check: Raises InputError for a record that the caller cannot use.
+        skipped: Is given what was wrong with each line that is left out.
     """
     for file in (file for path in paths for file in data_files(path)):
         for line, raw in raw_rows(file, also=None):
@@ -145,9 +156,13 @@ def stream_records(
             try:
                 row = parsed_row(raw, origin)
                 record = record_of(row, origin)
-            except InputError:
+                if check is not None:
+                    check(record)
+            except InputError as error:
                 if not skip_bad:
                     raise
+                if skipped is not None:
+                    skipped.append(str(error))
                 continue
             yield record, row
 
@@ -201,16 +216,51 @@ def _parquet_rows(path: Path, also: Sequence[str] | None) -> Iterator[tuple[int,
         columns = file.schema_arrow.names
         if also is not None:
             columns = [name for name in columns if name in (*_FIELDS, *also)]
+        for field in file.schema_arrow:
+            if field.name in columns and _holds_bytes(field.type):
+                raise InputError(
+                    f"{path}: the column {field.name} holds bytes, expected text, numbers or "
+                    "dates; write the file without it, or with it as text"
+                )
         for batch in file.iter_batches(batch_size=4096, columns=columns):
             for row in batch.to_pylist():
                 number += 1
                 kept = {key: value for key, value in row.items() if value is not None}
-                # what JSON cannot hold (bytes, dates) is shown, and refused where a text belongs
-                yield number, json.dumps(kept, default=lambda value: [repr(value)]).encode()
+                yield number, _json(kept).encode()
+    except InputError:
+        raise
     except Exception as error:  # pyarrow raises its own kinds
         raise InputError(
             f"{path} is not a readable Parquet file after row {number}: {error}"
         ) from error
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a type of pyarrow, or one inside it, is one of bytes."""
+    parts = [kind.field(i).type for i in range(kind.num_fields)]
+    # the names of types differ between versions, and all of these say "binary"
+    return any(map(_holds_bytes, parts)) if parts else "binary" in str(kind)
+
+
+def _json(row: dict[str, Any]) -> str:
+    try:
+        return json.dumps(row, default=_plain, allow_nan=False)
+    except ValueError:  # rare, so that only such rows are walked through
+        return json.dumps(_finite(row), default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """Return as text what JSON has no way to say: ISO for dates and times, digits for decimals."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for NaN and the infinities, which are no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def parsed_row(raw: bytes, origin: str, *, fields: str = "query and positive") -> dict[str, Any]:
@@ -262,8 +312,13 @@ def text_field(row: dict[str, Any], key: str, origin: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{origin}: {key} must be a text that is not empty, got {value!r:.80}")
+    check_unicode(value, key, origin)
+    return value
+
+
+def check_unicode(text: str, key: str, origin: str) -> None:
+    """Raise InputError if a text holds half of a surrogate pair, which no file can hold."""
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise InputError(f"{origin}: {key} is not valid Unicode: {error}") from error
-    return value

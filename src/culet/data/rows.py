@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from culet.data.records import parsed_row, raw_rows, record_of, text_field
+from culet.data.records import check_unicode, parsed_row, raw_rows, record_of, text_field
 from culet.errors import InputError
 
 MOST_ROWS, MOST_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
@@ -126,8 +126,10 @@ def parse_row(raw: bytes, origin: str) -> Row:
     """
     value = parsed_row(raw, origin, fields="query and positive, or text")
     lang = value.get("lang")
-    if lang is not None and not isinstance(lang, str):
-        raise InputError(f"{origin}: lang must be a text, got {lang!r:.80}")
+    if lang is not None:
+        if not isinstance(lang, str):
+            raise InputError(f"{origin}: lang must be a text, got {lang!r:.80}")
+        check_unicode(lang, "lang", origin)
     if "query" not in value and "positive" not in value and "text" in value:
         text = text_field(value, "text", origin)
         return Row(None, text, (), lang, value, origin)

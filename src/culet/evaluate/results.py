@@ -67,8 +67,8 @@ def evaluate_folder(
         only: names of tasks; None takes all.
         types: task types; None takes all.
         subsets: names of subsets; tasks that have subsets but none of these are left out.
-        widths: kept widths, None for the model's own.
-        precisions: of the vectors.
+        widths: kept widths, None for the model's own; one that comes twice is scored once.
+        precisions: of the vectors; likewise.
         settings: seed, instructions and titles.
         on_result: called with each result, also with one read back.
 
@@ -76,6 +76,7 @@ def evaluate_folder(
         InputError: when the folder has no tasks or a name or type is unknown.
     """
     settings = settings or Settings()
+    widths, precisions = list(dict.fromkeys(widths)), list(dict.fromkeys(precisions))
     variants = [(width, precision) for width in widths for precision in precisions]
     engine = engine_of(model)
     revision = revision_of(revision, **engine)

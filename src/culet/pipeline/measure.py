@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from culet.checkpoint import read_checkpoint
 from culet.errors import InputError
+from culet.model.config import check_width
 from culet.pipeline.graph import EvaluateConfig, Recipe
+from culet.pipeline.shapes import Shapes
 from culet.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -19,6 +21,50 @@ def check_tasks(config: EvaluateConfig) -> None:
     from culet.evaluate.tasks import list_tasks
 
     list_tasks(config.tasks)
+
+
+def check_widths(recipe: Recipe, config: EvaluateConfig, selected: Collection[str]) -> None:
+    """Raise InputError for a width that the last model will not be trained at, if that is known.
+
+    Args:
+        recipe: The recipe.
+        config: Its section [evaluate].
+        selected: Names of the stages that run; the others are taken as they lie there.
+    """
+    models = [
+        stage
+        for stage in recipe.stages.values()
+        if "model" in stage.gives and (stage.name in selected or stage.output("model").exists())
+    ]
+    if config.widths and models:
+        shapes = Shapes(recipe.stages, [name for name in recipe.stages if name not in selected])
+        trained = _widths_to_come(models[-1], recipe, selected, shapes)
+        if trained is not None:
+            _check_widths(config.widths, trained)
+
+
+def _widths_to_come(
+    stage: Stage, recipe: Recipe, selected: Collection[str], shapes: Shapes
+) -> Sequence[int] | None:
+    """Return the widths that a stage's model will be trained at; None if nobody can say yet."""
+    if stage.name in selected:
+        loss = getattr(stage.config, "loss", None)
+        if widths := getattr(loss, "widths", None):
+            return sorted(widths, reverse=True)
+        before = stage.inputs.get("init", stage.inputs.get("models"))
+        before = before[0] if isinstance(before, tuple) else before
+        for above in recipe.stages.values():
+            if "model" in above.gives and above.output("model") == before:
+                return _widths_to_come(above, recipe, selected, shapes)
+    return getattr(shapes.of(stage, "model"), "widths", None)
+
+
+def _check_widths(widths: Sequence[int], trained: Sequence[int]) -> None:
+    for width in widths:
+        try:
+            check_width(width, trained)
+        except InputError as error:
+            raise InputError(f"[evaluate] widths: {error}") from None
 
 
 def watcher(
@@ -50,8 +96,12 @@ def watcher(
     return watch
 
 
-def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult]]:
-    """Score the models of the stages, print one table, and return the results by column."""
+def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, str]:
+    """Score the models of the stages, print one table, and return what failed by task.
+
+    Raises:
+        InputError: If there is no model, or the last was not trained at a width to be scored.
+    """
     from culet.evaluate.report import print_report
     from culet.evaluate.results import evaluate_folder
     from culet.loading import load
@@ -60,6 +110,8 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult
     models = [s for s in models if s.output("model").exists()]
     if not models:
         raise InputError(f"there is no model in {recipe.run.folder} to evaluate; run the stages")
+    if config.widths:  # before the others are scored
+        _check_widths(config.widths, read_checkpoint(models[-1].output("model")).config.widths)
     columns: dict[str, list[TaskResult]] = {}
     failures: dict[str, str] = {}
     for stage in models:
@@ -82,5 +134,6 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, list[TaskResult
         for result in outcome.results:
             columns.setdefault(stage.name, []).append(result)
     print_report(columns, failures=failures, means_only=True)
-    print(f"the score of every task is in {recipe.run.folder / 'results'}")
-    return columns
+    if columns:
+        print(f"the score of every task is in {recipe.run.folder / 'results'}")
+    return failures

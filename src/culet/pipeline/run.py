@@ -6,7 +6,7 @@ import errno
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,9 @@ def run_recipe(
     status: bool = False,
     say: Callable[[str], None] = print,
 ) -> int:
-    """Run every stage of a recipe that is not finished and return the exit code 0.
+    """Run every stage of a recipe that is not finished, then score the models.
+
+    Returns the exit code: 0, or 1 if a task could not be scored.
 
     Args:
         path: The recipe.
@@ -73,10 +75,11 @@ def run_recipe(
             say(line)
         return 0
     began = time.monotonic()
+    failures: Mapping[str, str] = {}
     with _joined(recipe) as world, _held(recipe, world):
         run_stages(recipe, selected, world=world, say=say)
         if world.first and recipe.evaluate is not None and EVALUATE in selected:
-            measure.measure(recipe, recipe.evaluate)
+            failures = measure.measure(recipe, recipe.evaluate)
     last = list(recipe.stages)[-1]
     stage = recipe.stages.get(only or last, recipe.stages[last])
     what = "model" if "model" in stage.gives else "output"
@@ -84,7 +87,7 @@ def run_recipe(
         f"done in {duration(time.monotonic() - began)}; the {what} of stage {stage.name} is in "
         f"{stage.output()}"
     )
-    return 0
+    return 1 if failures else 0
 
 
 def select(recipe: Recipe, *, begin: str | None, only: str | None) -> list[str]:
@@ -103,7 +106,8 @@ def select(recipe: Recipe, *, begin: str | None, only: str | None) -> list[str]:
 def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
     """Raise InputError for data or tasks that are not there, before hours are spent without.
 
-    What a stage that is left out should have made is looked for too.
+    The same goes for widths that are to be scored and will not be trained. What a stage that is
+    left out should have made is looked for too.
     """
     for name in selected:
         if name == EVALUATE:
@@ -120,6 +124,8 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
                 _finished(recipe.stages[above], needed_by=name)
     if recipe.evaluate is not None:
         measure.check_tasks(recipe.evaluate)
+        if EVALUATE in selected:
+            measure.check_widths(recipe, recipe.evaluate, selected)
 
 
 def _finished(stage: Stage, *, needed_by: str) -> None:

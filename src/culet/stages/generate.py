@@ -96,6 +96,8 @@ class GenerateConfig:
             raise RecipeError("give one table of queries, grades and classification")
         if (self.classification is None) != bool(self.inputs):
             raise RecipeError("queries and grades need inputs, classification takes none")
+        if self.limit < 0:
+            raise RecipeError(f"limit must not be negative, got {self.limit}; 0 uses all rows")
 
 
 @dataclass(frozen=True)

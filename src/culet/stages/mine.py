@@ -27,12 +27,14 @@ import numpy as np
 
 from culet import fingerprint
 from culet.atomic import new_file
+from culet.data.collate import record_prompts
 from culet.data.judges import Judge, RescoreConfig, judges_of, ranked
 from culet.data.ledger import write_ledgers
 from culet.data.mine import Rules, choose, excluded, highest, nearest, within_margins
 from culet.data.minereport import LOOKED_AT, Tally
 from culet.data.pairindex import PairIndex, build_index, open_index
-from culet.data.records import data_files, stream_records
+from culet.data.records import Record, data_files, stream_records
+from culet.data.shuffle import check_seed
 from culet.data.textstore import TextStore
 from culet.data.vectorfile import VectorFile
 from culet.embedder import Embedder
@@ -108,6 +110,7 @@ class MineConfig:
     def __post_init__(self) -> None:
         if not self.sources:
             raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_seed(self.seed)
         if self.block_rows < 1 or self.block_documents < 1:
             raise RecipeError(
                 "block_rows and block_documents must be at least 1, got "
@@ -235,14 +238,27 @@ class _Miner:
     def _index(self) -> PairIndex:
         if (self._state / "index").exists():
             return open_index(self._state / "index")
-        return build_index(
+        skipped: list[str] = []
+        index = build_index(
             self._state / "index",
             [self._source.path],
             task=self._source.task,
             corpus=self._source.corpus,
             within=self._source.within,
             skip_bad=self._config.skip_bad_records,
+            check=self._check,
+            skipped=skipped,
         )
+        if skipped:
+            self._say(
+                f"{self._name}: skipped {len(skipped)} bad records of {self._source.path}, "
+                f"the first: {skipped[0]}"
+            )
+        return index
+
+    def _check(self, record: Record) -> None:
+        """Raise InputError if the embedder has no prompts for a record."""
+        record_prompts(record, prompts=self._embedder.prompts, task=self._source.task)
 
     def _vectors(self, store: TextStore, what: str) -> VectorFile:
         """Return the vectors of a store, float16 [N, E], made now or before, on disk.
@@ -283,7 +299,8 @@ class _Miner:
 
     def _parts(self, index: PairIndex, queries: VectorFile, documents: VectorFile) -> None:
         """Write the parts of the output that are not there yet."""
-        rows = stream_records([self._source.path], skip_bad=self._config.skip_bad_records)
+        skip_bad = self._config.skip_bad_records
+        rows = stream_records([self._source.path], skip_bad=skip_bad, check=self._check)
         block, total = self._config.block_rows, len(index.query)
         self._data.mkdir(parents=True, exist_ok=True)
         with Progress(f"{self._name}: searching", total=total, unit="records") as bar:
@@ -293,11 +310,10 @@ class _Miner:
                 tally_path = self._state / f"tally-{first // block:05d}.json"
                 if not (path.exists() and tally_path.exists()):
                     found, tally = self._mine(part, first, index, queries, documents)
+                    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
                     with new_file(path) as aside:
-                        aside.write_text(
-                            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found),
-                            encoding="utf-8",
-                        )
+                        # half a surrogate pair in a field that is passed on stays a JSON escape
+                        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
                     with new_file(tally_path) as aside:
                         tally.write(aside)
                 bar.advance(len(part))

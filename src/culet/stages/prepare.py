@@ -98,7 +98,7 @@ class PrepareConfig:
             a source states no licence.
         shard_rows: Rows in an output file, at least; a file ends with the chunk that fills it.
         compress: gzip the output.
-        examples: Examples in the report, of each filter and source.
+        examples: Examples in the report, of each filter and source; of duplicates, of each filter.
         workers: Processes of the first pass. Each holds the evaluation texts' index.
     """
 

@@ -15,7 +15,7 @@ import shutil
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,19 @@ import numpy as np
 
 from culet import fingerprint
 from culet.atomic import new_file
+from culet.checkpoint import read_checkpoint
+from culet.data.collate import record_prompts
 from culet.data.embedendpoint import EmbeddingEndpoint
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
-from culet.data.records import data_files, stream_records
+from culet.data.records import Record, data_files, stream_records
 from culet.data.teacherfolder import MANIFEST, Spoken, spoken, write_shard
 from culet.data.textstore import TextStore, numbered, write_store
 from culet.errors import InputError, RecipeError
 from culet.progress import Progress
-from culet.prompts import TASKS
+from culet.prompts import TASKS, Prompts
 from culet.recipe import LATER, identity, to_tables
 from culet.stages.folder import StageFolder
-from culet.teachers import EndpointTeacher, Teacher, folder_teacher
+from culet.teachers import EmbedderTeacher, EndpointTeacher, Teacher, folder_teacher
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def run(
     vectors = out / "vectors"
     if folder.announced(name, say):
         return vectors
-    store, asked = _texts(config, teacher, folder.state)
+    store, asked = _texts(config, teacher, folder.state, name=name, say=say)
     client = teacher.client if isinstance(teacher, EndpointTeacher) else None
     if client is not None:
         client.keep_in(folder.state / "answers.sqlite")
@@ -172,26 +174,52 @@ def _entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
     )
 
 
-def _texts(config: TeachConfig, teacher: Teacher, state: Path) -> tuple[TextStore, int]:
+def _texts(
+    config: TeachConfig, teacher: Teacher, state: Path, *, name: str, say: Callable[[str], None]
+) -> tuple[TextStore, int]:
     """Return the distinct texts in order of first occurrence, and how many there are with repeats.
 
     Like `culet.data.pairindex`, in two passes: hashes, then texts.
     """
+    prompts = _prompts(config, teacher)
     keys = array("Q")
-    for text in _spoken(config):
+    skipped: list[str] = []
+    for text in _spoken(config, prompts, skipped):
         keys.append(int(text.key(by_role=teacher.by_role)[:16], 16))
+    if skipped:
+        say(f"{name}: skipped {len(skipped)} bad records, the first: {skipped[0]}")
     if not keys:
         raise InputError(f"no usable record in {[str(source.path) for source in config.sources]}")
     if not (state / "texts").exists():
         _, first = numbered(np.frombuffer(keys, dtype=np.uint64))
-        rows = ([text.task, text.title, text.text] for text in _spoken(config))
+        rows = ([text.task, text.title, text.text] for text in _spoken(config, prompts))
         write_store(state / "texts", compress(rows, first))
     return TextStore(state / "texts"), len(keys)
 
 
-def _spoken(config: TeachConfig) -> Iterator[Spoken]:
+def _prompts(config: TeachConfig, teacher: Teacher) -> Prompts | None:
+    """Return the prompts that decide which tasks a teacher knows; None if it takes any.
+
+    A teacher that is not culet's has at most one prompt for all queries: what the student makes of
+    a task is for the student's stage to say.
+    """
+    if config.teacher is None or not isinstance(teacher, EmbedderTeacher):
+        return None
+    return Prompts.from_names(read_checkpoint(config.teacher).prompts)
+
+
+def _spoken(
+    config: TeachConfig, prompts: Prompts | None, skipped: list[str] | None = None
+) -> Iterator[Spoken]:
     for source in config.sources:
-        for record, _ in stream_records([source.path], skip_bad=config.skip_bad_records):
+
+        def check(record: Record, task: str = source.task) -> None:
+            if prompts is not None:  # a title without a place goes in front of its text
+                record_prompts(replace(record, title=None), prompts=prompts, task=task)
+
+        for record, _ in stream_records(
+            [source.path], skip_bad=config.skip_bad_records, check=check, skipped=skipped
+        ):
             query, positive, negatives = spoken(record, source.task)
             yield query
             yield positive
