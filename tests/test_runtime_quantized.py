@@ -15,6 +15,7 @@ from runtime_doubles import LENGTHS, embed, reference, resident_bytes, texts
 from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from culet.model.config import tiny
 from culet.quant.grids import int4_blocks, int8_rows
+from culet.runtime import engine as engine_module
 from culet.runtime import quantized
 from culet.runtime.engine import OpenVinoEngine
 from culet.runtime.quantized import quantized_weights
@@ -135,8 +136,10 @@ def decoded(path: Path, checkpoint: Checkpoint) -> Checkpoint:
     "changes", [{"num_heads": 4, "num_kv_heads": 2}, {"window": 4}, {"num_kv_heads": 1}]
 )
 def test_an_engine_computes_what_its_codes_say(
-    precision: str, changes: dict[str, Any], tmp_path: Path
+    precision: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = engine_module._settings  # in float32, so that codes and scales show to the last bit
+    monkeypatch.setattr(engine_module, "_settings", lambda *a, rounds: settings(*a, rounds=False))
     config = replace(tiny(), encoder=replace(tiny().encoder, **changes))
     checkpoint = read_checkpoint(write_random(tmp_path / "m", config))
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path / "cache")
