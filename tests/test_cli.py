@@ -357,6 +357,9 @@ def test_evaluate_passes_over_folders_without_the_tasks_that_are_asked_for(
     )
     expected = message.format(" has", "Near")
     assert run("evaluate", tasks, *results, "--only", "Wide") == (2, "", expected)
+    shutil.copytree(tasks / "Near", other / "Near")
+    code, _, err = run("evaluate", tasks, other, *results)
+    assert (code, f"{tasks} and {other} both have a task Near; evaluate them" in err) == (2, True)
 
 
 def test_evaluate_checks_where_results_go_before_a_model_is_loaded(

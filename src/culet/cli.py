@@ -336,7 +336,8 @@ def _chosen_tasks(
     """Return the names of the tasks to score in each folder that has some of them.
 
     Raises:
-        InputError: If a task is asked for that no folder has.
+        InputError: If a task is asked for that no folder has, or one that two have: their results
+            would have one name.
     """
     names = {folder: [info.name for info in evaluation.list_tasks(folder)] for folder in folders}
     known = sorted({name for found in names.values() for name in found})
@@ -347,6 +348,15 @@ def _chosen_tasks(
         folder: [name for name in found if not only or name in only]
         for folder, found in names.items()
     }
+    places: dict[str, Path] = {}
+    for folder, found in chosen.items():
+        for name in found:
+            if name in places:
+                raise InputError(
+                    f"{places[name]} and {folder} both have a task {name}; evaluate them one by "
+                    "one, with another --out each"
+                )
+            places[name] = folder
     return {folder: found for folder, found in chosen.items() if found}
 
 
