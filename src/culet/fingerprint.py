@@ -36,6 +36,11 @@ def of_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
     return digest.hexdigest()[:16]
 
 
+def of_folder(folder: Path) -> str:
+    """Return 16 hex digits that change with the name or content of any file below a folder."""
+    return of_files(file for file in folder.rglob("*") if file.is_file())
+
+
 def of_settings(value: Any) -> str:
     """Return 16 hex digits of a JSON-like value."""
     text = json.dumps(value, sort_keys=True, default=str)

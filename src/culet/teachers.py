@@ -41,11 +41,16 @@ class Teacher(Protocol):
 
 
 class EmbedderTeacher:
-    """A checkpoint that culet reads, through its own engines and prompts."""
+    """A checkpoint that culet reads, through its own engines and prompts.
+
+    Attributes:
+        prompts: The prompts it puts in front of texts.
+    """
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
         self.name = embedder.name
+        self.prompts = embedder.prompts
         self.by_role = not embedder.prompts.empty
         self.fingerprint = embedder.fingerprint
 

@@ -65,12 +65,7 @@ class Mixture:
         seed: int,
         most: Sequence[int | None] | None = None,
     ) -> None:
-        total = float(sum(weights))
-        if not sizes or not 0 < total < np.inf or min(weights) < 0:
-            raise InputError(
-                f"a mixture needs sources with weights that are not negative and sum above 0, "
-                f"got weights {list(weights)}"
-            )
+        check_weights(weights)
         if min(sizes) < 1 or min(batch_sizes) < 2:
             raise InputError(
                 "every source needs at least one record and a batch of two, got "
@@ -80,7 +75,7 @@ class Mixture:
         self._batch_sizes = list(batch_sizes)
         self._order = Orders(sizes, seed)
         rng = np.random.default_rng([seed, 0])
-        shares = np.array(weights, dtype=np.float64) / total
+        shares = np.array(weights, dtype=np.float64) / float(sum(weights))
         self._source = _sources(rng.random(steps), shares, most or [None] * len(sizes))
         self._turn = np.zeros(steps, dtype=np.int64)  # how often the source was drawn before
         for source in range(len(sizes)):
@@ -108,6 +103,15 @@ class Mixture:
     def batches(self, source: int) -> int:
         """Return how many batches of the run are from a source."""
         return int((self._source == source).sum())
+
+
+def check_weights(weights: Sequence[float]) -> None:
+    """Raise InputError unless shares can be made of these weights."""
+    if not weights or not min(weights) >= 0 or not 0 < sum(weights) < np.inf:
+        raise InputError(
+            "a mixture needs sources with weights that are not negative and sum above 0, got "
+            f"weights {list(weights)}"
+        )
 
 
 def shares(

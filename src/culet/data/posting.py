@@ -85,12 +85,10 @@ class Post:
                     hold(wait)
                 elif not last:
                     self.sleep(wait)
-            except HTTPException as error:  # cut off, or no HTTP: a connection that broke
-                failure = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
-                if not last:
-                    self.sleep(_backoff(attempt))
-            except (OSError, TimeoutError, ValueError) as error:
+            except (HTTPException, OSError, ValueError) as error:  # it broke, or is no JSON
                 failure = str(error) or type(error).__name__
+                if isinstance(error, HTTPException):  # cut off, or no HTTP: few words, if any
+                    failure = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
                 if not last:
                     self.sleep(_backoff(attempt))
             else:

@@ -21,7 +21,7 @@ from culet.errors import InputError
 from culet.evaluate.embedding import Model, Settings
 from culet.evaluate.run import TaskResult, evaluate_widths
 from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
-from culet.fingerprint import of_files
+from culet.fingerprint import of_folder
 
 PROTOCOL_VERSION = "2.26.24"
 """The mteb release whose protocols these scores follow; mteb asks for it in every file."""
@@ -245,9 +245,7 @@ def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[
         "titles": settings.titles,
         "protocol": dict(info.protocol),
         # two folders of tasks may name one alike, and a folder's rows may change
-        "data": of_files(
-            (file for file in info.folder.rglob("*") if file.is_file()), relative_to=info.folder
-        ),
+        "data": of_folder(info.folder),
     }
 
 

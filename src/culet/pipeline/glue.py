@@ -216,19 +216,21 @@ def run_search(job: Job) -> object:
         name=stage.name,
         device=job.device,
         say=job.say,
-        identity=f"{data} {_content(dev)}",
+        identity=f"{data} {fingerprint.of_folder(dev)}",
     )
 
 
 def check_merge(stage: Stage) -> None:
     """Refuse weights that are not one a model, before the models are trained."""
-    weights, models = stage.config.weights, stage.inputs["models"]
+    from culet.stages.merge import check_weights
+
+    models = stage.inputs["models"]
     assert isinstance(models, tuple)
-    if weights and len(weights) != len(models):  # weights do not go with snapshots (`last`)
-        raise RecipeError(
-            f"[{stage.name}] expected a weight for each of {len(models)} models, got "
-            f"{list(weights)}"
-        )
+    if not stage.config.last:  # how many snapshots there will be is known later
+        try:
+            check_weights(stage.config, len(models))
+        except RecipeError as error:
+            raise RecipeError(f"[{stage.name}] {error}") from None
 
 
 def run_merge(job: Job) -> object:
@@ -242,7 +244,7 @@ def run_merge(job: Job) -> object:
     if stage.config.method == "greedy":
         dev = _dev(stage, stage.extra.dev, needed_for="a greedy soup goes")
 
-        identity = _content(dev)
+        identity = fingerprint.of_folder(dev)
 
         def score(folder: Path) -> float:
             return mean_score(folder, dev, job.device, job.threads)
@@ -277,10 +279,6 @@ def _dev(stage: Stage, given: Path | None, *, needed_for: str) -> Path:
             "the recipe a section [evaluate]"
         )
     return given
-
-
-def _content(tasks: Path) -> str:
-    return fingerprint.of_files(file for file in tasks.rglob("*") if file.is_file())
 
 
 def _silent(line: str) -> None:

@@ -138,13 +138,18 @@ def run(
     return stage.checkpoint
 
 
+def check_weights(config: MergeConfig, number: int) -> None:
+    """Raise RecipeError unless there is a weight for each of so many models, if any is given."""
+    if config.method == "weighted" and len(config.weights) != number:
+        raise RecipeError(
+            f"expected a weight for each of {number} models, got {list(config.weights)}"
+        )
+
+
 def _check(config: MergeConfig, folders: Sequence[Path], score: Score | None) -> None:
     if len(folders) < 2:
         raise RecipeError(f"a soup needs at least two models, got {[str(f) for f in folders]}")
-    if config.method == "weighted" and len(config.weights) != len(folders):
-        raise RecipeError(
-            f"expected a weight for each of {len(folders)} models, got {list(config.weights)}"
-        )
+    check_weights(config, len(folders))
     if config.method == "greedy" and score is None:
         raise RecipeError("a greedy soup goes by dev scores: add a section [evaluate] with tasks")
 

@@ -333,9 +333,7 @@ def _fingerprint(
     run: Path,
 ) -> str:
     data = [entry.fingerprint for entry in entries]
-    files = [
-        fingerprint.of_files(f for f in task.folder.rglob("*") if f.is_file()) for task in tasks
-    ]
+    files = [fingerprint.of_folder(task.folder) for task in tasks]
     settings = identity(config, run=run)
     settings.pop("workers")
     if config.grades is not None:  # how fast and at what price changes no answer

@@ -24,7 +24,6 @@ import numpy as np
 
 from culet import fingerprint
 from culet.atomic import new_file
-from culet.checkpoint import read_checkpoint
 from culet.data.collate import record_prompts
 from culet.data.embedendpoint import EmbeddingEndpoint
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
@@ -181,7 +180,7 @@ def _texts(
 
     Like `culet.data.pairindex`, in two passes: hashes, then texts.
     """
-    prompts = _prompts(config, teacher)
+    prompts = _prompts(teacher)
     keys = array("Q")
     skipped: list[str] = []
     for text in _spoken(config, prompts, skipped):
@@ -197,15 +196,13 @@ def _texts(
     return TextStore(state / "texts"), len(keys)
 
 
-def _prompts(config: TeachConfig, teacher: Teacher) -> Prompts | None:
+def _prompts(teacher: Teacher) -> Prompts | None:
     """Return the prompts that decide which tasks a teacher knows; None if it takes any.
 
     A teacher that is not culet's has at most one prompt for all queries: what the student makes of
     a task is for the student's stage to say.
     """
-    if config.teacher is None or not isinstance(teacher, EmbedderTeacher):
-        return None
-    return Prompts.from_names(read_checkpoint(config.teacher).prompts)
+    return teacher.prompts if isinstance(teacher, EmbedderTeacher) else None
 
 
 def _spoken(

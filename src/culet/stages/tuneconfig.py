@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from culet.data.mixture import check_weights
 from culet.data.shuffle import check_seed
 from culet.data.source import MixingConfig, SourceConfig
-from culet.errors import RecipeError
+from culet.errors import InputError, RecipeError
 from culet.model.lora import LoraConfig
 from culet.recipe import LATER
 from culet.tensorfile import StoredDtype
@@ -82,9 +82,7 @@ class TuneConfig:
             raise RecipeError(f"num_negatives must not be negative, got {self.num_negatives}")
         if not self.sources:
             raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
-        weights = [source.weight for source in self.sources]
-        if not min(weights) >= 0 or not 0 < sum(weights) < math.inf:
-            raise RecipeError(
-                "a mixture needs sources with weights that are not negative and sum above 0, got "
-                f"weights {weights}"
-            )
+        try:
+            check_weights([source.weight for source in self.sources])
+        except InputError as error:
+            raise RecipeError(str(error)) from None
