@@ -37,20 +37,20 @@ import numpy as np
 from machine import describe
 
 from culet.embedder import Embedder
-from culet.evaluate.run import evaluate_widths
+from culet.evaluate.evaluation import evaluate_widths
 from culet.evaluate.tasks import list_tasks, read_task
 from culet.evaluate.texts import task_texts
+from culet.files.settings import identity
 from culet.loading import load
 from culet.pipeline import Recipe, read_recipe, run_recipe
-from culet.quant.vectors import (
+from culet.train.log import read_log
+from culet.vectors.codes import (
     binary_similarity,
     calibrate_int8,
     encode_binary,
     encode_int8,
     int8_similarity,
 )
-from culet.recipe import identity
-from culet.train.report import read_log
 
 BASE = "base"
 NEAREST, NARROW = 10, 128

@@ -36,15 +36,15 @@ from typing import Any
 import torch
 from machine import describe
 
-from culet.atomic import new_file
-from culet.checkpoint import read_checkpoint, write_checkpoint
-from culet.data.pretraining import TextSourceConfig
-from culet.data.source import SourceConfig
-from culet.decoder_checkpoint import read_decoder, write_decoder
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.gemma import read_decoder, write_decoder
+from culet.data.batches.sources import SourceConfig
+from culet.data.batches.windows import TextSourceConfig
 from culet.evaluate.results import evaluate_folder
+from culet.files.atomic import new_file
 from culet.loading import load
-from culet.losses import info_nce
-from culet.model.from_encoder import HeadConfig, with_head
+from culet.losses.contrastive import info_nce
+from culet.model.heads import HeadConfig, with_head
 from culet.stages import adapt, decoder, encoder, pretrain, trim, tune
 from culet.stages.adapt import AdaptConfig
 from culet.stages.decoder import DecoderShape, DecoderStageConfig, random_weights

@@ -98,8 +98,8 @@ def peak() -> int:
 
 
 def prepared(folder: Path) -> None:
-    from culet.data.filters import LengthConfig
-    from culet.data.minhash import NearConfig
+    from culet.data.prepare.filters import LengthConfig
+    from culet.data.prepare.minhash import NearConfig
     from culet.stages import prepare
     from culet.stages.prepare import DataSourceConfig, PrepareConfig
 

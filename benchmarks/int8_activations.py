@@ -24,7 +24,7 @@ import culet
 from culet.loading import PACKAGED
 from culet.model import attention
 from culet.model.batch import TokenBatch, pack
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.layers import Linear
 from culet.model.weights import from_arrays
 

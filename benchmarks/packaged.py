@@ -14,7 +14,7 @@ import numpy as np
 from tfidf import score_tasks
 
 import culet
-from culet.evaluate.run import evaluate_widths
+from culet.evaluate.evaluation import evaluate_widths
 from culet.evaluate.tasks import list_tasks, read_task
 
 TASKS = Path(__file__).parent.parent / "demo/data/eval"

@@ -17,8 +17,8 @@ import gguf
 import llama_cpp
 import numpy as np
 
-from culet.checkpoint import read_checkpoint
-from culet.model.config import EmbeddingConfig
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.checkpoints.embedding import read_checkpoint
 
 NAMES = {  # ours in a block: theirs
     "attention_norm": "attn_norm",

@@ -16,8 +16,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import _pybind_state
 
-from culet.checkpoint import read_checkpoint
-from culet.model.config import EmbeddingConfig, EncoderConfig
+from culet.architecture.embedding_config import EmbeddingConfig, EncoderConfig
+from culet.checkpoints.embedding import read_checkpoint
 
 MICROSOFT = "com.microsoft"
 BLOCK = 128  # weights that share a scale in MatMulNBits; of 32, 64 and 128 the fastest

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.checkpoint import read_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
 
 Run = Callable[[Sequence[np.ndarray]], np.ndarray]
 

@@ -29,10 +29,10 @@ import numpy as np
 import peers
 
 import culet
-from culet.checkpoint import write_checkpoint
+from culet.architecture.embedding_config import EncoderConfig, embeddinggemma_300m
+from culet.checkpoints.embedding import write_checkpoint
 from culet.loading import PACKAGED
-from culet.model.config import EncoderConfig, embeddinggemma_300m
-from culet.prompts import Prompts
+from culet.text.prompts import Prompts
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ROOT / "demo/data/eval/DocsRetrieval"

@@ -24,11 +24,11 @@ import numpy as np
 import torch
 import transformers
 
-from culet.data.denoise import Markers, denoise, t5gemma2
+from culet.architecture.generating_config import EncoderDecoderConfig, t5gemma
+from culet.data.batches.denoise import Markers, denoise, t5gemma2
+from culet.losses.tokens import token_loss
 from culet.model.batch import IGNORED, Seq2SeqBatch, pack_pairs
-from culet.model.decoder_config import EncoderDecoderConfig, t5gemma
 from culet.model.encoder_decoder import EncoderDecoder
-from culet.train.token_loss import token_loss
 
 EOS = 1
 Pairs = tuple[list[np.ndarray], list[np.ndarray]]

@@ -21,17 +21,17 @@ import numpy as np
 import torch
 from machine import describe
 
-from culet.data.pretraining import TextSourceConfig
+from culet.checkpoints.gemma import write_encoder_decoder
+from culet.data.batches.windows import TextSourceConfig
 from culet.data.questions import one_hop, split_by_entity, two_hops, write_questions
-from culet.data.text import read_texts
+from culet.data.token_stream import read_texts
 from culet.data.triples import Triple, read_triples
-from culet.decoder_checkpoint import write_encoder_decoder
 from culet.model.adapt import adapt, adapted_config
 from culet.stages import pretrain, seq2seq
 from culet.stages.decoder import DecoderShape, decoder_config, random_weights
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.seq2seq import Seq2SeqConfig
-from culet.tokenizer_training import train_tokenizer
+from culet.text.tokenizer_training import train_tokenizer
 from culet.train.optim import OptimConfig
 
 COUNTRY = ("capital", "is in subregion", "top-level domain")

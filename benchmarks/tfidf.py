@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from culet.evaluate.run import evaluate
+from culet.evaluate.evaluation import evaluate
 from culet.evaluate.tasks import (
     ClassificationData,
     EvalTask,

@@ -21,17 +21,17 @@ import machine
 import numpy as np
 import torch
 
-from culet.checkpoint import read_checkpoint, write_checkpoint
-from culet.data.collate import PairBatch
-from culet.data.source import SourceConfig
-from culet.model.embedding import EmbeddingModel, initialize
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.data.batches.collate import PairBatch
+from culet.data.batches.sources import SourceConfig
+from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import from_arrays, to_arrays
-from culet.prompts import Prompts
 from culet.stages import tune
 from culet.stages.start import ShapeConfig, model_config
 from culet.stages.tune import TuneConfig
-from culet.tokenizer_training import byte_tokenizer
-from culet.train.contrastive import Chunking, LossConfig, contrastive_step
+from culet.text.prompts import Prompts
+from culet.text.tokenizer_training import byte_tokenizer
+from culet.train.contrastive_step import Chunking, LossConfig, contrastive_step
 from culet.train.optim import OptimConfig, Optimizer
 
 SHAPE = ShapeConfig(
@@ -65,7 +65,7 @@ def culet_step(
     folder: Path, queries: list[str], positives: list[str], chunking: Chunking
 ) -> tuple[Callable[[], float], Callable[[], float], int]:
     """Return (a whole step, loss only with gradients left in place, tokens of the batch)."""
-    from culet.tokenizer import TextTokenizer
+    from culet.text.tokenizer import TextTokenizer
 
     checkpoint = read_checkpoint(folder)
     model = from_arrays(checkpoint.config, checkpoint.arrays()).train()

@@ -17,23 +17,26 @@ os.environ.setdefault("CULET_TEST_DOWNLOADS", str(_kept / "culet" / "tests"))
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="culet-test-cache-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
-# Not `model.config`: its values come from users and are refused by its own words.
 MODEL = (
     "attention",
     "batch",
-    "cache",
     "cross_attention",
     "decoder",
-    "embedding",
+    "embedding_model",
     "encoder",
     "encoder_decoder",
-    "generate",
     "layers",
     "lora",
     "pooling",
     "weights",
 )
 install_import_hook(
-    [*(f"culet.model.{name}" for name in MODEL), "culet.losses", "culet.train.contrastive"],
+    [
+        *(f"culet.model.{name}" for name in MODEL),
+        "culet.generation.decode",
+        "culet.generation.kv_cache",
+        "culet.losses.contrastive",
+        "culet.train.contrastive_step",
+    ],
     "beartype.beartype",
 )

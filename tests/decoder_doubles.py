@@ -11,8 +11,8 @@ import torch
 import transformers
 from random_checkpoint import random_arrays
 
-from culet.model.config import EncoderConfig, tiny
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
+from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 
 Arrays = dict[str, np.ndarray]
 

@@ -92,7 +92,7 @@ def stages(folder: Path) -> None:
     from culet.errors import Interrupted
     from culet.model.batch import pack
     from culet.stages import tune
-    from culet.train import distributed
+    from culet.train import processes as distributed
 
     torch.set_num_threads(1)
     step = tune.contrastive_step
@@ -132,10 +132,10 @@ def stopping(folder: Path) -> None:
     """Train; in its third step the second process raises an error, or is killed."""
     import torch
 
-    from culet.cli import ending_by_signal
+    from culet.cli.main import ending_by_signal
     from culet.errors import CuletError, InputError
     from culet.stages import tune
-    from culet.train import distributed
+    from culet.train import processes as distributed
 
     torch.set_num_threads(1)
     step = tune.contrastive_step
@@ -163,7 +163,7 @@ def stopping(folder: Path) -> None:
 
 def recipe(file: Path) -> None:
     """Run a recipe from the command line."""
-    from culet.cli import main
+    from culet.cli.main import main
 
     sys.argv = ["culet", "train", str(file)]
     main()
@@ -175,7 +175,7 @@ def tokens(folder: Path) -> None:
     from language_doubles import token_stages
 
     from culet.stages import pretrain
-    from culet.train import distributed
+    from culet.train import processes as distributed
 
     torch.set_num_threads(1)
     step, left = pretrain.pairs_step, 0

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from culet.quant.vectors import Vectors
+from culet.vectors.codes import Vectors
 
 
 def grid(text: str, width: int = 64) -> Vectors:

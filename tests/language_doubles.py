@@ -12,12 +12,12 @@ import torch
 from random_checkpoint import random_arrays
 from training_doubles import small, write_lines
 
-from culet.data.denoise import Denoiser
-from culet.data.pretraining import TextSourceConfig
-from culet.decoder_checkpoint import write_decoder, write_encoder_decoder
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.gemma import write_decoder, write_encoder_decoder
+from culet.data.batches.denoise import Denoiser
+from culet.data.batches.windows import TextSourceConfig
 from culet.errors import Interrupted
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays
 from culet.stages import decoder as decoder_stage
@@ -26,7 +26,7 @@ from culet.stages.decoder import DecoderShape, DecoderStageConfig
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.seq2seq import Seq2SeqConfig
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.optim import OptimConfig
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from culet.checkpoint import write_checkpoint
-from culet.model.config import EmbeddingConfig, tiny
-from culet.prompts import Prompts
-from culet.tokenizer_training import byte_tokenizer
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
+from culet.checkpoints.embedding import write_checkpoint
+from culet.text.prompts import Prompts
+from culet.text.tokenizer_training import byte_tokenizer
 
 
 def random_arrays(config: EmbeddingConfig, *, seed: int = 0) -> dict[str, np.ndarray]:

@@ -10,10 +10,10 @@ import openvino as ov
 import pytest
 import torch
 
-from culet.checkpoint import Checkpoint
+from culet.checkpoints.embedding import Checkpoint
 from culet.model.batch import pack
 from culet.model.weights import from_arrays
-from culet.runtime.engine import OpenVinoEngine
+from culet.runtime.openvino.engine import OpenVinoEngine
 
 HAS_BFLOAT16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 BFLOAT16 = pytest.param(

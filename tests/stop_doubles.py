@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from culet.train.report import read_log
+from culet.train.log import read_log
 
 
 def interrupting(

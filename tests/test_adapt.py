@@ -9,11 +9,11 @@ import pytest
 import torch
 from decoder_doubles import gemma2_like, gemma3_like, loud_arrays, texts_of
 
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.generating_config import DecoderConfig, gemma3_270m, t5gemma
 from culet.errors import CheckpointError, InputError
 from culet.model.adapt import adapt, adapted_config, encoder_of, is_balanced, origins
 from culet.model.batch import pack, pack_pairs
-from culet.model.config import EmbeddingConfig
-from culet.model.decoder_config import DecoderConfig, gemma3_270m, t5gemma
 from culet.model.weights import from_arrays, to_arrays
 
 SOURCES = {

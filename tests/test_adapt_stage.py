@@ -7,15 +7,15 @@ import pytest
 import torch
 from decoder_doubles import gemma3_like, loud_arrays, texts_of
 
-from culet.decoder_checkpoint import write_decoder
-from culet.encoder_decoder_checkpoint import read_encoder_decoder
+from culet.checkpoints.gemma import write_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.errors import CheckpointError, InputError
+from culet.files.settings import build
 from culet.model.adapt import adapt, adapted_config
 from culet.model.batch import pack_pairs
 from culet.model.weights import from_arrays
-from culet.recipe import build
 from culet.stages.adapt import AdaptConfig, run
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 WIDE = gemma3_like(model_dim=48, num_heads=2, num_kv_heads=1)
 

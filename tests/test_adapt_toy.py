@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.adapt import adapt, adapted_config
 from culet.model.batch import pack, pack_pairs
-from culet.model.config import EncoderConfig
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays, to_arrays
 

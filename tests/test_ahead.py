@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from culet.ahead import Ahead, ahead_map
+from culet.concurrency import Ahead, ahead_map
 
 
 def alive() -> int:
@@ -92,7 +92,7 @@ def test_waiting_is_counted_while_the_reader_waits_and_not_while_it_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = iter([10.0, 13.0, 100.0, 100.5, 200.0, 200.0])  # two items and the end
-    monkeypatch.setattr("culet.ahead.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("culet.concurrency.time.perf_counter", lambda: next(clock))
     with Ahead(range(2)) as items:
         waited = [items.waited_seconds for _ in items]
     assert waited == [3.0, 3.5]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from culet import atomic
-from culet.atomic import locked, new_file, new_folder, take
 from culet.errors import InputError
+from culet.files import atomic
+from culet.files.atomic import locked, new_file, new_folder, take
 
 
 def names(folder: Path) -> list[str]:
@@ -116,7 +116,7 @@ def test_content_is_on_the_disk_before_it_has_its_name(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from culet.atomic import locked, new_file, new_folder, take
+from culet.files.atomic import locked, new_file, new_folder, take
 path = Path(sys.argv[1])
 with (new_folder if sys.argv[2] == "folder" else new_file)(path) as aside:
     (aside / "a" if sys.argv[2] == "folder" else aside).write_text("half")

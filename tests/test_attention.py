@@ -7,10 +7,10 @@ import pytest
 import torch
 from random_checkpoint import random_arrays
 
+from culet.architecture.embedding_config import EncoderConfig, tiny
 from culet.model.attention import Attention, _cached_mask, attend, window_mask
 from culet.model.batch import pack
-from culet.model.config import EncoderConfig, tiny
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.weights import from_arrays
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from culet.errors import TrainingError
-from culet.tensorfile import write_tensors
+from culet.files.tensors import write_tensors
 from culet.train.averaging import average_files, mean, save_weights, saved
 
 

@@ -6,7 +6,7 @@ import gguf
 import numpy as np
 import pytest
 
-from culet.quant.blocks import BLOCK_TYPES, dequantize
+from culet.checkpoints.gguf.blocks import BLOCK_TYPES, dequantize
 
 BY_NAME = {kind.name: kind for kind in BLOCK_TYPES.values()}
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from random_checkpoint import random_arrays, write_random
 from tokenizers import Tokenizer
 
-from culet.checkpoint import read_checkpoint, write_checkpoint
+from culet.architecture.embedding_config import embeddinggemma_300m, tiny
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.sentence_transformers import DAMAGED_WINDOWS
 from culet.errors import CheckpointError, InputError
-from culet.foreign import DAMAGED_WINDOWS
-from culet.model.config import embeddinggemma_300m, tiny
-from culet.tensorfile import write_tensors
-from culet.tokenizer_training import byte_tokenizer
+from culet.files.tensors import write_tensors
+from culet.text.tokenizer_training import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_trained_widths_are_stated_known_or_the_full_one(folder: Path) -> None:
 
 
 def test_the_published_widths_are_known_where_the_folder_is_silent() -> None:
-    from culet.foreign import trained_widths
+    from culet.checkpoints.sentence_transformers import trained_widths
 
     encoder = embeddinggemma_300m().encoder
     assert trained_widths({}, encoder, 768, where=Path("config.json")) == (768, 512, 256, 128)
@@ -427,7 +427,7 @@ def test_a_tensor_that_no_encoder_has_is_refused(folder: Path) -> None:
 
 
 def test_weights_under_the_name_of_a_whole_model_are_found(folder: Path) -> None:
-    from culet.tensorfile import read_tensors
+    from culet.files.tensors import read_tensors
 
     stored = read_tensors(folder / "model.safetensors")
     arrays = {f"model.{name}": np.array(tensor.float32()) for name, tensor in stored.items()}

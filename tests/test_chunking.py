@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from culet.chunking import Kind, Span, divide
+from culet.search.chunking import Kind, Span, divide
 
 KINDS: tuple[Kind, ...] = ("markdown", "rst", "text", "code")
 

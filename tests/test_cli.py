@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet import cli, loading
+from culet import loading
+from culet.architecture.embedding_config import tiny
+from culet.cli import main as cli
 from culet.errors import Interrupted
-from culet.model.config import tiny
-from culet.prompts import Prompts
+from culet.text.prompts import Prompts
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def checkpoint(folder: Path) -> Path:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
 
-    from culet.checkpoint import write_checkpoint
+    from culet.checkpoints.embedding import write_checkpoint
 
     config = tiny()
     vocabulary = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3}
@@ -405,7 +406,7 @@ def test_the_commands_of_the_docs_run(
 
 def test_help_imports_nothing_heavy() -> None:
     program = (
-        "import sys\nimport culet.cli\n"
+        "import sys\nimport culet.cli.main\n"
         "heavy = {'torch', 'pyarrow', 'sklearn', 'scipy', 'numpy', 'tokenizers', 'huggingface_hub'}"
         "\nprint(sorted(heavy & set(sys.modules)))"
     )
@@ -417,7 +418,8 @@ SLOW_EMBEDDER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from word_embedder import WordEmbedder
-from culet import cli, loading
+from culet import loading
+from culet.cli import main as cli
 class Slow(WordEmbedder):
     def embed(self, prepared, **options):
         if self.num_encoded >= 1024:
@@ -527,10 +529,10 @@ def test_ctrl_c_during_the_imports_is_quiet(
 
     class Interrupting:
         def find_spec(self, name: str, *_: object) -> None:
-            if name == "culet.cli":
+            if name == "culet.cli.main":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "culet.cli")
+    monkeypatch.delitem(sys.modules, "culet.cli.main")
     monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
     with pytest.raises(SystemExit) as exit_:
         main()

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from culet.data.collate import PairBatch, check_teacher, collate
+from culet.data.batches.collate import PairBatch, check_teacher, collate
 from culet.data.records import Record
 from culet.data.teacher import TeacherFile
 from culet.errors import InputError
-from culet.prompts import Prompts
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 BYTES: Tokenizer = byte_tokenizer()
 DOCUMENT = "title: none | text: "

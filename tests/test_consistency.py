@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.data import consistency
-from culet.data.consistency import ConsistencyConfig, DocumentDraw, Pair, Pool, consistent, draw
+from culet.data.prepare import consistency
+from culet.data.prepare.consistency import (
+    ConsistencyConfig,
+    DocumentDraw,
+    Pair,
+    Pool,
+    consistent,
+    draw,
+)
 from culet.errors import RecipeError
 
 

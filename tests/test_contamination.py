@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from culet.data.contamination import ContaminationConfig, Hit, OverlapIndex
-from culet.data.examine import REASONS, Examiner, Tally
-from culet.data.rows import Chunk, Position
+from culet.data.prepare.chunks import Chunk, Position
+from culet.data.prepare.contamination import ContaminationConfig, Hit, OverlapIndex
+from culet.data.prepare.examine import REASONS, Examiner, Tally
 from culet.errors import RecipeError
 from culet.evaluate.tasks import EvalTask, RetrievalData, TaskInfo
 from culet.evaluate.texts import task_texts

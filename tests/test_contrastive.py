@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from training_doubles import gradients, model, random_batch
 
-from culet.data.collate import PairBatch
+from culet.data.batches.collate import PairBatch
 from culet.errors import InputError
-from culet.losses import duplicates, embed_distill, info_nce, matryoshka, spread_out
+from culet.losses.contrastive import duplicates, embed_distill, info_nce, matryoshka, spread_out
 from culet.model.batch import TokenBatch, pack
-from culet.model.embedding import EmbeddingModel
-from culet.train.contrastive import (
+from culet.model.embedding_model import EmbeddingModel
+from culet.train.contrastive_step import (
     Chunking,
     LossConfig,
     Projection,

@@ -11,8 +11,8 @@ import package_doubles as doubles
 import pytest
 from test_corpora_build import corpus, deb, manifest, rows, run, serve
 
-from culet.corpora import fetch
 from culet.corpora.manifest import sha256_of
+from culet.corpora.places import fetch
 from culet.errors import InputError
 
 ONE = {"en": "pair|a question|an answer\nfact|a|is|b\n", "de": "text|Ein Satz. \n"}

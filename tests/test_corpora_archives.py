@@ -16,7 +16,7 @@ from pathlib import Path
 import package_doubles as doubles
 import pytest
 
-from culet.corpora.archives import ArchiveError, Limits, gunzip, open_unpacked, read_members
+from culet.corpora.readers.archives import ArchiveError, Limits, gunzip, open_unpacked, read_members
 from culet.errors import MissingExtra
 
 FILES = {"usr/share/a.txt": "first", "usr/share/b.txt": "second\n" * 1000}

@@ -16,13 +16,14 @@ from typing import Any
 import package_doubles as doubles
 import pytest
 
-from culet import cli
-from culet.corpora import catalogue, fetch
-from culet.corpora.archives import Limits
+from culet.cli import main as cli
+from culet.corpora import catalogue
 from culet.corpora.build import Built, build
 from culet.corpora.corpus import Corpus
-from culet.corpora.hosts import Hosts
-from culet.corpora.packages import Package
+from culet.corpora.places import fetch
+from culet.corpora.places.hosts import Hosts
+from culet.corpora.readers.archives import Limits
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Aligned, Pair, Row, Text, Triple
 from culet.data.records import read_records
 from culet.errors import InputError

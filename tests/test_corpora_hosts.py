@@ -10,9 +10,9 @@ from pathlib import Path
 import package_doubles as doubles
 import pytest
 
-from culet.corpora import fetch
-from culet.corpora.debian import DebianArchive, sort_key
-from culet.corpora.fetch import (
+from culet.corpora.places import fetch
+from culet.corpora.places.debian import DebianArchive, sort_key
+from culet.corpora.places.fetch import (
     ChecksumError,
     FetchError,
     MissingPackage,
@@ -21,11 +21,11 @@ from culet.corpora.fetch import (
     download,
     get,
 )
-from culet.corpora.hosts import DEBIAN, NPM, PYPI, find_hosts
-from culet.corpora.local import Folder
-from culet.corpora.npm import Npm
-from culet.corpora.packages import Wanted, purl, wanted
-from culet.corpora.pypi import PyPI
+from culet.corpora.places.hosts import DEBIAN, NPM, PYPI, find_hosts
+from culet.corpora.places.local import Folder
+from culet.corpora.places.npm import Npm
+from culet.corpora.places.pypi import PyPI
+from culet.corpora.readers.packages import Wanted, purl, wanted
 from culet.errors import InputError
 
 

@@ -12,7 +12,7 @@ import package_doubles as doubles
 from test_corpora_text import catalogue as message_catalogue
 
 from culet.corpora.catalogue import find
-from culet.corpora.packages import Package, wanted
+from culet.corpora.readers.packages import Package, wanted
 from culet.corpora.rows import Aligned, Pair, Row, Text, Triple
 
 

@@ -6,15 +6,15 @@ import struct
 
 import pytest
 
-from culet.corpora.braces import LANGUAGES, functions, language_of
-from culet.corpora.comments import is_of_interest, summary, without_header
-from culet.corpora.gettext_mo import messages
-from culet.corpora.licences import is_free, is_licence_file, licence_of
-from culet.corpora.markup import Form, blocks
+from culet.corpora.readers.braces import LANGUAGES, functions, language_of
+from culet.corpora.readers.comments import is_of_interest, summary, without_header
+from culet.corpora.readers.gettext_mo import messages
+from culet.corpora.readers.licences import is_free, is_licence_file, licence_of
+from culet.corpora.readers.markup import Form, blocks
+from culet.corpora.readers.troff import read_page
 from culet.corpora.rows import Aligned, Pair, Text, Triple, from_line, to_line
 from culet.corpora.sources.python_code import functions as python_functions
 from culet.corpora.tidy import cut, fault_of_pair, language, split_languages, tidy
-from culet.corpora.troff import read_page
 
 
 @pytest.mark.parametrize(

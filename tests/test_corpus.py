@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from culet import corpus as corpus_module
-from culet.corpus import Chunk, Skipped, read_corpus
 from culet.errors import InputError
+from culet.search import documents as corpus_module
+from culet.search.documents import Chunk, Skipped, read_corpus
 
 
 def tree(root: Path, **files: str | bytes) -> Path:

@@ -10,10 +10,10 @@ import torch
 from decoder_doubles import gemma2_like, gemma3_like, loud_arrays, texts_of, their_decoder
 from test_attention import heads
 
+from culet.architecture.generating_config import DecoderConfig
 from culet.model.attention import attend, window_mask
 from culet.model.batch import pack
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import DecoderConfig
 from culet.model.weights import from_arrays, to_arrays
 
 LENGTHS = (1, 2, 7, 8, 9, 10, 17, 18, 40, 300)  # the window is 8; bands are 256

@@ -15,7 +15,9 @@ import transformers
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from culet.decoder_checkpoint import (
+from culet.architecture.embedding_config import tiny
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.gemma import (
     DecoderCheckpoint,
     EncoderDecoderCheckpoint,
     read_decoder,
@@ -25,10 +27,8 @@ from culet.decoder_checkpoint import (
 )
 from culet.errors import CheckpointError
 from culet.model.batch import pack, pack_pairs
-from culet.model.config import tiny
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.weights import from_arrays
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 SIZES: dict[str, Any] = {
     "vocab_size": 272,

@@ -4,15 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from culet.errors import InputError
-from culet.model.config import EmbeddingConfig, tiny
-from culet.model.decoder_config import (
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
+from culet.architecture.generating_config import (
     DecoderConfig,
     EncoderDecoderConfig,
     gemma3_1b,
     gemma3_270m,
     t5gemma,
 )
+from culet.errors import InputError
 
 
 def test_published_decoders_count_exactly() -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from culet.data import dedup
-from culet.data.dedup import KEY, exact_key, remove_exact, remove_near
-from culet.data.minhash import MinHasher, NearConfig
+from culet.data.prepare import dedup
+from culet.data.prepare.dedup import KEY, exact_key, remove_exact, remove_near
+from culet.data.prepare.minhash import MinHasher, NearConfig
 
 SENTENCE = "the quick brown fox jumps over the lazy dog and runs into the dark forest number "
 

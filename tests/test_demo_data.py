@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from culet.evaluate.tasks import list_tasks, read_task
-from culet.prompts import TASKS
+from culet.text.prompts import TASKS
 
 DEMO = Path(__file__).parents[1] / "demo"
 DATA = DEMO / "data"

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from culet.data.denoise import (
+from culet.data.batches.denoise import (
     Denoiser,
     Markers,
     denoise,

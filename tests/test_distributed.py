@@ -24,14 +24,15 @@ from training_doubles import (
     write_sources,
 )
 
-from culet.checkpoint import read_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.errors import Interrupted, RecipeError
 from culet.stages import tune
-from culet.train import distributed, lookout
-from culet.train.distributed import ALONE, find_device
+from culet.train import heartbeat as lookout
+from culet.train import processes as distributed
 from culet.train.gather import gather_batch
-from culet.train.lookout import Lookout
-from culet.train.report import read_log
+from culet.train.heartbeat import Lookout
+from culet.train.log import read_log
+from culet.train.processes import ALONE, find_device
 
 WAYS: list[dict[str, Any]] = [
     {"name": "ddp", "parallel": "ddp"},

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from endpoint_double import Reply, Stub, full_disk, serving
 
-from culet.data.endpoint import Answer, Endpoint, EndpointConfig, Messages
+from culet.data.endpoints.chat import Answer, Endpoint, EndpointConfig, Messages
 from culet.errors import InputError, RecipeError
 
 LETTERS = "abcdefghijklmnopqrst"

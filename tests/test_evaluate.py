@@ -9,16 +9,8 @@ import pytest
 from evaluate_doubles import HashModel, gaussian, sentences
 
 from culet.errors import InputError, MissingExtra
-from culet.evaluate import (
-    EvalTask,
-    Settings,
-    TaskInfo,
-    evaluate,
-    evaluate_widths,
-    protocols,
-    similarity,
-)
-from culet.evaluate.embedding import embed, narrow
+from culet.evaluate import EvalTask, Settings, TaskInfo, evaluate, evaluate_widths, protocols
+from culet.evaluate.encoding import embed, narrow
 from culet.evaluate.tasks import (
     ClassificationData,
     LabelledTexts,
@@ -26,7 +18,8 @@ from culet.evaluate.tasks import (
     RerankingData,
     RetrievalData,
 )
-from culet.quant.vectors import decode_binary, encode_binary
+from culet.vectors import similarity
+from culet.vectors.codes import decode_binary, encode_binary
 
 PAIRS = Pairs(("cat", "dog", "cat"), ("cat sat", "cat", "tree"), (3.0, 2.0, 1.0))
 CORPUS = RetrievalData(
@@ -199,7 +192,7 @@ def test_search_in_blocks_equals_one_product(monkeypatch: pytest.MonkeyPatch) ->
     query = np.stack([gaussian(f"q {n}") for n in range(11)])
     document = np.stack([gaussian(f"d {n}") for n in range(40)])
     expected = np.argsort(-(query @ document.T), axis=1)[:, :7]
-    monkeypatch.setattr("culet.evaluate.similarity.MAX_SCORES_PER_BLOCK", 90)
+    monkeypatch.setattr("culet.vectors.similarity.MAX_SCORES_PER_BLOCK", 90)
     np.testing.assert_array_equal(list(similarity.search(query, document, k=7)), expected)
 
 

@@ -8,7 +8,6 @@ import pytest
 from evaluate_doubles import write_task
 
 from culet.errors import InputError
-from culet.evaluate.rows import read_rows
 from culet.evaluate.tasks import (
     ClassificationData,
     LabelledTexts,
@@ -19,6 +18,7 @@ from culet.evaluate.tasks import (
     read_task,
     read_task_info,
 )
+from culet.files.fields import read_rows
 
 CORPUS = [{"id": "d1", "title": "T", "text": "one"}, {"id": "d2", "text": "two"}]
 QUERIES = [{"id": "q1", "text": "first"}, {"id": "q2", "text": "nobody judged this"}]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from culet.data.filters import (
+from culet.data.prepare.filters import (
     LanguageConfig,
     LanguageIdentifier,
     LengthConfig,

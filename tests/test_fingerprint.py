@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from culet import fingerprint
+from culet.files import fingerprint
 
 
 def test_data_are_read_whole_and_large_weights_in_places(

@@ -11,7 +11,7 @@ from training_doubles import model
 
 from culet.errors import InputError
 from culet.model.batch import pack
-from culet.model.from_encoder import HeadConfig, embedding_config, quieted, whitening, with_head
+from culet.model.heads import HeadConfig, embedding_config, quieted, whitening, with_head
 from culet.model.weights import from_arrays, to_arrays
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from endpoint_double import Stub, serving
 
-from culet.data.endpoint import EndpointConfig
-from culet.data.generate import (
+from culet.data.endpoints.chat import EndpointConfig
+from culet.data.endpoints.synthesis import (
     ClassificationConfig,
     GradesConfig,
     QueriesConfig,
@@ -29,11 +29,11 @@ from culet.data.generate import (
     read_list,
     read_queries,
 )
-from culet.data.judges import Grades
 from culet.data.ledger import read_ledger
+from culet.data.mining.judges import Grades
 from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.recipe import build, to_tables
+from culet.files.settings import build, to_tables
 from culet.stages import generate, prepare
 from culet.stages.generate import GenerateConfig, GenerateResult, PairGradesConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig

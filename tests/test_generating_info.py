@@ -15,12 +15,12 @@ from language_doubles import decoder_config, pair_config, write_pair
 from random_checkpoint import random_arrays, write_random
 from test_gguf import write as write_gguf
 
-from culet import cli
-from culet.checkpoint import Checkpoint
-from culet.decoder_checkpoint import write_decoder
+from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.gemma import write_decoder
+from culet.cli import main as cli
+from culet.cli.info import generating_json, read_described
 from culet.errors import CheckpointError
-from culet.generating_info import generating_json, read_described
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 Shown = Callable[[Path], str]
 
@@ -156,7 +156,7 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
     folder = write_own(tmp_path / "a")
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['culet', 'info', sys.argv[1]]; "
-        "from culet.cli import main; main()"
+        "from culet.cli.main import main; main()"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False

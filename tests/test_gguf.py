@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder, write_decoder
+from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder, write_decoder
+from culet.checkpoints.gguf.blocks import BLOCK_TYPES
+from culet.checkpoints.gguf.container import read_gguf
 from culet.errors import CheckpointError
-from culet.gguf_file import read_gguf
-from culet.quant.blocks import BLOCK_TYPES
 
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<unused0>", "<unused1>"]
 RUNS = ["\n", "\n\n", "  ", "   ", "<b>"]  # looked for in the raw text; llama.cpp keeps spaces

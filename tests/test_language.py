@@ -11,10 +11,10 @@ import torch
 from language_doubles import decoder, encoder_decoder
 from training_doubles import gradients, model
 
-from culet.data.pretraining import TokenPairs, TokenWindows
-from culet.losses import token_cross_entropy
+from culet.data.batches.windows import TokenPairs, TokenWindows
+from culet.losses.contrastive import token_cross_entropy
 from culet.model.batch import IGNORED, pack, pack_pairs
-from culet.train.language import StepConfig, head_table, pairs_step, windows_step
+from culet.train.language_steps import StepConfig, head_table, pairs_step, windows_step
 
 BOS = 2
 WHOLE = StepConfig(chunk_tokens=100_000)

@@ -12,9 +12,9 @@ from distributed_doubles import run
 from language_doubles import token_stages, write_corpus, write_pair, write_teacher
 from training_doubles import write_lines
 
-from culet.checkpoint import read_checkpoint
-from culet.decoder_checkpoint import read_decoder, read_encoder_decoder
-from culet.train.report import read_log
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.gemma import read_decoder, read_encoder_decoder
+from culet.train.log import read_log
 
 STAGES = ("decoder", "lonely", "encoder", "pretrain", "seq2seq")
 READERS = {"encoder": read_checkpoint, "pretrain": read_encoder_decoder}

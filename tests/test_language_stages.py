@@ -15,19 +15,19 @@ from tokenizers import Tokenizer
 from training_doubles import write_lines
 
 import culet
-from culet.checkpoint import read_checkpoint
-from culet.data.pretraining import TextSourceConfig
-from culet.decoder_checkpoint import read_decoder, read_encoder_decoder
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.gemma import read_decoder, read_encoder_decoder
+from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.prompts import Prompts
 from culet.stages import decoder, encoder, seq2seq
 from culet.stages.decoder import DecoderShape, DecoderStageConfig
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.seq2seq import Seq2SeqConfig
-from culet.tokenizer import unused_ids
-from culet.tokenizer_training import SPACE
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import unused_ids
+from culet.text.tokenizer_training import SPACE
+from culet.train.log import read_log
 from culet.train.optim import OptimConfig
-from culet.train.report import read_log
 
 SHAPE = DecoderShape(
     num_layers=2, model_dim=16, ffn_dim=24, num_heads=2, head_dim=8, window=15, max_length=64

@@ -4,99 +4,74 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Iterator
+import io
+import tokenize
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parent.parent / "src" / "culet"
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "src" / "culet"
 
-# Bottom to top. A module may import what stands above it in this list, and its own package;
-# so there are no cycles. A name stands for a module or for a whole package.
-ORDER = [
-    # 0: plain functions and data
-    "errors",
-    "atomic",
-    "fingerprint",
-    "losses",
-    "progress",
-    "prompts",
-    "quant",
-    "evaluate.metrics",
-    "model.config",
-    "model.decoder_config",
-    "chunking",
-    "ahead",
-    "given",
-    "cachefolder",
-    # 1: checkpoints, tokens, the model
-    "tokenizer",
-    "tokenizer_training",
-    "lexical",
-    "tensorfile",
-    "modelfolder",
-    "foreign",
-    "foreigntexts",
-    "checkpoint",
-    "foreignstack",
-    "gguf_file",
-    "gguf_tokenizer",
-    "gguf_decoder",
-    "generatingfolder",
-    "encoder_decoder_checkpoint",
-    "decoder_checkpoint",
-    "vocabulary",
-    "lineage",
-    "merge",
-    "model",
-    "runtime",
-    # 2: texts in, vectors out, training data
-    "textio",
-    "embedder",
-    "loading",
-    "vectorformats",
-    "vectorio",
-    "vectorcache",
-    "corpus",
-    "search",
-    "data",
-    "mixturereport",
-    "teachers",
-    "corpora",
-    # 3: engines
-    "recipe",
-    "train",
-    "evaluate",
-    # 4 to 6: stages meet on disk; the pipeline strings them together; the command line is on top
-    "stages",
-    "pipeline",
-    "display",
-    "generating_info",
-    "writing",
-    "generate_cli",
-    "cli_shared",
-    "embed_cli",
-    "cli",
-    "__main__",
-]
-
-# What the order alone would allow.
-FORBIDDEN = {
-    "train": {
-        "embedder": "evaluation enters the loop as a function",
-        "loading": "evaluation enters the loop as a function",
-        "checkpoint": "the loop knows models, not folders",
-    },
-    "losses": {"model": "losses are functions of embeddings"},
-    "evaluate": {"embedder": "an evaluated model is whatever encodes", "model": "likewise"},
-    "data": {"embedder": "data is text and tokens", "model": "likewise"},
-    "stages.start": {"stages.tune": "stages meet only on disk"},
-    "stages.tune": {"stages.start": "stages meet only on disk"},
-    "stages.decoder": {"stages.start": "stages meet only on disk"},
+# What each package, or file at the root, may import besides itself and `errors`; from bottom to
+# top. docs/design.md shows the same table.
+MAY_IMPORT: dict[str, str] = {
+    "errors": "",
+    "cachefolder": "",
+    "foreigntexts": "",
+    "concurrency": "",
+    "quant": "",
+    "losses": "",
+    "terminal": "",
+    "architecture": "",
+    "files": "",
+    "text": "concurrency terminal files",
+    "vectors": "files",
+    "checkpoints": "architecture files text",
+    "model": "architecture",
+    "generation": "architecture model checkpoints text",
+    "runtime": "model checkpoints architecture quant files terminal",
+    "evaluate": "vectors files",
+    "data": "concurrency files text vectors terminal",
+    "embedder": "concurrency checkpoints architecture text terminal",
+    "train": "data model losses architecture files concurrency terminal",
+    "corpora": "files terminal",
+    "loading": "embedder runtime checkpoints model text",
+    "bulk": "embedder files text terminal architecture vectors",
+    "search": "embedder files text terminal architecture vectors",
+    "stages": "concurrency quant losses terminal architecture files text vectors checkpoints model "
+    "generation runtime evaluate data embedder train loading",
+    "pipeline": "concurrency quant losses terminal architecture files text vectors checkpoints "
+    "model generation runtime evaluate data embedder train loading stages",
+    "cli": "concurrency terminal architecture files text vectors checkpoints model generation "
+    "runtime evaluate data embedder corpora loading bulk search stages pipeline",
+    "__main__": "cli",
 }
 
+# Seen and not yet mended: the splits that follow take them away.
+NOT_YET = {
+    ("checkpoints.embedding", "foreigntexts"),
+    ("foreigntexts", "checkpoints"),
+    ("foreigntexts", "architecture"),
+    ("foreigntexts", "files"),
+    ("foreigntexts", "text"),
+    ("data.ledger", "architecture"),
+    ("data.ledger", "foreigntexts"),
+    ("data.teacher_vectors", "cachefolder"),
+    ("files.stores", "data"),
+    ("losses.tokens", "model"),
+    ("runtime.openvino.engine", "cachefolder"),
+    ("runtime.openvino.quantized", "cachefolder"),
+    ("search.vector_cache", "cachefolder"),
+}
+
+ONCE_IN = ("stages", "corpora", "runtime")  # elsewhere no two files have one name
+MOST_MODULES_AT_THE_ROOT = 11
 MOST_LINES_OF_A_FUNCTION = 90
 MOST_LINES_OF_A_FILE = 400
+MOST_LINES_OF_THE_SPINE = 6500
 
 
 @functools.cache
@@ -130,52 +105,104 @@ def imported(tree: ast.AST) -> Iterator[str]:
         yield from (name.removeprefix("culet.") for name in names if name.startswith("culet."))
 
 
-def matching(name: str, entries: list[str]) -> str | None:
-    """Return the longest entry that is the module or a package around it."""
-    fitting = [entry for entry in entries if f"{name}.".startswith(f"{entry}.")]
-    return max(fitting, key=len, default=None)
+def room(name: str) -> str:
+    """Return the package, or the file at the root, that a module is of."""
+    return name.partition(".")[0]
 
 
 def offences(name: str, tree: ast.Module) -> Iterator[str]:
     """Yield a sentence for each import that the table does not allow."""
-    own = matching(name, ORDER)
-    if own is None:
-        yield f"culet.{name} has no place in the table of tests/test_layers.py; give it one"
+    if room(name) not in MAY_IMPORT:
+        yield f"culet.{name} has no row in the table of tests/test_layers.py; give it one"
         return
+    allowed = {room(name), "errors", "__version__", *MAY_IMPORT[room(name)].split()}
     for target in imported(tree):
-        theirs = matching(target, ORDER)
-        if theirs is None:
-            if target != "__version__":
-                yield f"culet.{name} imports culet.{target}, which has no place in the table"
-        elif theirs != own and ORDER.index(theirs) > ORDER.index(own):
-            yield f"culet.{name} imports culet.{target}, which stands over it"
-        for entry in filter(lambda entry: matching(name, [entry]), FORBIDDEN):
-            banned = matching(target, [*ORDER, *FORBIDDEN[entry]])
-            if banned in FORBIDDEN[entry]:
-                yield f"culet.{name} imports culet.{target}, but {FORBIDDEN[entry][banned]}"
+        if room(target) not in allowed and (name, room(target)) not in NOT_YET:
+            yield f"culet.{name} may not import culet.{target}"
+        theirs = target.split(".")
+        if room(name) == room(target) == "stages" and theirs[-1] == "run":
+            yield f"culet.{name} imports culet.{target}, but stages meet only on disk"
+
+
+def file_graph(trees: Mapping[str, ast.Module]) -> dict[str, set[str]]:
+    """Return for each module the modules it imports, itself left out."""
+    graph = {}
+    for name, tree in trees.items():
+        targets = set()
+        for target in imported(tree):
+            whole = target if target in trees else target.rpartition(".")[0]
+            if whole in trees and whole != name:
+                targets.add(whole)
+        graph[name] = targets
+    return graph
+
+
+def cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, by Tarjan's algorithm."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:
+        index[name] = low[name] = len(index)
+        stack.append(name)
+        for target in graph[name]:
+            if target not in index:
+                visit(target)
+                low[name] = min(low[name], low[target])
+            elif target in stack:
+                low[name] = min(low[name], index[target])
+        if low[name] == index[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1:
+                found.append(sorted(group))
+
+    for name in graph:
+        if name not in index:
+            visit(name)
+    return found
+
+
+def code_lines(path: Path) -> int:
+    """Return the lines of a file that hold code: no blank ones, comments or docstrings."""
+    text = path.read_text(encoding="utf-8")
+    docstrings: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            docstrings |= set(range(node.lineno, (node.end_lineno or 0) + 1))
+    skipped = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in skipped and token.type != tokenize.ENDMARKER:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    return len(lines - docstrings)
 
 
 @pytest.mark.parametrize("name", list(modules()))
-def test_a_module_imports_only_what_stands_below_it(name: str) -> None:
+def test_a_module_imports_only_what_the_table_allows(name: str) -> None:
     assert list(offences(name, modules()[name])) == []
 
 
-def test_every_place_in_the_table_is_taken() -> None:
-    unused = [entry for entry in ORDER if not any(matching(n, [entry]) for n in modules())]
-    assert unused == []
+def test_every_row_of_the_table_is_a_package_and_imports_only_rows_above_it() -> None:
+    assert set(MAY_IMPORT) == {room(name) for name in modules()}
+    above: set[str] = set()
+    for name, row in MAY_IMPORT.items():
+        assert set(row.split()) <= above, name
+        above.add(name)
 
 
 @pytest.mark.parametrize(
     ("name", "code", "offence"),
     [
-        ("tokenizer", "from culet.loading import load", "culet.loading.load, which stands over"),
-        ("tokenizer", "def f():\n    import culet.cli", "imports culet.cli, which stands over it"),
-        ("model.config", "from culet.model.layers import Linear", "which stands over it"),
-        ("train.loop", "from culet.loading import load", "evaluation enters the loop as a funct"),
-        ("train.loop", "from culet import checkpoint", "the loop knows models, not folders"),
+        ("text.tokenizer", "from culet.loading import load", "may not import culet.loading.load"),
+        ("text.tokenizer", "def f():\n    import culet.cli", "may not import culet.cli"),
+        ("train.loop", "from culet import checkpoints", "may not import culet.checkpoints"),
+        ("data.records", "from culet.model.batch import x", "may not import culet.model.batch.x"),
         ("stages.tune", "from culet.stages.start import run", "stages meet only on disk"),
-        ("novelty", "", "culet.novelty has no place in the table"),
-        ("cli", "from culet.novelty import x", "culet.novelty.x, which has no place"),
+        ("novelty", "", "culet.novelty has no row in the table"),
+        ("cli.main", "from culet.novelty import x", "may not import culet.novelty.x"),
     ],
 )
 def test_a_wrong_import_is_named(name: str, code: str, offence: str) -> None:
@@ -186,10 +213,33 @@ def test_a_wrong_import_is_named(name: str, code: str, offence: str) -> None:
 
 def test_right_imports_and_those_of_the_type_checker_are_allowed() -> None:
     code = (
-        "from culet.model.config import tiny\nfrom culet.model import batch\nimport numpy\n"
-        "if TYPE_CHECKING:\n    from culet.cli import main"
+        "from culet.architecture.embedding_config import tiny\nfrom culet.model import batch\n"
+        "import numpy\nif TYPE_CHECKING:\n    from culet.cli.main import main"
     )
     assert list(offences("model.layers", ast.parse(code))) == []
+
+
+def test_no_files_import_one_another() -> None:
+    assert cycles(file_graph(modules())) == []
+
+
+def test_a_cycle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}
+    assert cycles(graph) == [["b", "c"]]
+
+
+def test_few_modules_stand_at_the_root() -> None:
+    names = [path.name for path in SOURCE.glob("*.py")]
+    assert len(names) <= MOST_MODULES_AT_THE_ROOT, names
+
+
+def test_no_two_files_have_one_name() -> None:
+    names = Counter(
+        path.name
+        for path in SOURCE.rglob("*.py")
+        if path.name != "__init__.py" and path.relative_to(SOURCE).parts[0] not in ONCE_IN
+    )
+    assert {name for name, count in names.items() if count > 1} == set()
 
 
 def test_no_function_is_longer_than_a_screen() -> None:

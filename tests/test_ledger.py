@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 
+from culet.architecture.embedding_config import tiny
+from culet.data.batches.sources import SourceConfig
 from culet.data.ledger import (
     LedgerEntry,
     card_section,
@@ -18,9 +20,7 @@ from culet.data.ledger import (
     training_papers,
     write_ledger,
 )
-from culet.data.source import SourceConfig
 from culet.errors import InputError
-from culet.model.config import tiny
 from culet.stages import merge, prepare, tune
 from culet.stages.merge import MergeConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from culet.lexical import token_directions, token_information, token_table
+from culet.architecture.embedding_config import tiny
 from culet.model.batch import pack
-from culet.model.config import tiny
-from culet.model.embedding import EmbeddingModel, initialize
-from culet.tokenizer_training import byte_tokenizer, train_tokenizer
+from culet.model.embedding_model import EmbeddingModel, initialize
+from culet.text.token_table import token_directions, token_information, token_table
+from culet.text.tokenizer_training import byte_tokenizer, train_tokenizer
 
 TEXTS = ["the cat", "the dog", "the bird", "the application", "the applications", "Application"] * 9
 

@@ -14,13 +14,13 @@ import torch
 from torch import nn
 from training_doubles import random_batch
 
-from culet.ahead import Ahead
-from culet.data.collate import PairBatch
+from culet.concurrency import Ahead
+from culet.data.batches.collate import PairBatch
 from culet.errors import Interrupted, TrainingError
 from culet.train import loop
+from culet.train.log import Report, read_log
 from culet.train.loop import Action, Loop, StopOnSignal
 from culet.train.optim import OptimConfig, Optimizer
-from culet.train.report import Report, read_log
 
 CONFIG = OptimConfig(lr=0.1, warmup_steps=0, decay="constant", clip_norm=0.0)
 

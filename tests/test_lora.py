@@ -7,10 +7,10 @@ import pytest
 import torch
 from random_checkpoint import random_arrays
 
+from culet.architecture.embedding_config import tiny
 from culet.errors import InputError
 from culet.model.batch import pack
-from culet.model.config import tiny
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.layers import Linear
 from culet.model.lora import LoraConfig, LoraLinear, add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays

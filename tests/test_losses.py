@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from culet.losses import (
+from culet.losses.contrastive import (
     DIRECTIONS,
     duplicates,
     embed_distill,

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from random_checkpoint import random_arrays, write_random
 
-from culet.checkpoint import read_checkpoint, write_checkpoint
+from culet.architecture.embedding_config import tiny
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.lineage import LINEAGE_FILE, descent, lineage
+from culet.checkpoints.soup import cosine, write_mean
 from culet.errors import CheckpointError, InputError, RecipeError
-from culet.lineage import LINEAGE_FILE, descent, lineage
-from culet.merge import cosine, write_mean
-from culet.model.config import tiny
-from culet.recipe import build
+from culet.files.settings import build
 from culet.stages import merge
 from culet.stages.merge import MergeConfig
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 OTHER = json.loads(byte_tokenizer().to_str()) | {"normalizer": {"type": "Lowercase"}}
 
@@ -101,7 +101,7 @@ def test_pieces_of_any_size_give_the_same_sum(
     tmp_path: Path, three: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = weights(soup(tmp_path, *three))
-    monkeypatch.setattr("culet.merge._PIECE", 7)
+    monkeypatch.setattr("culet.checkpoints.soup._PIECE", 7)
     pieced = weights(soup(tmp_path, *three, out="again"))
     assert all(np.array_equal(pieced[name], whole[name]) for name in whole)
 

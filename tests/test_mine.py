@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.data.mine import Banned, Groups, Rules, choose, fuse, nearest, within_margins
-from culet.data.minereport import Tally
+from culet.data.mining.rules import Banned, Groups, Rules, choose, fuse, nearest, within_margins
+from culet.data.mining.tally import Tally
 from culet.errors import RecipeError
 
 NONE = Banned(np.empty(0, np.int64), np.empty(0, np.int64))

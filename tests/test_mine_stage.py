@@ -12,15 +12,15 @@ import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 from word_embedder import WordEmbedder
 
-from culet.data.judges import CrossEncoderJudge, Grades, RescoreConfig
-from culet.data.mine import Rules
-from culet.data.pairindex import build_index
+from culet.data.mining.judges import CrossEncoderJudge, Grades, RescoreConfig
+from culet.data.mining.pair_index import build_index
+from culet.data.mining.rules import Rules
 from culet.data.records import read_records
 from culet.errors import CheckpointError, InputError, RecipeError
-from culet.prompts import Prompts
-from culet.recipe import build, to_tables
+from culet.files.settings import build, to_tables
 from culet.stages import mine
 from culet.stages.mine import MineConfig, MineSource
+from culet.text.prompts import Prompts
 
 
 class StreamingWords(WordEmbedder):

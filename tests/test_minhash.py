@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import pytest
 
-from culet.data.minhash import MinHasher, NearConfig, band_keys, similarities
-from culet.data.shingles import character_shingles, normalised, token_runs
+from culet.data.prepare.minhash import MinHasher, NearConfig, band_keys, similarities
+from culet.data.prepare.shingles import character_shingles, normalised, token_runs
 from culet.errors import RecipeError
-from culet.recipe import identity
+from culet.files.settings import identity
 
 
 def jaccard(left: str, right: str, size: int = 5) -> float:
@@ -105,7 +105,7 @@ def test_texts_of_any_length_and_number_are_signed_alike(monkeypatch: pytest.Mon
     texts = ["", "a", "b" * 5000, "some words", "c d e f g h"]
     hasher = MinHasher(NearConfig())
     whole = hasher.signatures(texts, texts)
-    monkeypatch.setattr("culet.data.minhash._BLOCK", 7)
+    monkeypatch.setattr("culet.data.prepare.minhash._BLOCK", 7)
     assert np.array_equal(hasher.signatures(texts, texts), whole)
     assert hasher.signatures([], []).shape == (0, 128)
 

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from culet.data.mixture import Mixture, shares
+from culet.data.batches.mixture import Mixture, shares
 from culet.errors import InputError
 
 

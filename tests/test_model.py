@@ -8,16 +8,16 @@ import torch
 from jaxtyping import TypeCheckError
 from random_checkpoint import random_arrays
 
-from culet.errors import InputError
-from culet.model.batch import TokenBatch, pack
-from culet.model.config import (
+from culet.architecture.embedding_config import (
     EmbeddingConfig,
     EncoderConfig,
     check_width,
     embeddinggemma_300m,
     tiny,
 )
-from culet.model.embedding import (
+from culet.errors import InputError
+from culet.model.batch import TokenBatch, pack
+from culet.model.embedding_model import (
     EmbeddingModel,
     check_dtype,
     initialize,

@@ -16,11 +16,12 @@ from evaluate_doubles import write_task
 from training_doubles import toy_rows, write_lines
 
 import culet
-from culet.atomic import locked
 from culet.errors import InputError, RecipeError
 from culet.evaluate import results
-from culet.pipeline import measure, read_recipe, run_recipe
-from culet.train.report import read_log
+from culet.files.atomic import locked
+from culet.pipeline import read_recipe, run_recipe
+from culet.pipeline import scores as measure
+from culet.train.log import read_log
 
 RECIPE = """
 [run]
@@ -304,7 +305,7 @@ def test_nothing_to_do_is_said(finished: tuple[Path, list[str]]) -> None:
 def test_a_disk_that_is_too_small_is_said_in_advance(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from culet.pipeline import planning
+    from culet.pipeline.plan import table as planning
 
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9))
     said: list[str] = []
@@ -435,7 +436,7 @@ def test_a_full_disk_leaves_nothing_half_written_and_the_same_command_goes_on(
 def test_a_log_that_cannot_be_written_is_a_sentence_too(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from culet.train.report import Report
+    from culet.train.log import Report
 
     def full(*args: Any, **fields: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -11,20 +11,20 @@ from typing import Any
 import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 
-from culet import teachers
-from culet.data.source import MixingConfig, SourceConfig
+from culet.data.batches.sources import MixingConfig, SourceConfig
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.loading import load
-from culet.pipeline import glue, read_recipe, run_recipe
-from culet.pipeline.glue import Trial, run_merge, with_mixture, with_shares
+from culet.pipeline import adapters as glue
+from culet.pipeline import read_recipe, run_recipe
+from culet.pipeline.adapters import Trial, run_merge, with_mixture, with_shares
 from culet.pipeline.run import run_stages
 from culet.pipeline.stage import Job
-from culet.stages import mine, prepare
+from culet.stages import mine, prepare, teachers
 from culet.stages.search_mixture import Attempt
 from culet.stages.tune import TuneConfig
-from culet.train.contrastive import LossConfig
-from culet.train.distributed import World
+from culet.train.contrastive_step import LossConfig
+from culet.train.processes import World
 
 CONFIG = TuneConfig(
     steps=1,

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from culet.errors import RecipeError
+from culet.files.settings import identity
 from culet.loading import PACKAGED
 from culet.pipeline import Recipe, read_recipe
 from culet.pipeline.kinds import KINDS
 from culet.pipeline.run import check_inputs
-from culet.recipe import identity
 
 SOURCES = '[{path = "pairs.jsonl"}]'
 START = '[start]\ncorpus = ["pairs.jsonl"]\n'
@@ -126,7 +126,7 @@ def test_every_recipe_of_the_project_can_be_read(file: Path) -> None:
 
 
 def test_runs_of_the_first_version_keep_their_fingerprints() -> None:
-    """A setting that came later must be marked so; see `culet.recipe.LATER`."""
+    """A setting that came later must be marked so; see `culet.files.settings.LATER`."""
     config = read_recipe(ROOT / "demo/recipe.toml").stages["finetune"].config
     settings = identity(config)
     assert set(settings) == {

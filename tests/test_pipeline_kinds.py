@@ -12,9 +12,9 @@ from training_doubles import write_lines
 
 import culet
 from culet.data.ledger import read_ledger
-from culet.data.teacherfolder import TeacherFolder
+from culet.data.teacher_vectors import TeacherFolder
 from culet.pipeline import read_recipe, run_recipe
-from culet.train.report import read_log
+from culet.train.log import read_log
 
 RECIPE = """
 [run]

@@ -15,17 +15,19 @@ import torch
 from test_pipeline_whole import make
 from training_doubles import checkpoint, toy_rows, write_lines
 
-from culet.data.source import SourceConfig
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.generating_config import EncoderDecoderConfig
+from culet.data.batches.sources import SourceConfig
 from culet.errors import RecipeError
-from culet.model.config import EmbeddingConfig
-from culet.model.decoder_config import EncoderDecoderConfig
-from culet.pipeline import rates, read_recipe, run_recipe, sampling
-from culet.pipeline.disk import Disk, Writes, foreign_width
-from culet.pipeline.planning import most_at_once, pairs_per_step
-from culet.pipeline.sampling import Samples, Texts, look_at, texts_of, tokens
-from culet.pipeline.shapes import Shapes
-from culet.pipeline.tables import thousands
+from culet.pipeline import read_recipe, run_recipe
+from culet.pipeline.plan import rates
+from culet.pipeline.plan import samples as sampling
+from culet.pipeline.plan.architectures import Shapes
+from culet.pipeline.plan.disk import Disk, Writes, foreign_width
+from culet.pipeline.plan.samples import Samples, Texts, look_at, texts_of, tokens
+from culet.pipeline.plan.table import most_at_once, pairs_per_step
 from culet.stages.tune import TuneConfig
+from culet.terminal.tables import thousands
 
 
 @pytest.fixture
@@ -249,7 +251,7 @@ def test_a_step_of_pairs_has_the_tokens_of_its_mixture(tmp_path: Path) -> None:
     assert tokens(400, 64) == 64
 
     def per_step(**settings: Any) -> float:
-        from culet.recipe import build
+        from culet.files.settings import build
 
         sources = [
             {"path": str(tmp_path / "short.jsonl"), "weight": 3},

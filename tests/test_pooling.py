@@ -7,9 +7,9 @@ import torch
 from random_checkpoint import random_arrays, write_random
 
 import culet
+from culet.architecture.embedding_config import tiny
 from culet.model.batch import TokenBatch, pack
-from culet.model.config import tiny
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.pooling import AttentionPool, first_pool, last_pool, mean_pool
 from culet.model.weights import from_arrays
 

@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 
-from culet.data import passes, rows, survey
-from culet.data.consistency import ConsistencyConfig
-from culet.data.contamination import ContaminationConfig
-from culet.data.filters import LanguageConfig, LengthConfig
 from culet.data.ledger import read_ledger
-from culet.data.minhash import NearConfig
+from culet.data.prepare import chunks as rows
+from culet.data.prepare import passes, survey
+from culet.data.prepare.consistency import ConsistencyConfig
+from culet.data.prepare.contamination import ContaminationConfig
+from culet.data.prepare.filters import LanguageConfig, LengthConfig
+from culet.data.prepare.minhash import NearConfig
 from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.recipe import build, to_tables
+from culet.files.settings import build, to_tables
 from culet.stages import prepare
 from culet.stages.generate import GenerateConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig, PrepareResult

@@ -22,20 +22,20 @@ from stop_doubles import interrupting, killed_until_done
 from training_doubles import write_lines
 
 import culet
-from culet.checkpoint import read_checkpoint
-from culet.data.denoise import Denoiser
-from culet.data.pretraining import TextSourceConfig
-from culet.decoder_checkpoint import read_encoder_decoder
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.gemma import read_encoder_decoder
+from culet.data.batches.denoise import Denoiser
+from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.model.from_encoder import HeadConfig
-from culet.recipe import build, to_tables
+from culet.files.settings import build, to_tables
+from culet.model.heads import HeadConfig
 from culet.stages import pretrain
+from culet.stages.language import text_tokenizer
 from culet.stages.pretrain import PretrainConfig, markers_for
-from culet.stages.running import text_tokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.averaging import average_files, save_weights, saved
+from culet.train.log import read_log
 from culet.train.optim import OptimConfig
-from culet.train.report import read_log
 
 STEPS = 7
 
@@ -153,7 +153,7 @@ def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
     from language_doubles import pair_config
     from random_checkpoint import random_arrays
 
-    from culet.decoder_checkpoint import write_encoder_decoder
+    from culet.checkpoints.gemma import write_encoder_decoder
 
     shape = pair_config(cross="merged", tied_embeddings=True)
     shape = replace(shape, encoder=replace(shape.encoder, window_after=9))
@@ -244,7 +244,7 @@ def test_a_teacher_changes_what_is_learnt_and_one_of_other_words_is_refused(
     other = tmp_path / "other"
     from dataclasses import replace
 
-    from culet.decoder_checkpoint import write_decoder
+    from culet.checkpoints.gemma import write_decoder
 
     shape = language_doubles.decoder_config()
     larger = replace(shape, stack=replace(shape.stack, vocab_size=300))

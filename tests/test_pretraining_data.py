@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from training_doubles import write_lines
 
-from culet.data.denoise import Denoised, Markers, prefix_lm, restore, t5gemma2
-from culet.data.pretraining import (
+from culet.data.batches.denoise import Denoised, Markers, prefix_lm, restore, t5gemma2
+from culet.data.batches.windows import (
     DenoisingBatcher,
     TextSource,
     TextSourceConfig,
@@ -24,8 +24,8 @@ from culet.data.pretraining import (
 )
 from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
 from culet.errors import InputError, RecipeError
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 BOS, EOS, MASK = 2, 1, 4
 MARKERS = Markers(tuple(range(5, 13)), {"R": 13, "S": 14, "X": 15})

@@ -14,7 +14,7 @@ import pytest
 from random_checkpoint import write_random
 
 import culet
-from culet.checkpoint import read_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError
 

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from culet import progress as progress_module
-from culet.progress import Progress
+from culet.terminal import progress as progress_module
+from culet.terminal.progress import Progress
 
 
 class Terminal(io.StringIO):

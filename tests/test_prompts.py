@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from culet.errors import InputError
-from culet.prompts import TASKS, Prompts
+from culet.text.prompts import TASKS, Prompts
 
 
 @pytest.mark.parametrize(

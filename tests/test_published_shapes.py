@@ -21,12 +21,12 @@ from published_configs import (
     t5gemma_stack,
 )
 
-from culet.decoder_checkpoint import read_generating
-from culet.generating_info import generating_json
-from culet.model import decoder_config as ours
-from culet.model.config import every_sixth
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.tokenizer_training import byte_tokenizer
+from culet.architecture import generating_config as ours
+from culet.architecture.embedding_config import every_sixth
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.gemma import read_generating
+from culet.cli.info import generating_json
+from culet.text.tokenizer_training import byte_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.textio import read_texts
+from culet.files.rows import read_texts
 
 ROOT = Path(__file__).parent.parent
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from culet.errors import InputError, RecipeError
-from culet.recipe import LATER, build, identity, read_toml, to_tables, to_toml
+from culet.files.settings import LATER, build, identity, read_toml, to_tables, to_toml
 
 
 @dataclass(frozen=True)

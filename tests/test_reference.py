@@ -18,12 +18,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
 import culet
-from culet.checkpoint import read_checkpoint, write_checkpoint
+from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
 from culet.embedder import Embedder
 from culet.model.batch import pack
-from culet.model.config import EmbeddingConfig, embeddinggemma_300m, tiny
 from culet.model.weights import from_arrays
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 LENGTHS = (2, 3, 255, 256, 257, 258, 511, 512, 513, 514, 700, 2048)
 TEXTS = [text_of(length, seed=length) for length in LENGTHS]

@@ -23,15 +23,15 @@ import torch
 import transformers
 from tokenizers import Tokenizer
 
-from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
-from culet.gguf_file import read_gguf
+from culet.architecture.generating_config import gemma3_270m
+from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
+from culet.checkpoints.gguf.container import read_gguf
+from culet.generation.decode import GenerationConfig
+from culet.generation.writer import Writer
 from culet.model.batch import pack
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import gemma3_270m
-from culet.model.generate import GenerationConfig
 from culet.model.weights import from_arrays
-from culet.tokenizer import unused_ids
-from culet.writing import Writer
+from culet.text.tokenizer import unused_ids
 
 pytestmark = [pytest.mark.reference, pytest.mark.slow]
 

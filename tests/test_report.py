@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from culet.train.report import Report, peak_memory_bytes, read_log
+from culet.train.log import Report, peak_memory_bytes, read_log
 
 
 def write(report: Report, step: int) -> None:

@@ -17,8 +17,8 @@ from training_doubles import checkpoint, every_feature, tune_quietly, weights, w
 
 from culet.errors import CheckpointError, Interrupted, TrainingError
 from culet.stages import tune
+from culet.train.log import read_log
 from culet.train.optim import OptimConfig, Optimizer
-from culet.train.report import read_log
 from culet.train.resume import drop_state, load_state, save_state
 
 STEPS = 7

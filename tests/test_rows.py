@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from culet.data.rows import Chunk, Position, chunks, parse_row
+from culet.data.prepare.chunks import Chunk, Position, chunks, parse_row
 from culet.errors import InputError
 
 

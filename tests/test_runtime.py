@@ -17,18 +17,18 @@ import pytest
 from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, HAS_BFLOAT16, LENGTHS, embed, reference, resident_bytes, texts
 
-from culet.checkpoint import Checkpoint, read_checkpoint
+from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.errors import InputError
-from culet.model.config import EmbeddingConfig, embeddinggemma_300m, tiny
-from culet.runtime import engine as engine_module
-from culet.runtime.attention import in_blocks, views
-from culet.runtime.engine import (
+from culet.runtime.openvino import engine as engine_module
+from culet.runtime.openvino.attention import in_blocks, views
+from culet.runtime.openvino.engine import (
     OpenVinoEngine,
     check_memory,
     check_precision,
     few_primitives,
 )
-from culet.runtime.rectangles import rectangles, round_length
+from culet.runtime.openvino.rectangles import rectangles, round_length
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ WITHOUT_TORCH = """
 import sys
 for name in ("torch", "jaxtyping", "transformers", "sentence_transformers", "pyarrow", "sklearn"):
     sys.modules[name] = None  # an import of it fails
-from culet.cli import main
+from culet.cli.main import main
 main()
 """
 

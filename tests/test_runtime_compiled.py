@@ -13,10 +13,10 @@ import pytest
 from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 
-from culet.checkpoint import Checkpoint, read_checkpoint
-from culet.model.config import EmbeddingConfig, every_sixth, tiny
-from culet.runtime import compiled
-from culet.runtime.engine import OpenVinoEngine
+from culet.architecture.embedding_config import EmbeddingConfig, every_sixth, tiny
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.runtime.openvino import compiled
+from culet.runtime.openvino.engine import OpenVinoEngine
 
 SHORT = (5, 40)
 
@@ -46,7 +46,7 @@ def test_a_second_start_builds_nothing_and_gives_the_same_vectors(
 ) -> None:
     ids = texts(LENGTHS)
     first = embed(start(checkpoint, tmp_path, precision), ids)
-    monkeypatch.setattr("culet.runtime.engine.encoder_graph", None)
+    monkeypatch.setattr("culet.runtime.openvino.engine.encoder_graph", None)
     engine = start(checkpoint, tmp_path, precision)
     assert np.array_equal(embed(engine, ids), first)
     assert np.array_equal(embed(engine, ids), first)  # after memory was given back
@@ -56,7 +56,7 @@ def test_another_number_of_threads_reads_the_same_file(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = embed(start(checkpoint, tmp_path), texts(SHORT))
-    monkeypatch.setattr("culet.runtime.engine.encoder_graph", None)
+    monkeypatch.setattr("culet.runtime.openvino.engine.encoder_graph", None)
     engine = OpenVinoEngine(checkpoint, "float32", threads=2, cache=tmp_path)
     assert np.allclose(embed(engine, texts(SHORT)), first, atol=1e-6)
 

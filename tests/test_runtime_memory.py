@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from culet.runtime.memory import available_memory
+from culet.runtime.openvino.memory import available_memory
 
 MEMINFO = "MemTotal: 16000 kB\nMemFree: 1 kB\nMemAvailable: 8000 kB\n"
 FREE = 8000 * 1024

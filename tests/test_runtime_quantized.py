@@ -12,16 +12,16 @@ import pytest
 from random_checkpoint import write_random
 from runtime_doubles import LENGTHS, embed, reference, resident_bytes, texts
 
-from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from culet.model.config import tiny
+from culet.architecture.embedding_config import tiny
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
+from culet.files.tensors import read_tensors
 from culet.quant.grids import int4_blocks, int8_rows
-from culet.runtime import engine as engine_module
-from culet.runtime import quantized
-from culet.runtime.engine import OpenVinoEngine
-from culet.runtime.quantized import quantized_weights
-from culet.runtime.weights import pack as pack_codes
-from culet.runtime.weights import unpack
-from culet.tensorfile import read_tensors
+from culet.runtime.openvino import engine as engine_module
+from culet.runtime.openvino import quantized
+from culet.runtime.openvino.engine import OpenVinoEngine
+from culet.runtime.openvino.quantized import quantized_weights
+from culet.runtime.openvino.weights import pack as pack_codes
+from culet.runtime.openvino.weights import unpack
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,9 @@ def test_quantised_weights_are_kept_and_give_the_same_vectors(
     ids = texts((5, 40))
     first = embed(OpenVinoEngine(checkpoint, "int4", threads=1, cache=tmp_path), ids)
     assert len(list(tmp_path.glob("*int4*.safetensors"))) == 1
-    monkeypatch.setattr("culet.runtime.quantized.int4_blocks", None)  # nothing is made again
+    monkeypatch.setattr(
+        "culet.runtime.openvino.quantized.int4_blocks", None
+    )  # nothing is made again
     again = embed(OpenVinoEngine(checkpoint, "int4", threads=1, cache=tmp_path), ids)
     assert np.array_equal(first, again)
 
@@ -174,7 +176,7 @@ def test_two_processes_may_make_the_same_weights_at_once(
 ) -> None:
     fill = quantized._fill
     processes = iter((os.getpid(), os.getpid() + 1, os.getpid() + 1, os.getpid()))
-    monkeypatch.setattr("culet.atomic.os.getpid", lambda: next(processes))
+    monkeypatch.setattr("culet.files.atomic.os.getpid", lambda: next(processes))
 
     def while_another_does_the_same(*arguments: Any) -> None:
         monkeypatch.setattr(quantized, "_fill", fill)

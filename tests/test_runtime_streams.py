@@ -14,10 +14,10 @@ import pytest
 from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 
-from culet.checkpoint import Checkpoint, read_checkpoint
-from culet.runtime import engine as engine_module
-from culet.runtime.engine import OpenVinoEngine
-from culet.runtime.streams import Streams
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.runtime.openvino import engine as engine_module
+from culet.runtime.openvino.engine import OpenVinoEngine
+from culet.runtime.openvino.streams import Streams
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet.corpus import Chunk
 from culet.errors import InputError
-from culet.prompts import Prompts
-from culet.search import search, search_corpus
-from culet.vectorcache import cache_path
+from culet.search.documents import Chunk
+from culet.search.exact import search, search_corpus
+from culet.search.vector_cache import cache_path
+from culet.text.prompts import Prompts
 
 CHUNKS = [
     Chunk("a.md", 1, 2, "Planets", "mars is the red planet"),

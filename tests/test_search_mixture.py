@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from search_doubles import BEST, GAINS, broken, counted, diminishing, endless, killed
 
-from culet import fingerprint, mixturereport
 from culet.data.simplex import to_point, to_shares
 from culet.errors import RecipeError, TrainingError
-from culet.mixturereport import Point, best_apart, draw, table
-from culet.recipe import build
+from culet.files import fingerprint
+from culet.files.settings import build
+from culet.stages import mixtures as mixturereport
 from culet.stages import search_mixture
 from culet.stages.folder import look
+from culet.stages.mixtures import Point, best_apart, draw, table
 from culet.stages.search_mixture import Attempt, Objective, SearchMixtureConfig
 
 # greenlet makes the sampler faster and is not needed

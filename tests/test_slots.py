@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from culet.data.slots import Slots
+from culet.data.batches.slots import Slots
 from culet.errors import InputError
 
 

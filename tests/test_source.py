@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from training_doubles import toy_rows, write_lines
 
-from culet.data.collate import PairBatch
-from culet.data.source import Batcher, MixingConfig, Source, SourceConfig, read_source
+from culet.data.batches.collate import PairBatch
+from culet.data.batches.sources import Batcher, MixingConfig, Source, SourceConfig, read_source
 from culet.errors import InputError, RecipeError
-from culet.prompts import Prompts
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 TOKENIZER = TextTokenizer(byte_tokenizer(), 100, bos_id=2, eos_id=1)
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from training_doubles import toy_rows, write_lines
 
-from culet.checkpoint import read_checkpoint
-from culet.stages import beginning, start
+from culet.checkpoints.embedding import read_checkpoint
+from culet.stages import from_nothing as beginning
+from culet.stages import start
 from culet.stages.start import ShapeConfig, StartConfig
-from culet.tokenizer_training import train_tokenizer
+from culet.text.tokenizer_training import train_tokenizer
 
 SHAPE = ShapeConfig(
     num_layers=1,

@@ -18,22 +18,22 @@ from endpoint_double import full_disk, serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
-from culet.checkpoint import read_checkpoint
-from culet.data.collate import check_teacher, collate
-from culet.data.embedendpoint import EmbeddingClient, EmbeddingEndpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.data.batches.collate import check_teacher, collate
+from culet.data.batches.sources import SourceConfig, read_source
+from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
 from culet.data.records import Record, read_records
-from culet.data.source import SourceConfig, read_source
 from culet.data.teacher import TeacherFile
-from culet.data.teacherfolder import Spoken, TeacherFolder, spoken
+from culet.data.teacher_vectors import Spoken, TeacherFolder, spoken
 from culet.errors import CheckpointError, InputError, RecipeError
-from culet.prompts import Prompts
-from culet.recipe import build
+from culet.files.settings import build
 from culet.stages import teach
 from culet.stages.teach import TaughtSource, TeachConfig
+from culet.stages.teachers import EmbedderTeacher, folder_teacher
 from culet.stages.tune import TuneConfig, run_fingerprint
-from culet.teachers import EmbedderTeacher, folder_teacher
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 ROWS: list[dict[str, Any]] = [
     {"query": "red?", "positive": "a red apple", "negatives": ["a green tree"]},

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from culet.errors import CheckpointError, InputError
-from culet.tensorfile import new_tensors, read_tensors, write_tensors
+from culet.files.tensors import new_tensors, read_tensors, write_tensors
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

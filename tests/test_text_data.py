@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from training_doubles import write_lines
 
-from culet.data.pretraining import TextSourceConfig
-from culet.data.text import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
+from culet.data.batches.windows import TextSourceConfig
+from culet.data.token_stream import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
 from culet.errors import InputError
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 EOS = 1
 

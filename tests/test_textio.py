@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from culet import textio
 from culet.errors import InputError
-from culet.textio import TextRow, count_texts, read_json_lines, read_texts
+from culet.files import rows as textio
+from culet.files.rows import TextRow, count_texts, read_json_lines, read_texts
 
 
 def texts(path: str | Path, **options: str) -> list[str]:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from culet.losses import token_cross_entropy
+from culet.losses.contrastive import token_cross_entropy
+from culet.losses.tokens import Teacher, draw_candidates, token_loss
 from culet.model.batch import IGNORED
-from culet.train.token_loss import Teacher, draw_candidates, token_loss
 
 N, D, V = 23, 6, 40
 
@@ -119,7 +119,7 @@ def test_bfloat16_states_stay_near() -> None:
 
 _MEMORY = """
 import resource, torch
-from culet.train.token_loss import token_loss
+from culet.losses.tokens import token_loss
 torch.set_num_threads(1)
 table = torch.randn(65536, 16, requires_grad=True)
 hidden = torch.randn(1024, 16, requires_grad=True)

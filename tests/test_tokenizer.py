@@ -11,8 +11,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from culet.errors import CheckpointError, InputError
-from culet.tokenizer import TextTokenizer, unused_ids
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer import TextTokenizer, unused_ids
+from culet.text.tokenizer_training import byte_tokenizer
 
 WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6}
 TEMPLATE = TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 1)])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from culet.errors import InputError
-from culet.tokenizer_training import SPECIAL_TOKENS, byte_tokenizer, train_tokenizer
+from culet.text.tokenizer_training import SPECIAL_TOKENS, byte_tokenizer, train_tokenizer
 
 TEXTS = [
     "Choose the column that you want to sort by.",

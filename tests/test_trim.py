@@ -14,9 +14,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from culet import vocabulary
-from culet.checkpoint import read_checkpoint, write_checkpoint
-from culet.decoder_checkpoint import (
+from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.gemma import (
     read_decoder,
     read_encoder_decoder,
     write_decoder,
@@ -24,12 +25,11 @@ from culet.decoder_checkpoint import (
 )
 from culet.errors import InputError, RecipeError
 from culet.model.batch import pack
-from culet.model.config import EncoderConfig, tiny
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.weights import from_arrays
 from culet.stages import trim
 from culet.stages.trim import TrimConfig, run
-from culet.tokenizer_training import train_tokenizer
+from culet.text import vocabulary
+from culet.text.tokenizer_training import train_tokenizer
 
 TEXTS = ["the cat sat on the mat", "a dog and a cat", "news of the dog", "mats and dogs"] * 30
 OTHERS = ["zebra zebras quickly running", "quick zebra runs"] * 30

@@ -12,8 +12,8 @@ from training_doubles import write_lines
 from culet.data.questions import one_hop, split_by_entity, two_hops, write_questions
 from culet.data.triples import Triple, aliases, draw_end, masked, masked_tokens, read_triples
 from culet.errors import InputError
-from culet.tokenizer import TextTokenizer
-from culet.tokenizer_training import byte_tokenizer
+from culet.text.tokenizer import TextTokenizer
+from culet.text.tokenizer_training import byte_tokenizer
 
 FILM = Triple("Pulp Fiction", "award received", "Palme d'Or")
 FACTS = [

@@ -17,19 +17,19 @@ import torch
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
-from culet.checkpoint import read_checkpoint
-from culet.data.source import Batcher, SourceConfig, read_source
+from culet.checkpoints.embedding import read_checkpoint
+from culet.data.batches.sources import Batcher, SourceConfig, read_source
 from culet.errors import InputError, Interrupted, RecipeError, TrainingError
+from culet.files.settings import build, to_tables
 from culet.model.lora import LoraConfig
 from culet.model.weights import from_arrays
-from culet.prompts import Prompts
-from culet.recipe import build, to_tables
 from culet.stages import tune
 from culet.stages.tune import TuneConfig
-from culet.tokenizer import TextTokenizer
-from culet.train.contrastive import LossConfig
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
+from culet.train.contrastive_step import LossConfig
+from culet.train.log import read_log
 from culet.train.optim import OptimConfig
-from culet.train.report import read_log
 
 
 @pytest.fixture(scope="module")
@@ -454,7 +454,7 @@ def test_a_learnt_projection_is_trained_and_left_behind(
 def test_the_last_snapshots_are_kept_and_can_be_averaged(
     start: Path, source: SourceConfig, tmp_path: Path
 ) -> None:
-    from culet.lineage import lineage
+    from culet.checkpoints.lineage import lineage
     from culet.stages import merge
 
     config = stage(source, steps=5, snapshot_every=1, snapshots=3)

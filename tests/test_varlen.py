@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from culet.architecture.embedding_config import EncoderConfig, tiny
 from culet.model import varlen
 from culet.model.attention import attend_packed
 from culet.model.batch import pack
-from culet.model.config import EncoderConfig, tiny
 from culet.model.encoder import Encoder
 
 LENGTHS = (1, 7, 7, 40, 130)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from culet.vectorcache import cache_folder, cache_path, text_key, with_cache
+from culet.search.vector_cache import cache_folder, cache_path, text_key, with_cache
 
 TEXTS = ["a", "bb", "ccc", "bb"]
 KEYS = [text_key(text) for text in TEXTS]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from culet.data.textstore import TextStore, numbered, write_store
 from culet.data.vectorfile import Members, VectorFile, read_all
+from culet.files.stores import TextStore, numbered, write_store
 
 
 def test_rows_are_what_was_written_by_slice_and_by_number(tmp_path: Path) -> None:

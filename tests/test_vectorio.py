@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet import vectorio
+from culet.bulk import output as vectorio
+from culet.bulk.output import EmbeddingWriter, embed_rows
 from culet.errors import InputError
-from culet.textio import TextRow
-from culet.vectorformats import json_lines
-from culet.vectorio import EmbeddingWriter, embed_rows
+from culet.files.rows import TextRow
+from culet.files.vectors import json_lines
 
 ROWS = [TextRow("one", "T", "1"), TextRow("two ä"), TextRow("")]
 VECTORS = np.array([[0.1, -2.5e-7], [1 / 3, 0.0], [-1.0, 3.4e38]], dtype=np.float32)
@@ -238,8 +238,8 @@ def test_a_killed_run_goes_on_after_what_it_has_noted(
 KILLED = """
 import os, signal
 import numpy as np
-from culet.textio import TextRow
-from culet.vectorio import EmbeddingWriter
+from culet.files.rows import TextRow
+from culet.bulk.output import EmbeddingWriter
 with EmbeddingWriter({path!r}).begin(2) as writer:
     writer.write([TextRow("one", "T", "1")], np.array([[0.1, -2.5e-7]], np.float32))
     writer.write([TextRow("two ä")], np.array([[1 / 3, 0.0]], np.float32))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from culet.errors import InputError
-from culet.quant import vectors
+from culet.vectors import codes as vectors
 
 
 def _unit(rows: int, width: int, seed: int = 0) -> vectors.Vectors:

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from culet.checkpoints.gguf.tokenizer_json import gemma_json
 from culet.errors import CheckpointError, InputError
-from culet.gguf_tokenizer import gemma_json
-from culet.tokenizer import unused_ids
-from culet.tokenizer_training import train_tokenizer
-from culet.vocabulary import Coverage, count_tokens, coverage, trim
+from culet.text.tokenizer import unused_ids
+from culet.text.tokenizer_training import train_tokenizer
+from culet.text.vocabulary import Coverage, count_tokens, coverage, trim
 
 WORDS = [
     "the",

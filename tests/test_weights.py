@@ -7,9 +7,9 @@ import pytest
 import torch
 from random_checkpoint import random_arrays
 
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
 from culet.errors import CheckpointError
-from culet.model.config import EmbeddingConfig, tiny
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.weights import from_arrays, parameter_sources, to_arrays
 
 CONFIGS = [tiny(), replace(tiny(), pooling="attention")]

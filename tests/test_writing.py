@@ -16,14 +16,14 @@ import transformers
 from random_checkpoint import write_random
 from tokenizers import Tokenizer
 
-from culet import cli
-from culet.decoder_checkpoint import write_decoder, write_encoder_decoder
+from culet.architecture.embedding_config import tiny
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.gemma import write_decoder, write_encoder_decoder
+from culet.cli import main as cli
 from culet.errors import InputError
-from culet.model.config import tiny
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.model.generate import GenerationConfig
-from culet.tokenizer_training import byte_tokenizer
-from culet.writing import Writer, read_generating
+from culet.generation.decode import GenerationConfig
+from culet.generation.writer import Writer, read_generating
+from culet.text.tokenizer_training import byte_tokenizer
 
 PROMPTS = ["abc", "a longer prompt", "x"]
 

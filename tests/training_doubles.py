@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from culet.checkpoint import write_checkpoint
-from culet.data.collate import PairBatch
-from culet.data.source import SourceConfig
-from culet.model.config import EmbeddingConfig, tiny
-from culet.model.embedding import EmbeddingModel, initialize
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
+from culet.checkpoints.embedding import write_checkpoint
+from culet.data.batches.collate import PairBatch
+from culet.data.batches.sources import SourceConfig
+from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
-from culet.prompts import Prompts
 from culet.stages import tune
 from culet.stages.tune import TuneConfig
-from culet.tokenizer_training import byte_tokenizer
-from culet.train.contrastive import Chunking, LossConfig
+from culet.text.prompts import Prompts
+from culet.text.tokenizer_training import byte_tokenizer
+from culet.train.contrastive_step import Chunking, LossConfig
 from culet.train.optim import OptimConfig
 
 # Products this small are ten times slower on two busy cores than on one: the threads wait spinning.

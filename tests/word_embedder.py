@@ -11,8 +11,8 @@ import numpy as np
 
 from culet.embedder import Prepared
 from culet.errors import InputError
-from culet.progress import Progress
-from culet.prompts import Prompts
+from culet.terminal.progress import Progress
+from culet.text.prompts import Prompts
 
 MAX_WORDS = 90
 

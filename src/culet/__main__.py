@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
     try:
-        from culet.cli import main as run
+        from culet.cli.main import main as run
     except KeyboardInterrupt:
         print("culet: interrupted", file=sys.stderr)
         sys.exit(130)

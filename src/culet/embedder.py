@@ -16,13 +16,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from culet.checkpoint import Checkpoint
+from culet.architecture.embedding_config import check_width
+from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
-from culet.given import check_window, listed, several, title_and_text, windows
-from culet.model.config import check_width
-from culet.progress import Progress
-from culet.prompts import Prompts
-from culet.tokenizer import TextTokenizer
+from culet.terminal.progress import Progress
+from culet.text.inputs import check_window, listed, several, title_and_text, windows
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
 
 OnLong = Literal["truncate", "error"]
 _TITLES = "a title or a list of titles"
@@ -30,7 +30,7 @@ WINDOW = 4096  # texts that are tokenized and sorted by length together
 
 
 class Engine(Protocol):
-    """Token ids to vectors: `culet.runtime.engine` or `culet.model.engine`."""
+    """Token ids to vectors: `culet.runtime.openvino.engine` or `culet.runtime.pytorch`."""
 
     @property
     def name(self) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from culet.model.config import EmbeddingConfig
-from culet.tensorfile import StoredDtype
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.files.tensors import StoredDtype
 
 
 def folder_texts(

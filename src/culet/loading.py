@@ -10,7 +10,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from culet.checkpoint import Checkpoint, read_checkpoint
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.embedder import Embedder, Engine
 from culet.errors import CheckpointError, InputError, MissingExtra
 
@@ -42,7 +42,7 @@ def load(
         threads: CPU threads; None leaves the backend's choice.
 
     Raises:
-        CheckpointError: If the folder cannot be trusted; see `culet.checkpoint`.
+        CheckpointError: If the folder cannot be trusted; see `culet.checkpoints.embedding`.
         InputError: If the name is neither a folder nor a hub id, or the device cannot compute
             in that precision, or there is too little memory.
         MissingExtra: If the backend needs PyTorch and it is not installed.
@@ -107,11 +107,11 @@ def _engine(
     if backend == "openvino":
         if device != "cpu":
             raise InputError(f"the OpenVINO backend runs on device 'cpu', got {device!r}")
-        from culet.runtime.engine import OpenVinoEngine
+        from culet.runtime.openvino.engine import OpenVinoEngine
 
         return OpenVinoEngine(checkpoint, precision, threads=threads)
     try:
-        from culet.model.engine import torch_engine
+        from culet.runtime.pytorch import torch_engine
     except ImportError as error:
         raise MissingExtra("torch", extra="torch", purpose=f"device {device!r}") from error
     return torch_engine(checkpoint, precision, device=device, threads=threads)

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from culet.atomic import new_file
 from culet.corpora.corpus import Corpus
 from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, Triple, from_line
 from culet.corpora.tidy import MOST_CHARS, cut, fault_of_pair, fault_of_text, tidy
 from culet.errors import InputError
-from culet.progress import Progress
+from culet.files.atomic import new_file
+from culet.terminal.progress import Progress
 
 RULES = 1  # raised whenever the same rows would be tidied, kept or dropped otherwise
 FILES = {"pairs": "pairs.jsonl.gz", "text": "text.jsonl.gz", "triples": "triples.jsonl.gz"}

@@ -23,15 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from culet.atomic import locked, new_file
-from culet.corpora.archives import DEFAULT_LIMITS, ArchiveError, Limits
 from culet.corpora.assemble import FILES, Part, assemble
 from culet.corpora.corpus import Corpus
-from culet.corpora.debian import DebianArchive
-from culet.corpora.fetch import ChecksumError, FetchError, download
-from culet.corpora.hosts import Hosts
-from culet.corpora.licences import is_free
-from culet.corpora.local import Folder
 from culet.corpora.manifest import (
     MANIFEST,
     accounted,
@@ -42,12 +35,19 @@ from culet.corpora.manifest import (
     sha256_of,
     sums_of,
 )
-from culet.corpora.npm import Npm
-from culet.corpora.packages import Found, Package, Wanted, purl, wanted
-from culet.corpora.pypi import PyPI
+from culet.corpora.places.debian import DebianArchive
+from culet.corpora.places.fetch import ChecksumError, FetchError, download
+from culet.corpora.places.hosts import Hosts
+from culet.corpora.places.local import Folder
+from culet.corpora.places.npm import Npm
+from culet.corpora.places.pypi import PyPI
+from culet.corpora.readers.archives import DEFAULT_LIMITS, ArchiveError, Limits
+from culet.corpora.readers.licences import is_free
+from culet.corpora.readers.packages import Found, Package, Wanted, purl, wanted
 from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, to_line
 from culet.errors import InputError
-from culet.progress import Progress
+from culet.files.atomic import locked, new_file
+from culet.terminal.progress import Progress
 
 
 class RefusedPackage(InputError):
@@ -102,7 +102,7 @@ def build(
         folder: A folder of packages on disk; nothing is downloaded then.
         limits: What an archive may ask for.
         say: Told what happens.
-        progress: As `culet.progress.Progress` has it.
+        progress: As `culet.terminal.progress.Progress` has it.
 
     Raises:
         InputError: A name that no package can have, a folder that is in use or cannot be written.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from culet.corpora.packages import Package
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Row
 
 

@@ -15,10 +15,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from culet.atomic import new_file
+from culet.architecture.embedding_config import EmbeddingConfig
 from culet.errors import InputError
+from culet.files.atomic import new_file
 from culet.foreigntexts import model_card
-from culet.model.config import EmbeddingConfig
 
 LEDGER = "ledger.json"
 FACTS = ("source.json", "manifest.json")
@@ -37,7 +37,7 @@ class LedgerEntry:
         made_by: The model that wrote its texts, if a model did.
         rows_read: Rows that were read.
         rows_kept: Rows that training sees.
-        fingerprint: Of the files that were read; see `culet.fingerprint.of_files`.
+        fingerprint: Of the files that were read; see `culet.files.fingerprint.of_files`.
     """
 
     source: str

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.atomic import new_file
 from culet.data.triples import Triple, aliases
 from culet.errors import InputError
+from culet.files.atomic import new_file
 
 ONE_HOP = "what is the {relation} of {subject}?"
 TWO_HOPS = "what is the {second} of the {first} of {subject}?"

@@ -5,7 +5,7 @@ A record is one line or row:
     query      text                                     required
     positive   text of the right document               required
     negatives  list of texts of wrong documents         optional
-    task       a task of culet.prompts                  optional, the source's task otherwise
+    task       a task of culet.text.prompts                  optional, the source's task otherwise
     title      title of the positive document           optional
     teacher_query, teacher_positive, teacher_negatives  optional: vectors (lists of numbers), or
                keys (strings) into the source's teacher file

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from culet.data.pretraining import TokenPairs
+from culet.data.batches.shuffle import part_of
+from culet.data.batches.slots import Slots
+from culet.data.batches.windows import TokenPairs
 from culet.data.records import data_files, parsed_row, raw_rows, text_field
-from culet.data.shuffle import part_of
-from culet.data.slots import Slots
 from culet.errors import InputError
-from culet.tokenizer import TextTokenizer
+from culet.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)

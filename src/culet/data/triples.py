@@ -16,7 +16,7 @@ import numpy as np
 
 from culet.data.records import data_files, parsed_row, raw_rows, text_field
 from culet.errors import InputError
-from culet.tokenizer import TextTokenizer
+from culet.text.tokenizer import TextTokenizer
 
 End = Literal["subject", "object"]
 _SEPARATOR = ", "

@@ -7,10 +7,10 @@ result = evaluate(model, task, truncate_to=256)
 evaluate_folder(model, "eval", "results", name="me/model", revision="1")
 """
 
-from culet.evaluate.embedding import Model, Settings
+from culet.evaluate.encoding import Model, Settings
+from culet.evaluate.evaluation import TaskResult, evaluate, evaluate_widths
 from culet.evaluate.report import compare, print_report
 from culet.evaluate.results import Evaluation, evaluate_folder, read_results
-from culet.evaluate.run import TaskResult, evaluate, evaluate_widths
 from culet.evaluate.tasks import EvalTask, TaskInfo, list_tasks, read_task
 
 __all__ = [

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from culet.errors import InputError, MissingExtra
-from culet.evaluate.embedding import Model
+from culet.evaluate.encoding import Model
 from culet.evaluate.results import engine_of, revision_name, revision_of
-from culet.evaluate.similarity import Vectors, paired_cosine, unit_rows
+from culet.vectors.similarity import Vectors, paired_cosine, unit_rows
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from culet.errors import InputError, MissingExtra
-from culet.evaluate import metrics, similarity
+from culet.evaluate import metrics
 from culet.evaluate.tasks import Pairs, RerankingData, RetrievalData
+from culet.vectors import similarity
 
 Vectors = NDArray[np.float32]
 Scores = dict[str, Any]

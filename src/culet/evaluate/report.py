@@ -10,7 +10,7 @@ from typing import TextIO
 import numpy as np
 
 from culet.errors import InputError
-from culet.evaluate.run import TaskResult
+from culet.evaluate.evaluation import TaskResult
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from culet.errors import InputError
-from culet.evaluate.embedding import Model, Settings
-from culet.evaluate.run import TaskResult, evaluate_widths
+from culet.evaluate.encoding import Model, Settings
+from culet.evaluate.evaluation import TaskResult, evaluate_widths
 from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
-from culet.fingerprint import of_folder
+from culet.files.fingerprint import of_folder
 
 PROTOCOL_VERSION = "2.26.24"
 """The mteb release whose protocols these scores follow; mteb asks for it in every file."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from culet.errors import InputError
-from culet.evaluate.rows import (
+from culet.files.fields import (
     Row,
     choice_of,
     ident_of,

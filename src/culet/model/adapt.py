@@ -18,9 +18,9 @@ from typing import Literal
 
 import numpy as np
 
+from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.generating_config import CrossAttention, DecoderConfig, EncoderDecoderConfig
 from culet.errors import CheckpointError, InputError
-from culet.model.config import EncoderConfig
-from culet.model.decoder_config import CrossAttention, DecoderConfig, EncoderDecoderConfig
 
 Arrays = dict[str, np.ndarray]
 Side = Literal["encoder", "decoder"]
@@ -42,7 +42,7 @@ CrossNorms = Literal["copied", "plain", "quiet"]
           decoder begins as the language model it was
 """
 
-_QUIET = np.float32(-0.98)  # 1 + w = 0.02, as in `culet.model.embedding.initialize`
+_QUIET = np.float32(-0.98)  # 1 + w = 0.02, as in `culet.model.embedding_model.initialize`
 _NORMS = {"cross_norm": "attention_norm", "cross_post_norm": "attention_post_norm"}
 
 
@@ -231,7 +231,7 @@ def encoder_of(
 ) -> tuple[EncoderConfig, Arrays]:
     """Return the encoder of an encoder-decoder: its shape and its weights.
 
-    `culet.model.from_encoder` puts a head on it and so makes an embedding model.
+    `culet.model.heads` puts a head on it and so makes an embedding model.
     """
     names = config.encoder.weight_shapes()
     return config.encoder, {name: arrays[f"encoder.{name}"] for name in names}

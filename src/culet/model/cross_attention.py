@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from culet.architecture.embedding_config import EncoderConfig
 from culet.model.attention import Attention, attend, head_norm, packed, rectangle
 from culet.model.batch import Seq2SeqBatch
-from culet.model.config import EncoderConfig
 from culet.model.layers import Linear
 
 

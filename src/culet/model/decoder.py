@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from culet.architecture.generating_config import DecoderConfig
 from culet.model.batch import TokenBatch
-from culet.model.decoder_config import DecoderConfig
 from culet.model.encoder import Encoder
 from culet.model.layers import Linear
 

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from culet.architecture.embedding_config import EncoderConfig
 from culet.errors import InputError
 from culet.model.attention import Attention
 from culet.model.batch import TokenBatch
-from culet.model.config import EncoderConfig
 from culet.model.layers import GatedFeedForward, RMSNorm, rotary_table
 
 

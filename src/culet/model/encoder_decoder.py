@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from culet.architecture.generating_config import EncoderDecoderConfig
 from culet.model.batch import Seq2SeqBatch, TokenBatch
 from culet.model.cross_attention import CrossAttention, MergedAttention
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import EncoderDecoderConfig
 from culet.model.encoder import Block, Encoder
 from culet.model.layers import RMSNorm
 

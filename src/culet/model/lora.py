@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from culet.errors import InputError
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.layers import Linear
 
 

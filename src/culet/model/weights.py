@@ -1,8 +1,8 @@
 """Weights in and out of the models as named numpy arrays.
 
 The names are culet's own (`weight_shapes` of each config), one array a matrix of the paper;
-`culet.checkpoint` translates them to and from the names on disk. Inside the model query, key
-and value are one matrix, and so are gate and up, because one large product is faster than
+`culet.checkpoints.embedding` translates them to and from the names on disk. Inside the model query,
+key and value are one matrix, and so are gate and up, because one large product is faster than
 three small ones.
 """
 
@@ -14,11 +14,11 @@ from typing import overload
 import numpy as np
 import torch
 
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.errors import CheckpointError
-from culet.model.config import EmbeddingConfig
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.model.embedding import EmbeddingModel
+from culet.model.embedding_model import EmbeddingModel
 from culet.model.encoder_decoder import EncoderDecoder
 
 Config = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig

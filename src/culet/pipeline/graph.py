@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from culet.errors import RecipeError
+from culet.files.settings import build, read_toml
 from culet.loading import PACKAGED
 from culet.pipeline.kinds import KINDS
 from culet.pipeline.stage import Input, Kind, Output, Stage
-from culet.recipe import build, read_toml
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ _SAVING = ("save_every",)
 
 
 def _glue(name: str) -> Callable[..., Any]:
-    """Return a function of `culet.pipeline.glue`, which is imported when it is called."""
-    return lambda *args: getattr(import_module("culet.pipeline.glue"), name)(*args)
+    """Return a function of `culet.pipeline.adapters`, which is imported when it is called."""
+    return lambda *args: getattr(import_module("culet.pipeline.adapters"), name)(*args)
 
 
 def _sources(stage: Stage) -> tuple[Path, ...]:
@@ -39,7 +39,7 @@ def _tune_kind(name: str) -> Kind:
         unimportant=("save_every", "eval_every"),
         records=_sources,
         everywhere=True,
-        extra=("culet.pipeline.glue", "MixtureChoice"),
+        extra=("culet.pipeline.adapters", "MixtureChoice"),
     )
 
 
@@ -147,7 +147,7 @@ _ALL = (
         gives={"mixture": "mixtures.json"},
         inputs=(_MODEL,),
         run=_glue("run_search"),
-        extra=("culet.pipeline.glue", "Search"),
+        extra=("culet.pipeline.adapters", "Search"),
         complete=_glue("complete_search"),
         by_dev=lambda config: True,
         records=lambda stage: tuple(source.path for source in stage.extra.trial.sources),
@@ -161,7 +161,7 @@ _ALL = (
         inputs=(Input("models", ("model",), many=True),),
         run=_glue("run_merge"),
         check=_glue("check_merge"),
-        extra=("culet.pipeline.glue", "Dev"),
+        extra=("culet.pipeline.adapters", "Dev"),
         by_dev=lambda config: bool(config.method == "greedy"),
     ),
 )

@@ -11,18 +11,18 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from culet.atomic import locked
 from culet.data.records import data_files
 from culet.errors import InputError, MissingExtra, RecipeError, TrainingError
-from culet.pipeline import measure
+from culet.files.atomic import locked
+from culet.pipeline import scores as measure
 from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.stage import Job, Stage
 from culet.pipeline.stamp import Standing, note, stamp_of, standing
-from culet.pipeline.tables import duration
 from culet.stages.folder import look
+from culet.terminal.tables import duration
 
 if TYPE_CHECKING:
-    from culet.train.distributed import World
+    from culet.train.processes import World
 
 EVALUATE = "evaluate"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -69,7 +69,7 @@ def run_recipe(
     selected = select(recipe, begin=begin, only=only)
     check_inputs(recipe, selected)
     if dry_run:
-        from culet.pipeline.planning import plan
+        from culet.pipeline.plan.table import plan
 
         for line in plan(recipe, selected):
             say(line)
@@ -142,7 +142,7 @@ def run_stages(
     recipe: Recipe, selected: Sequence[str], *, world: World, say: Callable[[str], None] = print
 ) -> None:
     """Run the selected stages in order; those that one process does are the first one's."""
-    from culet.train.distributed import alone
+    from culet.train.processes import alone
 
     known: dict[str, Standing] = {}
     watch = None
@@ -202,7 +202,7 @@ def _joined(recipe: Recipe) -> Iterator[World]:
     try:
         import torch
 
-        from culet.train.distributed import joined
+        from culet.train.processes import joined
     except ModuleNotFoundError as error:
         raise MissingExtra(error.name or "torch", extra="train", purpose="culet train") from error
     if recipe.run.threads:

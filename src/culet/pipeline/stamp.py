@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from culet import fingerprint
-from culet.atomic import new_file
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import identity
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
-from culet.recipe import identity
 from culet.stages.folder import PIPELINE_FILE, Finding, look
 
 State = Literal["finished", "unchecked", "changed", "damaged", "interrupted", "new"]

@@ -9,8 +9,8 @@ from typing import Any
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
 from culet.pipeline.stamp import Standing, standings
-from culet.pipeline.tables import aligned, size
-from culet.train.report import read_log
+from culet.terminal.tables import aligned, size
+from culet.train.log import read_log
 
 _STATES = {
     "finished": "finished",

@@ -1,1 +1,1 @@
-"""Embedding on CPUs through OpenVINO, without PyTorch."""
+"""Engines: token ids to unit vectors."""

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from culet import fingerprint
+from culet.architecture.generating_config import CrossAttention
+from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
+from culet.checkpoints.t5gemma import write_encoder_decoder
+from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import training_papers
-from culet.data.shuffle import check_seed
-from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
-from culet.encoder_decoder_checkpoint import write_encoder_decoder
 from culet.errors import InputError
+from culet.files import fingerprint
+from culet.files.settings import identity, to_tables
+from culet.files.tensors import StoredDtype
 from culet.model.adapt import (
     CrossNorms,
     EncoderWindow,
@@ -24,10 +27,7 @@ from culet.model.adapt import (
     is_balanced,
     origins,
 )
-from culet.model.decoder_config import CrossAttention
-from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
-from culet.tensorfile import StoredDtype
 
 
 @dataclass(frozen=True)

@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.data.ledger import training_papers
-from culet.data.pretraining import (
+from culet.architecture.generating_config import DecoderConfig, Shapes
+from culet.checkpoints.gemma import read_decoder, write_decoder
+from culet.data.batches.windows import (
     TextSourceConfig,
     TokenWindows,
     WindowBatcher,
     next_token,
 )
-from culet.decoder_checkpoint import read_decoder, write_decoder
+from culet.data.ledger import training_papers
 from culet.errors import RecipeError
-from culet.model.decoder_config import DecoderConfig, Shapes
+from culet.files.settings import LATER
 from culet.model.weights import from_arrays, to_arrays
-from culet.recipe import LATER
-from culet.stages.beginning import StackShape, kept_tokenizer, lexical_embedding, stack_config
-from culet.stages.running import (
+from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
+from culet.stages.language import (
     TokenTraining,
     check_window,
     finish,
@@ -34,8 +34,8 @@ from culet.stages.running import (
     text_tokenizer,
     train,
 )
-from culet.train.distributed import current
-from culet.train.language import head_table, windows_step
+from culet.train.language_steps import head_table, windows_step
+from culet.train.processes import current
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class DecoderStageConfig(TokenTraining):
         max_texts: Texts the tokenizer is trained on, from the first source on.
         shape: Sizes of a new decoder.
         lexical: A new decoder's token table, and its head's, begin from each token's rarity and
-            spelling; see `culet.lexical`.
+            spelling; see `culet.text.token_table`.
         init: A decoder to train on, with its own tokenizer and shape.
     """
 
@@ -185,7 +185,7 @@ def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
     """Return weights to train a language model from: matrices normal, std in_dim^-0.5; norms 0.
 
     0 multiplies by 1, also after the sub-layers. An embedding model from nothing begins with quiet
-    sub-layers (`culet.model.embedding`); a language model learns much more slowly so, since a
+    sub-layers (`culet.model.embedding_model`); a language model learns much more slowly so, since a
     norm rises by no more than the learning rate a step.
     """
     generator = np.random.default_rng(seed)

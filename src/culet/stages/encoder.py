@@ -16,21 +16,21 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from culet.data.pretraining import (
+from culet.architecture.embedding_config import EncoderConfig
+from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
+from culet.data.batches.windows import (
     TextSourceConfig,
     TokenWindows,
     WindowBatcher,
     masked_token,
 )
-from culet.decoder_checkpoint import DecoderCheckpoint, read_decoder
 from culet.errors import InputError, RecipeError
 from culet.model.adapt import EncoderWindow, adapted_config
 from culet.model.batch import IGNORED
-from culet.model.config import EncoderConfig
-from culet.model.from_encoder import HeadConfig, embedding_config, with_head
+from culet.model.heads import HeadConfig, embedding_config, with_head
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
-from culet.stages.running import (
+from culet.stages.language import (
     TokenTraining,
     check_window,
     finish,
@@ -40,8 +40,8 @@ from culet.stages.running import (
     train,
     write_encoder,
 )
-from culet.train.distributed import current
-from culet.train.language import windows_step
+from culet.train.language_steps import windows_step
+from culet.train.processes import current
 
 MASK = "<mask>"
 

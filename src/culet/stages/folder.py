@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from culet import fingerprint
-from culet.atomic import new_file
 from culet.errors import InputError
-from culet.recipe import to_toml
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import to_toml
 
 PIPELINE_FILE = "pipeline.json"  # what the pipeline notes beside the stage's own files
 _UNVOUCHED = ("run.json", "recipe.toml", "log.jsonl", "done.json", PIPELINE_FILE)

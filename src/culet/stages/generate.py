@@ -1,6 +1,6 @@
 """Training data written or graded by a language model behind an OpenAI-compatible endpoint.
 
-One of three jobs, see `culet.data.generate`:
+One of three jobs, see `culet.data.endpoints.synthesis`:
 
 [<stage>.queries]         rows of documents → pairs of a query and its document
 [<stage>.grades]          pairs and their negatives → grades, which the miner can fuse
@@ -20,11 +20,8 @@ from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.data.endpoint import Answer, Endpoint, EndpointConfig
-from culet.data.examine import Tally, cut
-from culet.data.generate import (
+from culet.data.endpoints.chat import Answer, Endpoint, EndpointConfig
+from culet.data.endpoints.synthesis import (
     By,
     ClassificationConfig,
     QueriesConfig,
@@ -40,12 +37,15 @@ from culet.data.generate import (
     read_queries,
 )
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, ledger_of, write_ledger
+from culet.data.prepare.chunks import Row, parse_row
+from culet.data.prepare.examine import Tally, cut
 from culet.data.records import data_files, raw_rows, stream_records
-from culet.data.rows import Row, parse_row
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.progress import Progress
-from culet.recipe import identity, to_tables
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import identity, to_tables
 from culet.stages.folder import StageFolder
+from culet.terminal.progress import Progress
 
 Rows = Iterator[dict[str, Any]]
 

@@ -2,7 +2,7 @@
 
 EmbeddingGemma (arXiv 2509.20354, section 2.3) averages one finetuning run for each of its mixtures,
 unweighted, for +0.8 on the mean task; averages within a run and greedy soups (arXiv 2203.05482)
-are the other known ways. What would average noise is refused; see `culet.merge`.
+are the other known ways. What would average noise is refused; see `culet.checkpoints.soup`.
 
 checkpoint/   the soup
 merge.json    members, weights, cosines between them, and the scores of a greedy search
@@ -18,15 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.checkpoint import Checkpoint, read_checkpoint
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.soup import check_alike, check_related, write_mean
 from culet.data.ledger import training_papers
 from culet.errors import InputError, RecipeError
-from culet.merge import check_alike, check_related, write_mean
-from culet.recipe import to_tables
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import to_tables
+from culet.files.tensors import StoredDtype
 from culet.stages.folder import StageFolder
-from culet.tensorfile import StoredDtype
 
 Score = Callable[[Path], float]
 

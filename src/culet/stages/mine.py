@@ -25,25 +25,25 @@ from typing import Any
 
 import numpy as np
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.data.collate import record_prompts
-from culet.data.judges import Judge, RescoreConfig, judges_of, ranked
+from culet.data.batches.collate import record_prompts
+from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import write_ledgers
-from culet.data.mine import Rules, choose, excluded, highest, nearest, within_margins
-from culet.data.minereport import LOOKED_AT, Tally
-from culet.data.pairindex import PairIndex, build_index, open_index
+from culet.data.mining.judges import Judge, RescoreConfig, judges_of, ranked
+from culet.data.mining.pair_index import PairIndex, build_index, open_index
+from culet.data.mining.rules import Rules, choose, excluded, highest, nearest, within_margins
+from culet.data.mining.tally import LOOKED_AT, Tally
 from culet.data.records import Record, data_files, stream_records
-from culet.data.shuffle import check_seed
-from culet.data.textstore import TextStore
 from culet.data.vectorfile import VectorFile
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import identity, to_tables
+from culet.files.stores import TextStore
 from culet.loading import load
-from culet.progress import Progress
-from culet.prompts import TASKS
-from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
+from culet.terminal.progress import Progress
+from culet.text.prompts import TASKS
 
 
 @dataclass(frozen=True)

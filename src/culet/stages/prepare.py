@@ -23,26 +23,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.checkpoint import read_checkpoint
-from culet.data.consistency import ConsistencyConfig
-from culet.data.contamination import ContaminationConfig, OverlapIndex
-from culet.data.endpoint import Endpoint
-from culet.data.examine import Examiner
-from culet.data.filters import LanguageConfig, LanguageIdentifier, LengthConfig
-from culet.data.generate import GradesConfig
+from culet.checkpoints.embedding import read_checkpoint
+from culet.data.endpoints.chat import Endpoint
+from culet.data.endpoints.synthesis import GradesConfig
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, joined, ledger_of, write_ledger
-from culet.data.minhash import NearConfig
-from culet.data.passes import Passes
+from culet.data.prepare.consistency import ConsistencyConfig
+from culet.data.prepare.contamination import ContaminationConfig, OverlapIndex
+from culet.data.prepare.examine import Examiner
+from culet.data.prepare.filters import LanguageConfig, LanguageIdentifier, LengthConfig
+from culet.data.prepare.minhash import NearConfig
+from culet.data.prepare.passes import Passes
+from culet.data.prepare.report_json import counts_by_source, report
+from culet.data.prepare.survey import Survey
 from culet.data.records import data_files
-from culet.data.report import counts_by_source, report
-from culet.data.survey import Survey
 from culet.errors import Interrupted, RecipeError
 from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
 from culet.evaluate.texts import task_texts
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import identity, to_tables
 from culet.loading import find_checkpoint, load
-from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 
 _GENERIC = ("pairs", "text", "triples", "data", "train")  # names of files that say nothing

@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from culet.data.denoise import (
+from culet.architecture.generating_config import EncoderDecoderConfig
+from culet.checkpoints.gemma import (
+    DecoderCheckpoint,
+    EncoderDecoderCheckpoint,
+    read_decoder,
+    read_encoder_decoder,
+    write_encoder_decoder,
+)
+from culet.data.batches.denoise import (
     Denoiser,
     Markers,
     most_spans,
@@ -23,29 +31,21 @@ from culet.data.denoise import (
     ul2,
     used_modes,
 )
-from culet.data.ledger import training_papers
-from culet.data.pretraining import (
+from culet.data.batches.windows import (
     DenoisingBatcher,
     TextSourceConfig,
     TokenPairs,
     WindowPlan,
 )
-from culet.decoder_checkpoint import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_decoder,
-    read_encoder_decoder,
-    write_encoder_decoder,
-)
+from culet.data.ledger import training_papers
 from culet.errors import InputError, RecipeError
 from culet.model.adapt import encoder_of
 from culet.model.decoder import Decoder
-from culet.model.decoder_config import EncoderDecoderConfig
 from culet.model.encoder_decoder import EncoderDecoder
-from culet.model.from_encoder import HeadConfig, embedding_config
+from culet.model.heads import HeadConfig, embedding_config
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
-from culet.stages.running import (
+from culet.stages.language import (
     Freeze,
     TokenTraining,
     finish,
@@ -56,9 +56,9 @@ from culet.stages.running import (
     train,
     write_encoder,
 )
-from culet.tokenizer import TextTokenizer, unused_ids
-from culet.train.distributed import current
-from culet.train.language import pairs_step
+from culet.text.tokenizer import TextTokenizer, unused_ids
+from culet.train.language_steps import pairs_step
+from culet.train.processes import current
 
 OBJECTIVES = {"t5gemma2": t5gemma2, "ul2": ul2, "prefix_lm": prefix_lm}
 

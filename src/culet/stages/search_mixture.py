@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.data.shuffle import check_seed
+from culet.data.batches.shuffle import check_seed
 from culet.data.simplex import to_point, to_shares
 from culet.errors import MissingExtra, RecipeError, TrainingError
-from culet.mixturereport import Point, is_chosen_by, read_points, write_found
-from culet.recipe import to_tables
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import to_tables
 from culet.stages.folder import StageFolder
+from culet.stages.mixtures import Point, is_chosen_by, read_points, write_found
 
 if TYPE_CHECKING:
     import optuna

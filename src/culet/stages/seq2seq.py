@@ -14,18 +14,17 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from culet.atomic import new_file
+from culet.checkpoints.gemma import read_encoder_decoder, write_encoder_decoder
+from culet.data.batches.windows import TokenPairs
 from culet.data.ledger import training_papers
-from culet.data.pretraining import TokenPairs
 from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
-from culet.decoder_checkpoint import read_encoder_decoder, write_encoder_decoder
 from culet.errors import RecipeError
 from culet.evaluate.closed_book import exact_match, is_match
+from culet.files.atomic import new_file
+from culet.generation.decode import GenerationConfig, generate
 from culet.model.encoder_decoder import EncoderDecoder
-from culet.model.generate import GenerationConfig, generate
 from culet.model.weights import from_arrays, to_arrays
-from culet.progress import Progress
-from culet.stages.running import (
+from culet.stages.language import (
     TokenTraining,
     finish,
     folder_papers,
@@ -33,9 +32,10 @@ from culet.stages.running import (
     text_tokenizer,
     train,
 )
-from culet.tokenizer import TextTokenizer
-from culet.train.distributed import current
-from culet.train.language import pairs_step
+from culet.terminal.progress import Progress
+from culet.text.tokenizer import TextTokenizer
+from culet.train.language_steps import pairs_step
+from culet.train.processes import current
 
 
 @dataclass(frozen=True, kw_only=True)

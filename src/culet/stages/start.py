@@ -14,20 +14,20 @@ from pathlib import Path
 
 import torch
 
-from culet import fingerprint
-from culet.checkpoint import write_checkpoint
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.checkpoints.embedding import write_checkpoint
+from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import training_papers
 from culet.data.records import Records, data_files, read_records
-from culet.data.shuffle import check_seed
 from culet.errors import RecipeError
-from culet.model.config import EmbeddingConfig
-from culet.model.embedding import EmbeddingModel, initialize
+from culet.files import fingerprint
+from culet.files.settings import identity, to_tables
+from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
-from culet.progress import Progress
-from culet.prompts import Prompts
-from culet.recipe import identity, to_tables
-from culet.stages.beginning import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.stages.folder import StageFolder
+from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
+from culet.terminal.progress import Progress
+from culet.text.prompts import Prompts
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class StartConfig:
         shape: Sizes of the model.
         seed: Decides the random weights.
         max_texts: Texts the tokenizer sees, evenly spread over the corpus.
-        lexical: Begin from each token's rarity and spelling; see `culet.lexical`.
+        lexical: Begin from each token's rarity and spelling; see `culet.text.token_table`.
     """
 
     corpus: tuple[Path, ...]

@@ -4,7 +4,7 @@ EmbeddingGemma (arXiv 2509.20354, section 2.2) matches the teacher's embeddings 
 positives and hard negatives. Here each distinct text is embedded once, whatever the number of
 epochs, mixtures and students; a source then names this stage's vectors as its `teacher`.
 
-vectors/   shards of float16 vectors by text; see `culet.data.teacherfolder`
+vectors/   shards of float16 vectors by text; see `culet.data.teacher_vectors`
 state/     the texts, and what an endpoint answered that no shard holds; gone once it is finished
 """
 
@@ -22,20 +22,20 @@ from typing import Any
 
 import numpy as np
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.data.collate import record_prompts
-from culet.data.embedendpoint import EmbeddingEndpoint
+from culet.data.batches.collate import record_prompts
+from culet.data.endpoints.embeddings import EmbeddingEndpoint
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
 from culet.data.records import Record, data_files, stream_records
-from culet.data.teacherfolder import MANIFEST, Spoken, spoken, write_shard
-from culet.data.textstore import TextStore, numbered, write_store
+from culet.data.teacher_vectors import MANIFEST, Spoken, spoken, write_shard
 from culet.errors import InputError, RecipeError
-from culet.progress import Progress
-from culet.prompts import TASKS, Prompts
-from culet.recipe import LATER, identity, to_tables
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import LATER, identity, to_tables
+from culet.files.stores import TextStore, numbered, write_store
 from culet.stages.folder import StageFolder
-from culet.teachers import EmbedderTeacher, EndpointTeacher, Teacher, folder_teacher
+from culet.stages.teachers import EmbedderTeacher, EndpointTeacher, Teacher, folder_teacher
+from culet.terminal.progress import Progress
+from culet.text.prompts import TASKS, Prompts
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _texts(
 ) -> tuple[TextStore, int]:
     """Return the distinct texts in order of first occurrence, and how many there are with repeats.
 
-    Like `culet.data.pairindex`, in two passes: hashes, then texts.
+    Like `culet.data.mining.pair_index`, in two passes: hashes, then texts.
     """
     prompts = _prompts(teacher)
     keys = array("Q")

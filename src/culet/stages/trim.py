@@ -19,26 +19,26 @@ from zipfile import BadZipFile
 import numpy as np
 from tokenizers import Tokenizer
 
-from culet import fingerprint
-from culet.atomic import new_file
-from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from culet.data.ledger import training_papers
-from culet.data.records import data_files, parsed_row, raw_rows
-from culet.decoder_checkpoint import (
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
+from culet.checkpoints.gemma import (
     DecoderCheckpoint,
     EncoderDecoderCheckpoint,
     read_generating,
     write_decoder,
     write_encoder_decoder,
 )
+from culet.data.ledger import training_papers
+from culet.data.records import data_files, parsed_row, raw_rows
 from culet.errors import InputError, RecipeError
-from culet.model.config import EmbeddingConfig
-from culet.model.decoder_config import DecoderConfig, EncoderDecoderConfig
-from culet.progress import Progress
-from culet.recipe import identity, to_tables
+from culet.files import fingerprint
+from culet.files.atomic import new_file
+from culet.files.settings import identity, to_tables
+from culet.files.tensors import StoredDtype
 from culet.stages.folder import StageFolder
-from culet.tensorfile import StoredDtype
-from culet.vocabulary import Counted, Coverage, Trimmed, count_tokens, coverage, trim
+from culet.terminal.progress import Progress
+from culet.text.vocabulary import Counted, Coverage, Trimmed, count_tokens, coverage, trim
 
 AnyCheckpoint = Checkpoint | DecoderCheckpoint | EncoderDecoderCheckpoint
 AnyConfig = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig

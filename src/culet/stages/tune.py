@@ -16,35 +16,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from culet import fingerprint
-from culet.ahead import Ahead
-from culet.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from culet.data.collate import PairBatch
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
+from culet.checkpoints.lineage import descent
+from culet.concurrency import Ahead
+from culet.data.batches.collate import PairBatch
+from culet.data.batches.sources import Batcher, Source, read_source
 from culet.data.ledger import training_papers
 from culet.data.records import data_files
-from culet.data.source import Batcher, Source, read_source
-from culet.data.teacherfolder import MANIFEST
+from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
-from culet.lineage import descent
-from culet.model.config import EmbeddingConfig
-from culet.model.embedding import EmbeddingModel, check_dtype
+from culet.files import fingerprint
+from culet.files.settings import identity, to_tables
+from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.lora import add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
-from culet.prompts import Prompts
-from culet.recipe import identity, to_tables
 from culet.stages.folder import StageFolder
 from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
-from culet.tokenizer import TextTokenizer
-from culet.train.contrastive import (
+from culet.text.prompts import Prompts
+from culet.text.tokenizer import TextTokenizer
+from culet.train.contrastive_step import (
     Projection,
     Temperature,
     contrastive_step,
 )
-from culet.train.distributed import current, whole
+from culet.train.log import Report, Unreported, read_log
 from culet.train.loop import Action, Loop
 from culet.train.loop import run as run_loop
 from culet.train.optim import Optimizer
-from culet.train.report import Report, Unreported, read_log
+from culet.train.processes import current, whole
 from culet.train.resume import drop_state, load_state, save_state
 
 
@@ -222,7 +222,7 @@ def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
 def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None = None) -> str:
     """Return what identifies a run: settings, data and the checkpoint it starts from.
 
-    Where they lie inside the folder `run` does not matter; see `culet.recipe.identity`.
+    Where they lie inside the folder `run` does not matter; see `culet.files.settings.identity`.
     """
     files = [file for source in config.sources for file in data_files(source.path)]
     # of a folder of stage teach, the manifest says what is in it

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from culet.data.mixture import check_weights
-from culet.data.shuffle import check_seed
-from culet.data.source import MixingConfig, SourceConfig
+from culet.data.batches.mixture import check_weights
+from culet.data.batches.shuffle import check_seed
+from culet.data.batches.sources import MixingConfig, SourceConfig
 from culet.errors import InputError, RecipeError
+from culet.files.settings import LATER
+from culet.files.tensors import StoredDtype
 from culet.model.lora import LoraConfig
-from culet.recipe import LATER
-from culet.tensorfile import StoredDtype
-from culet.train.contrastive import Chunking, LossConfig
+from culet.train.contrastive_step import Chunking, LossConfig
 from culet.train.optim import OptimConfig
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from culet.errors import TrainingError
-from culet.tensorfile import read_tensors, write_tensors
-from culet.train.distributed import current, whole
+from culet.files.tensors import read_tensors, write_tensors
+from culet.train.processes import current, whole
 
 _NAME = re.compile(r"step-(\d+)\.safetensors")
 

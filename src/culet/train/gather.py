@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from culet.data.collate import PairBatch
-from culet.train.distributed import World
+from culet.data.batches.collate import PairBatch
+from culet.train.processes import World
 
 _ROLES = ("query", "positive", "negative")  # those a batch may have teacher vectors for
 

@@ -12,11 +12,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from culet.ahead import Ahead
+from culet.concurrency import Ahead
 from culet.errors import Interrupted, TrainingError
-from culet.train.distributed import current
+from culet.train.log import Report
 from culet.train.optim import Optimizer
-from culet.train.report import Report
+from culet.train.processes import current
 
 Action = tuple[int, Callable[[int], None]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from culet.errors import InputError, TrainingError
-from culet.train.distributed import is_sharded, spread, whole
+from culet.train.processes import is_sharded, spread, whole
 
 
 @dataclass(frozen=True)

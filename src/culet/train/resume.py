@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from culet.atomic import new_folder
 from culet.errors import TrainingError
-from culet.tensorfile import read_tensors, write_tensors
-from culet.train.distributed import current, is_sharded, whole
+from culet.files.atomic import new_folder
+from culet.files.tensors import read_tensors, write_tensors
 from culet.train.optim import Optimizer
+from culet.train.processes import current, is_sharded, whole
 
 
 def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: str) -> None:

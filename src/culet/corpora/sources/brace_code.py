@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from culet.corpora.braces import functions, language_of
-from culet.corpora.comments import is_of_interest, without_header
 from culet.corpora.corpus import Corpus
-from culet.corpora.packages import Package
+from culet.corpora.readers.braces import functions, language_of
+from culet.corpora.readers.comments import is_of_interest, without_header
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Pair, Row, Text
 from culet.corpora.sources.python_code import LANG as PYTHON
 from culet.corpora.sources.python_code import functions as python_functions

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator
 
 from culet.corpora.corpus import Corpus
-from culet.corpora.debian import stanzas
-from culet.corpora.packages import Package
+from culet.corpora.places.debian import stanzas
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Row, Triple
 
 _ONE = {"Section": "is in the section", "Source": "is built from", "Homepage": "has the homepage"}

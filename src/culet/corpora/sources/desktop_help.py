@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 
 from culet.corpora.corpus import Corpus
-from culet.corpora.markup import Block, Form, blocks
-from culet.corpora.packages import Package
+from culet.corpora.readers.markup import Block, Form, blocks
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Aligned, Pair, Row, Text
 from culet.corpora.tidy import language
 

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterator
 
 from culet.corpora.corpus import Corpus
-from culet.corpora.gettext_mo import messages
-from culet.corpora.packages import Package
+from culet.corpora.readers.gettext_mo import messages
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import ENGLISH, Pair, Row
 from culet.corpora.tidy import language
 

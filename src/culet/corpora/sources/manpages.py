@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from culet.corpora.archives import ArchiveError, gunzip
 from culet.corpora.corpus import Corpus
-from culet.corpora.packages import Package
+from culet.corpora.readers.archives import ArchiveError, gunzip
+from culet.corpora.readers.packages import Package
+from culet.corpora.readers.troff import Item, read_page
 from culet.corpora.rows import Pair, Row, Text
 from culet.corpora.tidy import language
-from culet.corpora.troff import Item, read_page
 
 _PATH = re.compile(r"usr/share/man/(?:([^/]+)/)?man[1-8]/([^/]+)\.[1-8]\w*(?:\.gz)?")
 _FEWEST_CHARS = 60

@@ -7,9 +7,9 @@ import textwrap
 import warnings
 from collections.abc import Iterator
 
-from culet.corpora.comments import is_of_interest, summary, trimmed, without_header
 from culet.corpora.corpus import Corpus
-from culet.corpora.packages import Package
+from culet.corpora.readers.comments import is_of_interest, summary, trimmed, without_header
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Pair, Row, Text
 
 LANG = "code-python"

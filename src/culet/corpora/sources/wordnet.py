@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from culet.corpora.corpus import Corpus
-from culet.corpora.packages import Package
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import ENGLISH, Pair, Row, Triple
 
 _PARTS = {"noun": "noun", "verb": "verb", "adj": "adjective", "adv": "adverb"}

@@ -6,9 +6,9 @@ import re
 import string
 from collections.abc import Iterator
 
-from culet.corpora.archives import gunzip
 from culet.corpora.corpus import Corpus
-from culet.corpora.packages import Package
+from culet.corpora.readers.archives import gunzip
+from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Pair, Row, Triple
 from culet.corpora.tidy import language
 

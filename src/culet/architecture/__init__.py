@@ -1,0 +1,1 @@
+"""Sizes of models and the name and shape of each of their weights. No torch, no files."""

@@ -1,0 +1,1 @@
+"""Many texts to a file of vectors, in bounded memory, resumable."""

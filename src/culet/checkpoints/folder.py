@@ -1,0 +1,258 @@
+"""What every model folder has: JSON, safetensors in one file or several, a tokenizer.
+
+Nothing here knows an architecture. Every reader refuses a missing, damaged or contradictory file
+by name, before a weight is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from culet.errors import CheckpointError
+from culet.files.tensors import StoredDtype, StoredTensor, read_tensors, write_tensors
+
+SPECIAL_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # the same in every Gemma tokenizer
+
+
+class Tensor(Protocol):
+    """A tensor of a file, read when asked for."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def name(self) -> str:
+        """Its name there."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+
+    def float32(self) -> np.ndarray:
+        """Return the values."""
+
+
+class LazyArrays(Mapping[str, np.ndarray]):
+    """Arrays that are read when asked for, so that only one is in memory at a time."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._tensors[name].float32()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+def weight_files(folder: Path) -> dict[str, StoredTensor]:
+    """Return all tensors of a single or sharded safetensors checkpoint, by disk name."""
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.exists() or not index.exists():  # of both, transformers too takes the single file
+        return read_tensors(required(single))
+    where = read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not where:
+        raise CheckpointError(f"{index} must hold a weight_map from tensors to files")
+    tensors: dict[str, StoredTensor] = {}
+    for name in sorted({str(name) for name in where.values()}):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{index} names {name!r}, which is not a safetensors file beside it"
+            )
+        tensors |= read_tensors(required(folder / name))
+    if absent := sorted(set(where) - set(tensors)):
+        raise CheckpointError(f"{index} lists tensors that no shard holds: {listed(absent)}")
+    return tensors
+
+
+def check_tensors(
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, Tensor],
+    where: Path,
+    *,
+    said_by: str = "config.json",
+) -> None:
+    """Raise CheckpointError unless there is each of the tensors, of its shape, and no other.
+
+    Args:
+        shapes: What must be there.
+        tensors: What is there.
+        where: The folder or file, for the message.
+        said_by: Where the shapes come from, for the message.
+    """
+    missing = [name for name in shapes if name not in tensors]
+    extra = [name for name in tensors if name not in shapes]
+    if missing or extra:
+        raise CheckpointError(
+            f"{where}: weights and {said_by} disagree; missing {listed(missing)}, "
+            f"unexpected {listed(extra)}"
+        )
+    for name, shape in shapes.items():
+        if tensors[name].shape != shape:
+            raise CheckpointError(
+                f"{tensors[name].path}: tensor {tensors[name].name} has shape "
+                f"{tensors[name].shape}, {said_by} says {shape}"
+            )
+
+
+def check_tokenizer(path: Path, vocab_size: int) -> None:
+    """Raise CheckpointError unless a tokenizer.json is of this family and fits the embedding."""
+    try:
+        content = required(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+    fitting_tokenizer(content, vocab_size, path)
+
+
+def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
+    """Return a tokenizer.json, without the place of an image where the model has no row for it.
+
+    Args:
+        content: The text of a tokenizer.json.
+        vocab_size: Rows of the embedding.
+        where: Where it comes from, for messages.
+
+    Raises:
+        CheckpointError: If it is damaged, of another family, or has more ids than there are rows.
+    """
+    from tokenizers import Tokenizer
+
+    from culet.text.tokenizer import without_image_tokens
+
+    try:
+        stored = Tokenizer.from_str(content)
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(f"{where} is not a readable tokenizer: {error}") from error
+    tokenizer = without_image_tokens(stored, vocab_size)
+    ids = stored.get_vocab(with_added_tokens=True)
+    largest = max((ids[token] for token in tokenizer.get_vocab(with_added_tokens=True)), default=0)
+    if largest >= vocab_size:
+        raise CheckpointError(
+            f"{where} has token ids up to {largest}, but the model embeds only {vocab_size}; "
+            "tokenizer and weights are not of the same model"
+        )
+    for token, expected in SPECIAL_IDS.items():
+        if (found := tokenizer.token_to_id(token)) != expected:
+            raise CheckpointError(
+                f"{where} gives {token} the id {found}, expected {expected}; this tokenizer is of "
+                "another family, and other tools would put a wrong token around each text"
+            )
+    return content if tokenizer is stored else tokenizer.to_str()
+
+
+def write_shards(
+    folder: Path, arrays: Mapping[str, np.ndarray], dtype: StoredDtype, max_bytes: int
+) -> None:
+    """Write float32 arrays as model.safetensors, or as shards of at most so many bytes."""
+    item = 2 if dtype == "bfloat16" else 4
+    shards: list[dict[str, np.ndarray]] = [{}]
+    filled = 0
+    for name, array in arrays.items():
+        if shards[-1] and filled + array.size * item > max_bytes:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = array
+        filled += array.size * item
+    if len(shards) == 1:
+        write_tensors(folder / "model.safetensors", shards[0], dtype=dtype)
+        return
+    where: dict[str, str] = {}
+    for i, shard in enumerate(shards):
+        file = f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors"
+        write_tensors(folder / file, shard, dtype=dtype)
+        where |= dict.fromkeys(shard, file)
+    total = sum(array.size for array in arrays.values()) * item
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+
+
+def read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
+    """Return the content of a JSON file, or `default` where there is no file."""
+    if not path.exists():
+        if default is not None:
+            return default
+        raise CheckpointError(f"{path} is missing; the folder is not complete")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} must hold a JSON {kind.__name__}")
+    return value
+
+
+def required(path: Path) -> Path:
+    """Return the path of a file that must be there."""
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing; the folder is not complete")
+    return path
+
+
+def refuse_pickle(folder: Path) -> None:
+    """Raise CheckpointError if the only weights in a folder are pickles."""
+    pickles = [p.name for p in folder.glob("*") if re.search(r"\.(bin|pt|pth|pkl|ckpt)$", p.name)]
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise CheckpointError(
+            f"{folder} holds its weights as pickle ({', '.join(sorted(pickles))}), which can run "
+            "code when read; culet reads safetensors only: convert the file, for example with "
+            "transformers' save_pretrained"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return the first names of a list as words, for a message."""
+    shown = ", ".join(names[:5]) or "nothing"
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def architecture(raw: Mapping[str, Any], known: Sequence[str], where: Path) -> str:
+    """Return the architecture that a config.json names, which must be one of the known."""
+    named = raw.get("architectures")
+    name = named[0] if isinstance(named, list) and len(named) == 1 else named
+    if name not in known:
+        raise CheckpointError(
+            f"{where}: the architecture is {name!r} (model_type {raw.get('model_type')!r}), which "
+            f"is not known here; expected one of {', '.join(known)}"
+        )
+    return str(name)
+
+
+def drop_tied_copy(tensors: dict[str, Tensor], copy: str, original: str) -> None:
+    """Remove a tensor that the config says is the same as another, after checking that it is."""
+    dropped, kept = tensors.pop(copy), tensors[original]
+    if dropped.shape != kept.shape or not np.array_equal(dropped.float32(), kept.float32()):
+        raise CheckpointError(
+            f"{dropped.path}: the config ties {dropped.name} to {kept.name}, but both are there "
+            "and differ; set tie_word_embeddings to false, or leave one of them out"
+        )
+
+
+def small_files(config: Mapping[str, Any], max_length: int) -> dict[str, str]:
+    """Return the small files beside the weights of a model that generates, name to content."""
+    special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
+    texts: dict[str, Any] = {
+        "config.json": {**config, **special},
+        "generation_config.json": special,
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": max_length,
+            "padding_side": "left",
+            "pad_token": "<pad>",
+            "eos_token": "<eos>",
+            "bos_token": "<bos>",
+            "unk_token": "<unk>",
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    return {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()}

@@ -1,0 +1,1 @@
+"""A decoder in one GGUF file: container, blocks of numbers, weights, tokenizer."""

@@ -1,0 +1,190 @@
+"""The verb `culet embed`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from culet.cli.options import (
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    QuietOption,
+    TaskOption,
+    ThreadsOption,
+    WidthOption,
+    load_model,
+    say,
+)
+from culet.errors import InputError
+
+if TYPE_CHECKING:
+    from culet.bulk.output import EmbeddingWriter
+    from culet.files.rows import TextRow
+
+
+class OnLong(StrEnum):
+    """What happens to a text longer than the model reads."""
+
+    truncate = "truncate"
+    error = "error"
+
+
+def embed(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin.",
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", "-t", help="A text itself; may be repeated.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help=".npy, .jsonl or .parquet. Default: JSONL to stdout."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on after what an interrupted run has left.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew, whatever an interrupted run has left.")
+    ] = False,
+    model: ModelOption = None,
+    query: Annotated[bool, typer.Option("--query", help="The texts are queries.")] = False,
+    document: Annotated[
+        bool, typer.Option("--document", help="The texts are documents (the default).")
+    ] = False,
+    task: TaskOption = None,
+    field: Annotated[
+        str | None, typer.Option(help="Field or column that holds the text. Default: text.")
+    ] = None,
+    titles_field: Annotated[
+        str | None, typer.Option(help="Field or column that holds the title.")
+    ] = None,
+    truncate_to: WidthOption = None,
+    on_long: Annotated[
+        OnLong, typer.Option(help="Cut over-long texts and say so, or stop.")
+    ] = OnLong.truncate,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn texts into vectors, in their order."""
+    from culet.bulk.output import EmbeddingWriter, check_settings, embed_rows
+    from culet.files.rows import count_texts
+
+    side = _side(query, document, task)
+    if out is None and (resume or overwrite):
+        raise InputError("--resume and --overwrite are about the file of --out; give one")
+    rows = _rows(source, text, field, titles_field, side)
+    if out is not None and source not in (None, "-") and out.exists() and out.samefile(source):
+        raise InputError(f"{out} is the input itself; give --out another name")
+    writer = None if out is None else EmbeddingWriter(out, resume=resume, overwrite=overwrite)
+    total = len(text or ()) if source is None else count_texts(source)
+    embedder = load_model(model, device, precision, threads)
+    check_settings(embedder, side=side, task=task or "search", truncate_to=truncate_to)
+    width = truncate_to or embedder.dim
+    if writer is not None:
+        writer.begin(
+            width,
+            {
+                "model": embedder.fingerprint,
+                "precision": embedder.precision,
+                "side": side,
+                "task": task or "search",
+                "on_long": on_long.value,
+            },
+        )
+        rows = writer.rest(rows)
+        if resume:
+            say(_going_on(writer))
+    try:
+        with writer or nullcontext():
+            embed_rows(
+                embedder,
+                rows,
+                writer.write if writer else _to_stdout,
+                side=side,
+                task=task or "search",
+                truncate_to=truncate_to,
+                on_long=on_long.value,
+                first=writer.num_rows if writer else 0,
+                total=total,
+                progress=False if quiet else None,
+            )
+    finally:
+        if writer is not None and writer.kept is not None:
+            say(_kept(writer))
+    if writer is not None:
+        say(f"{writer.num_rows:,} vectors of {width} numbers in {out}")
+
+
+def _side(query: bool, document: bool, task: str | None) -> Literal["query", "document"]:
+    if query and document:
+        raise InputError("--query and --document exclude each other; give one")
+    if document and task:
+        raise InputError("--task is the task of a query; it has no meaning with --document")
+    return "query" if query or task else "document"
+
+
+def _rows(
+    source: str | None,
+    text: list[str] | None,
+    field: str | None,
+    titles_field: str | None,
+    side: str,
+) -> Iterator[TextRow]:
+    """Return the rows of the input; refuse options that have no meaning for it."""
+    from culet.files.rows import TextRow, read_texts
+
+    if (source is None) == (not text):
+        raise InputError("give either an INPUT (a file, or - for stdin) or --text, and not both")
+    if titles_field is not None and side == "query":
+        raise InputError("--titles-field is of documents; queries have no titles")
+    if source is None:
+        plain = "--text"
+    elif source == "-":
+        plain = "standard input"
+    else:
+        name = source.lower().removesuffix(".gz")
+        plain = source if name.endswith(".txt") else ""
+    given = [
+        option
+        for option, value in (("--field", field), ("--titles-field", titles_field))
+        if value is not None
+    ]
+    if plain and given:
+        raise InputError(
+            f"{' and '.join(given)} cannot be used with {plain}, which has plain texts without "
+            "fields; a .jsonl, .csv, .tsv or .parquet has fields"
+        )
+    if source is None:
+        return iter([TextRow(item) for item in text or ()])
+    return read_texts(source, field=field or "text", titles_field=titles_field)
+
+
+def _going_on(writer: EmbeddingWriter) -> str:
+    if writer.num_rows:
+        return f"culet: going on after {writer.num_rows:,} vectors in {writer.part}"
+    return f"culet: there is nothing to go on with in {writer.part}; beginning"
+
+
+def _kept(writer: EmbeddingWriter) -> str:
+    kept = f"culet: the first {writer.num_rows:,} vectors are kept in {writer.kept}"
+    return f"{kept}; --resume goes on after them" if writer.can_resume else kept
+
+
+def _to_stdout(batch: list[TextRow], embedding: Any) -> None:
+    from culet.files.vectors import json_lines
+
+    sys.stdout.writelines(json_lines(batch, embedding))
+    sys.stdout.flush()

@@ -1,0 +1,108 @@
+"""The verb `culet generate`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from culet.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from culet.generation.writer import Writer
+
+
+def generate(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A decoder (folder or .gguf) or an encoder-decoder.")
+    ],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.")
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin.",
+        ),
+    ] = None,
+    field: Annotated[str, typer.Option(help="The input's field of the text.")] = "text",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="A .jsonl file. Default: stdout.")
+    ] = None,
+    beams: Annotated[int, typer.Option(help="Texts kept at each step; 1 is greedy.")] = 1,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest text in tokens.")] = 64,
+    length_penalty: Annotated[float, typer.Option(help="Above 1 prefers longer beams.")] = 1.0,
+    batch_size: Annotated[int, typer.Option(help="Prompts written for at a time.")] = 16,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+) -> None:
+    """Continue prompts with a decoder, or answer them with an encoder-decoder."""
+    if (prompt is None) == (source is None):
+        raise InputError("give texts as --prompt TEXT, or a file of them as --input FILE")
+    if out is not None and out.suffix != ".jsonl":
+        raise InputError(f"--out must name a .jsonl file, got {out}")
+    writer = _writer(checkpoint, device, precision)
+    from culet.generation.decode import GenerationConfig
+    from culet.terminal.progress import Progress
+
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        beams=beams,
+        length_penalty=length_penalty,
+        batch_size=batch_size,
+    )
+    texts, total = _texts(prompt, source, field)
+    show = False if quiet else None
+    with (
+        _lines(out) as file,
+        Progress("generating", total=total, unit="texts", show=show) as progress,
+    ):
+        for written in writer.write(texts, config, done=progress.advance):
+            if as_json or out is not None:
+                print(json.dumps(asdict(written), ensure_ascii=False), file=file, flush=True)
+            else:
+                print(written.text, file=file, flush=True)
+
+
+def _writer(checkpoint: Path, device: str, precision: str) -> Writer:
+    try:
+        from culet.generation.writer import Writer, read_generating
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "culet":
+            raise
+        raise MissingExtra(error.name, extra="torch", purpose="generating text") from error
+    return Writer(read_generating(checkpoint), device=device, precision=precision)
+
+
+def _texts(
+    prompts: list[str] | None, source: str | None, field: str
+) -> tuple[Iterator[str], int | None]:
+    """Return the prompts, and how many there are where that is known."""
+    from culet.files.rows import count_texts, read_texts
+
+    if prompts is not None or source is None:
+        return iter(prompts or ()), len(prompts or ())
+    rows = read_texts(source, field=field)
+    return (row.text for row in rows), count_texts(source)
+
+
+@contextmanager
+def _lines(out: Path | None) -> Iterator[IO[str]]:
+    """Yield where lines go; a file is whole or not there."""
+    from culet.files.atomic import new_file
+
+    if out is None:
+        yield sys.stdout
+        return
+    with new_file(out) as aside, aside.open("w", encoding="utf-8") as file:
+        yield file

@@ -1,0 +1,1 @@
+"""Where packages are, and downloads that are what the index says they are."""

@@ -1,0 +1,1 @@
+"""What a training step reads: sources, mixtures, windows and collated batches."""

@@ -1,0 +1,198 @@
+"""Records to a tokenized batch: prompts in front, equal texts once, teacher vectors beside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from culet.data.records import Record
+from culet.data.teacher import TeacherFile, teacher_vector
+from culet.data.teacher_vectors import TeacherFolder
+from culet.errors import InputError
+from culet.text.prompts import SYMMETRIC_TASKS, Prompts
+from culet.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B pairs from one source: distinct tokenized texts, and which of them each pair uses.
+
+    Attributes:
+        texts: Token ids of the distinct texts.
+        query: Index of each pair's query.
+        positive: Index of each pair's positive.
+        negative: Indices of each pair's hard negatives, −1 where there are fewer than C.
+        teacher: Role to teacher vectors [B, T] or [B, C, T]; NaN rows where there is none.
+        source: Name of the source.
+        origin: "file:line" of each record.
+        truncated: Texts that were longer than the limit and were cut.
+        keys: A 64-bit hash of each distinct text, prompt included: equal in every process, so that
+            processes which hold a part of a batch each can tell equal texts. May be empty.
+    """
+
+    texts: list[np.ndarray]
+    query: np.ndarray
+    positive: np.ndarray
+    negative: np.ndarray
+    teacher: dict[str, np.ndarray] = field(default_factory=dict)
+    source: str = ""
+    origin: tuple[str, ...] = ()
+    truncated: int = 0
+    keys: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def num_tokens(self) -> int:
+        """Return the number of tokens over the distinct texts."""
+        return sum(len(text) for text in self.texts)
+
+
+def collate(
+    records: Sequence[Record],
+    *,
+    tokenizer: TextTokenizer,
+    prompts: Prompts,
+    task: str,
+    num_negatives: int,
+    source: str = "",
+    teacher_file: TeacherFile | TeacherFolder | None = None,
+    seed: Sequence[int],
+    first: int = 0,
+) -> PairBatch:
+    """Return the batch of some records.
+
+    Args:
+        records: The pairs of one batch, or one process's part of it; then there may be none.
+        tokenizer: Its `max_length` cuts long texts.
+        prompts: Prefixes by task.
+        task: The task of records that name none.
+        num_negatives: C, hard negatives used per query; drawn anew each time where a record
+            has more. A negative that is the positive itself is never drawn.
+        source: Name of the source, for messages.
+        teacher_file: Vectors for records that give keys, or a folder that knows every text.
+        seed: Decides the draw of negatives, for each record by its place in the whole batch; so it
+            does not matter among how many processes a batch is divided.
+        first: Place of the first record in the whole batch.
+
+    Raises:
+        InputError: If a record names an unknown task or a teacher vector cannot be found.
+    """
+    index: dict[str, int] = {}
+    query, positive = [], []
+    negative = np.full((len(records), num_negatives), -1, dtype=np.int64)
+    drawn: list[np.ndarray] = []
+
+    def place(text: str) -> int:
+        return index.setdefault(text, len(index))
+
+    for row, record in enumerate(records):
+        ask, titled, untitled = record_prompts(record, prompts=prompts, task=task)
+        query.append(place(ask + record.query))
+        positive.append(place(titled + record.positive))
+        wrong = [i for i, text in enumerate(record.negatives) if text != record.positive]
+        picks = _drawn(wrong, num_negatives, (*seed, first + row))
+        drawn.append(picks)
+        for column, pick in enumerate(picks):
+            negative[row, column] = place(untitled + record.negatives[pick])
+    tokenized = tokenizer.encode(list(index), on_long="truncate")
+    used = int((negative >= 0).any(axis=0).sum())
+    return PairBatch(
+        texts=tokenized.ids,
+        query=np.array(query, dtype=np.int64),
+        positive=np.array(positive, dtype=np.int64),
+        negative=negative[:, :used],
+        teacher=_teacher(records, drawn, used, teacher_file, task),
+        source=source,
+        origin=tuple(record.origin for record in records),
+        truncated=len(tokenized.overlong),
+        keys=text_keys(index),
+    )
+
+
+def text_keys(texts: Iterable[str]) -> np.ndarray:
+    """Return a 64-bit hash of each text, int64: two of a million agree with a chance of 3e-8."""
+    digests = (hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(b"".join(digests), dtype="<i8").astype(np.int64)
+
+
+def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str, str, str]:
+    """Return what goes in front of a record's query, its positive and its negatives.
+
+    Raises:
+        InputError: If the task is unknown, or there is a title that the prompts have no place for.
+    """
+    name = record.task or task
+    try:
+        ask = prompts.query(name)
+        if name in SYMMETRIC_TASKS:
+            return ask, ask, ask
+        return ask, prompts.document(record.title), prompts.document()
+    except InputError as error:
+        raise InputError(f"{record.origin}: {error}") from error
+
+
+def check_teacher(
+    record: Record, file: TeacherFile | TeacherFolder | None, task: str = "search"
+) -> None:
+    """Raise InputError unless every teacher vector of a record can be found and has one width."""
+    if isinstance(file, TeacherFolder):
+        if record.teacher:
+            raise InputError(
+                f"{record.origin}: the record names teacher vectors and its source a folder of "
+                "them; leave one out"
+            )
+        file.check(record, task)
+        return
+    teacher = dict(record.teacher or {})
+    values = [*teacher.pop("negatives", ()), *teacher.values()]
+    widths = {teacher_vector(value, file, record.origin).size for value in values}
+    if len(widths) > 1:
+        raise InputError(
+            f"{record.origin}: teacher vectors must have one width, got {sorted(widths)}"
+        )
+
+
+def _drawn(wrong: Sequence[int], number: int, seed: Sequence[int]) -> np.ndarray:
+    """Return some of the negatives that may be used, in random order."""
+    candidates = np.array(wrong, dtype=np.int64)
+    if len(candidates) > 1 and number:  # else there is nothing to draw, and no generator to make
+        candidates = np.random.default_rng(list(seed)).permutation(candidates)
+    return candidates[:number]
+
+
+def _teacher(
+    records: Sequence[Record],
+    drawn: Sequence[np.ndarray],
+    num_negatives: int,
+    source: TeacherFile | TeacherFolder | None,
+    task: str,
+) -> dict[str, np.ndarray]:
+    """Return teacher vectors by role, NaN where a record has none."""
+    folder = source if isinstance(source, TeacherFolder) else None
+    file = None if isinstance(source, TeacherFolder) else source
+    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
+    for row, record in enumerate(records):
+        given = record.teacher or {} if folder is None else folder.of_record(record, task)
+        for role, value in given.items():
+            if role == "negatives":
+                for column, pick in enumerate(drawn[row]):
+                    vector = teacher_vector(value[pick], file, record.origin)
+                    found.setdefault("negative", {})[row, column] = vector
+            else:
+                found.setdefault(role, {})[(row,)] = teacher_vector(value, file, record.origin)
+    teacher = {}
+    for role, vectors in found.items():
+        widths = {vector.size for vector in vectors.values()}
+        if len(widths) > 1:
+            raise InputError(
+                f"teacher vectors of one batch must have one width, got {sorted(widths)} near "
+                f"{records[0].origin}"
+            )
+        rows = (len(records), num_negatives) if role == "negative" else (len(records),)
+        block = np.full((*rows, widths.pop()), np.nan, dtype=np.float32)
+        for place, vector in vectors.items():
+            block[place] = vector
+        teacher[role] = block
+    return teacher

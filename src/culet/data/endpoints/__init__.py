@@ -1,0 +1,1 @@
+"""Language models and embedders behind HTTP endpoints, asked once for each text."""

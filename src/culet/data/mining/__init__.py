@@ -1,0 +1,1 @@
+"""Hard negatives: which documents are near a query and wrong."""

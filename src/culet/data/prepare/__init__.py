@@ -1,0 +1,1 @@
+"""From raw rows to clean shards: filters, deduplication, contamination, consistency."""

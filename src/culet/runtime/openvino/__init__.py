@@ -1,0 +1,1 @@
+"""Embedding on CPUs through OpenVINO, without PyTorch."""

@@ -1,0 +1,381 @@
+"""The engine for CPUs: token ids to unit vectors through OpenVINO, without PyTorch.
+
+Texts are laid into rectangles of a bounded number of tokens (`culet.runtime.openvino.rectangles`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import openvino as ov
+
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.cachefolder import cache_folder
+from culet.checkpoints.embedding import Checkpoint
+from culet.errors import CheckpointError, InputError
+from culet.runtime.openvino.attention import views
+from culet.runtime.openvino.compiled import WORTH_LAYERS, compiled
+from culet.runtime.openvino.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one
+from culet.runtime.openvino.layerwise import Layerwise
+from culet.runtime.openvino.memory import available_memory
+from culet.runtime.openvino.quantized import quantized_weights
+from culet.runtime.openvino.rectangles import rectangles, round_length
+from culet.runtime.openvino.streams import MOST_STREAMS, Request, Run, Streams
+from culet.runtime.openvino.weights import (
+    CodedTable,
+    CodedWeights,
+    FloatTable,
+    FloatWeights,
+    Precision,
+    Table,
+    Weights,
+    release,
+)
+
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
+_START_TOKENS = 16  # what starting a rectangle costs each thread, in tokens (LOG.md: 6 to 20)
+_TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
+_WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
+_BULK_TOKENS = 8192  # from here on compiling once more for several streams is worth its time
+# Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
+# bfloat16 is float32's constants and two packed copies of half the size.
+_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
+# Compiled operations that are kept for shapes seen before; about 15 a shape, of 30 to 250 KB.
+_KEPT_CODE = {"float32": 512, "bfloat16": 512, "int8": 512, "int4": 64}
+
+
+class OpenVinoEngine:
+    """A checkpoint compiled for this CPU; a forked child compiles it once more for itself.
+
+    Args:
+        checkpoint: The model.
+        precision: "float32", "bfloat16", "int8", "int4", or None for the best of this CPU.
+        threads: CPU threads; None leaves OpenVINO's choice, one a core.
+        cache: Folder of quantised weights and compiled models; the user's cache folder if None.
+
+    Attributes:
+        name: Backend, device and precision, for messages.
+        backend: "openvino".
+        precision: What was chosen.
+
+    Raises:
+        InputError: If the precision is unknown or this CPU cannot compute in it, or the machine
+            has too little memory.
+        CheckpointError: If OpenVINO cannot compile the model.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        precision: str | None = None,
+        *,
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self._asked, self._threads_asked = precision, threads
+        self._checkpoint = checkpoint
+        self._config = checkpoint.config
+        self._threads = threads or _cores()
+        self._cache = cache
+        self.backend = "openvino"
+        self._starting = threading.Lock()
+        self._start()
+        _ENGINES.add(self)
+
+    def _start(self) -> None:
+        """Compile, in the process that computes."""
+        with own_signal_stack():  # loads the plugin, which brings its own
+            self._core = ov.Core()
+            capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision = check_precision(self._asked, capabilities)
+        self.name = f"openvino cpu {self.precision}"
+        check_memory(self._config, self.precision, available_memory())
+        # quantised weights go with float32 elsewhere, or with bfloat16 where that is quicker
+        self._rounds = self.precision != "float32" and "BF16" in capabilities
+        self._settings = _settings(self.precision, self._threads_asked, rounds=self._rounds)
+        self._table: Table
+        self._mapped: list[np.ndarray] = []  # what memory can be given back of
+        self._whole: Callable[..., ov.CompiledModel] | None = None  # compiles it again
+        try:
+            run = self._open()
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"OpenVINO cannot compile {self._checkpoint.folder}: {error}"
+            ) from error
+        self._release()
+        self._single = Streams([run], start_cost=_START_TOKENS * self._threads)
+        self._bulk: Streams | None = None
+        self._compiling = threading.Lock()
+        self._lock = threading.Lock()  # of what is below
+        self._shapes: set[tuple[int, ...]] = set()
+        self._untidy = 0
+        self._packed: list[Streams] = []
+        self._process = os.getpid()  # last, so that a start that failed is tried again
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: never free what the parent has compiled.
+
+        That would wait for threads which stayed with the parent, at the latest when the child ends.
+        """
+        compiled = (self._core, self._single, self._bulk, self._whole)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
+        self._starting = threading.Lock()
+
+    def _open(self) -> Run:
+        """Find or make weights and compiled models; return what computes one rectangle."""
+        checkpoint = self._checkpoint
+        with few_primitives(_KEPT_CODE[self.precision]):
+            if self.precision in ("int8", "int4"):
+                arrays = quantized_weights(checkpoint, self.precision, folder=self._cache)
+                self._table, self._mapped = CodedTable(arrays), list(arrays.values())
+                if self.precision == "int4":
+                    return Layerwise(
+                        checkpoint.config,
+                        arrays,
+                        lambda graph: self._core.compile_model(graph, "CPU", self._settings),
+                    )
+                self._whole = partial(self._compile_whole, lambda: CodedWeights(arrays))
+            else:
+                self._table = FloatTable(checkpoint.tensors["embed"])
+                self._mapped = self._table.arrays()
+                self._whole = partial(self._compile_whole, lambda: FloatWeights(checkpoint.tensors))
+            return Request(self._whole())
+
+    def _compile_whole(self, weights: Callable[[], Weights], **settings: Any) -> ov.CompiledModel:
+        """Return the model as one graph; the file of a compiled one is in the user's cache."""
+        config = self._config
+
+        def build() -> ov.Model:
+            gelu = gelu_in_one if self._rounds else gelu_by_sigmoid
+            return encoder_graph(config, weights(), gelu=gelu)
+
+        if config.encoder.num_layers < WORTH_LAYERS:
+            return self._core.compile_model(build(), "CPU", self._settings | settings)
+        model, mapped = compiled(
+            self._core,
+            build,
+            self._settings | settings,
+            folder=self._cache or cache_folder() / "compiled",
+            name=f"{self._checkpoint.fingerprint}-compiled-{self.precision}",
+        )
+        if mapped is not None:
+            self._mapped.append(mapped)
+        return model
+
+    def _streams(self, tokens: int) -> Streams:
+        """Return what computes this many tokens fastest."""
+        number = min(self._threads, MOST_STREAMS)
+        if tokens < _BULK_TOKENS or number == 1 or self._whole is None:
+            return self._single
+        with self._compiling:
+            if self._bulk is None:
+                try:
+                    check_memory(self._config, self.precision, available_memory())
+                    model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
+                except (InputError, RuntimeError) as error:
+                    warnings.warn(f"texts go through one stream: {error}", stacklevel=2)
+                    self._whole = None  # it gives the same vectors, somewhat later
+                    return self._single
+                self._bulk = Streams(
+                    [Request(model) for _ in range(number)],
+                    start_cost=_START_TOKENS * self._threads / number,
+                )
+                self._release()
+            return self._bulk
+
+    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
+
+        Args:
+            texts: Token ids of each text; none without tokens.
+        """
+        if self._process != os.getpid():  # after a fork
+            with self._starting:
+                if self._process != os.getpid():
+                    self._start()
+        lengths = [len(text) for text in texts]
+        streams = self._streams(sum(lengths))
+        laid = rectangles(lengths, TOKEN_BUDGET, start_cost=streams.start_cost)
+        if self.precision == "int8" and any(
+            lengths[index[0]] * len(index) > _WARM_TOKENS for index in laid
+        ):
+            self._pack(streams)
+
+        def work(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return index, self._rectangle([texts[i] for i in index], streams)
+
+        yield from streams.each(work, laid)
+
+    def _pack(self, streams: Streams) -> None:
+        """Let the plugin repack all weights, as it would at the first large shape.
+
+        At the smallest of these, the pages they are read from can be given back before another
+        needs its memory.
+        """
+        if streams not in self._packed:
+            self._packed.append(streams)
+            self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)], streams)
+
+    def _rectangle(self, texts: list[np.ndarray], streams: Streams) -> np.ndarray:
+        lengths = np.array([len(text) for text in texts])
+        length = round_length(int(lengths.max()), self._longest)
+        inside = np.arange(length)[None, :] < lengths[:, None]
+        embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
+        embedded[inside] = self._table.rows(np.concatenate(texts)) * self._scale
+        local, whole = views(inside, self._config.encoder)
+        with streams.borrowed() as run:
+            out = run(embedded, local, whole, self._pool(inside))
+        with self._lock:
+            # A new shape may have read all weights again; and every text reads rows of the table.
+            self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS
+            self._shapes.add(inside.shape)
+            if self._untidy >= _TIDY_TOKENS:
+                self._untidy = 0
+                self._release()
+        norms = np.linalg.norm(out, axis=1, keepdims=True)
+        return np.asarray(out / np.maximum(norms, 1e-12), dtype=np.float32)
+
+    def _release(self) -> None:
+        for array in self._mapped:
+            release(array)
+
+    @property
+    def _longest(self) -> int:
+        return self._config.encoder.max_length
+
+    @property
+    def _scale(self) -> np.float32:
+        return np.float32(self._config.encoder.model_dim**0.5)
+
+    def _pool(self, inside: np.ndarray) -> np.ndarray:
+        """Return the weight of each token in its text's vector [B, 1, L]."""
+        if self._config.pooling == "attention":
+            return np.where(inside, np.float32(0), np.float32(-1e9))[:, None, :]
+        counted = inside
+        if self._config.pooling in ("first", "last"):
+            place = np.cumsum(inside, axis=1)  # from 1
+            if self._config.pooling == "last":
+                place = place[:, -1:] - place + 1
+            counted = inside & (place <= self._config.pooling_tokens)
+        weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
+        return np.asarray(weights, dtype=np.float32)[:, None, :]
+
+
+_ENGINES: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
+
+
+def _leave_to_parent() -> None:
+    for engine in _ENGINES:
+        engine.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextlib.contextmanager
+def own_signal_stack() -> Iterator[None]:
+    """Leave the thread's alternate signal stack as it was.
+
+    OpenVINO 2026.4 gives the thread that loads its CPU plugin another one, and takes it away on
+    the thread that frees the last model. Where that is not the same, as with garbage collection,
+    the next signal (Ctrl-C) would be handled on memory that is gone, and kill the process.
+    """
+    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
+    before = ctypes.create_string_buffer(64)  # larger than any system's stack_t
+    if sigaltstack is None or sigaltstack(None, before) != 0:
+        yield
+        return
+    try:
+        yield
+    finally:
+        sigaltstack(before, None)
+
+
+@contextlib.contextmanager
+def few_primitives(capacity: int) -> Iterator[None]:
+    """Bound the code that oneDNN, under OpenVINO, keeps for shapes it has seen.
+
+    It reads the bound once in a process, when it first compiles; one that the user has set stays.
+    """
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = str(capacity)
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+def check_precision(precision: str | None, capabilities: Sequence[str]) -> Precision:
+    """Return the precision to compute in; None means bfloat16 where the CPU has it, else float32.
+
+    Raises:
+        InputError: If it is unknown, or bfloat16 is asked of a CPU that has none.
+    """
+    has_bf16 = "BF16" in capabilities
+    if precision is None:
+        return "bfloat16" if has_bf16 else "float32"
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "bfloat16" and not has_bf16:
+        raise InputError(
+            "this CPU has no bfloat16 instructions (it offers "
+            f"{', '.join(capabilities)}); use float32, int8 or int4"
+        )
+    return precision
+
+
+def check_memory(config: EmbeddingConfig, precision: Precision, available: int | None) -> None:
+    """Raise InputError if the model would not fit, before anything is loaded.
+
+    Args:
+        config: The architecture.
+        precision: What it would be computed in.
+        available: Bytes that are free, None if unknown.
+    """
+    encoder = config.encoder
+    linear = config.num_parameters() - encoder.vocab_size * encoder.model_dim
+    needed = int(linear * _BYTES[precision]) + 100_000_000
+    if available is not None and needed > available:
+        smaller = [p for p in ("int8", "int4") if _BYTES[p] < _BYTES[precision]]
+        advice = f" or choose another precision ({', '.join(smaller)})" if smaller else ""
+        raise InputError(
+            f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
+            f"{available / 1e6:,.0f} MB are free; close other programs{advice}"
+        )
+
+
+def _settings(precision: Precision, threads: int | None, *, rounds: bool) -> dict[str, Any]:
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if rounds else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
+        "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_CODE[precision]),
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+        # else each of several processes would bind itself to the same first cores
+        settings["ENABLE_CPU_PINNING"] = False
+    return settings
+
+
+def _cores() -> int:
+    """Return the cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,114 @@
+"""The PyTorch engine: token ids to unit vectors, packed, on whatever device PyTorch has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from culet.checkpoints.embedding import Checkpoint
+from culet.errors import InputError
+from culet.model.batch import pack
+from culet.model.embedding_model import EmbeddingModel, check_dtype
+from culet.model.weights import from_arrays
+
+_CHUNK_TOKENS = {"cpu": 2048, "mps": 16_384, "cuda": 65_536}
+
+
+class TorchEngine:
+    """A model on a device.
+
+    Args:
+        model: The model, already there.
+        device: "cpu", "cuda", "mps", …
+        dtype: What it computes in.
+
+    Attributes:
+        name: Backend, device and precision, for messages.
+        backend: "torch".
+        precision: "float32" or "bfloat16".
+    """
+
+    def __init__(self, model: EmbeddingModel, *, device: str, dtype: torch.dtype) -> None:
+        self.precision = str(dtype).removeprefix("torch.")
+        self.backend = "torch"
+        self.name = f"torch {device} {self.precision}"
+        self._process = os.getpid()
+        self._model = model
+        self._device = device
+        self._dtype = dtype
+
+    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
+
+        Raises:
+            InputError: In a forked child, which has none of PyTorch's threads and would hang.
+        """
+        if os.getpid() != self._process:
+            raise InputError(
+                f"this embedder ({self.name}) was loaded before a fork; load it in the child, or "
+                "use spawn"
+            )
+        budget = _CHUNK_TOKENS.get(self._device.partition(":")[0], 2048)
+        for index in _chunks([len(ids) for ids in texts], budget):
+            with torch.inference_mode():  # not around the yield: it would reach the caller
+                batch = pack([texts[i] for i in index]).to(self._device)
+                vectors = self._model(batch, compute_dtype=self._dtype).cpu().numpy()
+            yield index, vectors
+
+
+def torch_engine(
+    checkpoint: Checkpoint,
+    precision: str | None = None,
+    *,
+    device: str,
+    threads: int | None = None,
+) -> TorchEngine:
+    """Return the engine of a checkpoint.
+
+    Args:
+        checkpoint: The model.
+        precision: "float32" or "bfloat16"; None is bfloat16 on an accelerator.
+        device: Where.
+        threads: CPU threads of PyTorch, for the whole process; None leaves its choice.
+
+    Raises:
+        InputError: If this machine has no such device, or the precision is another.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a build without it
+        raise InputError(
+            f"device {device!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from error
+    precision = precision or ("float32" if device == "cpu" else "bfloat16")
+    dtype = getattr(torch, precision, None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise InputError(
+            f"precision must be float32 or bfloat16 with PyTorch, got {precision!r}; "
+            "int8 and int4 run on device='cpu' with the OpenVINO backend"
+        )
+    dtype = check_dtype(dtype)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = from_arrays(checkpoint.config, checkpoint.arrays(), dtype=dtype, device=device)
+    return TorchEngine(model, device=device, dtype=dtype)
+
+
+def _chunks(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
+    """Return indices of texts of similar length, at most `budget` tokens together, longest first.
+
+    Longest first, so that memory peaks at once and not after an hour.
+    """
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    chunks: list[list[int]] = []
+    filled = budget
+    for i in order:
+        if filled + lengths[i] > budget:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(int(i))
+        filled += lengths[i]
+    return [np.array(chunk) for chunk in chunks]

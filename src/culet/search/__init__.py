@@ -1,0 +1,1 @@
+"""Search over a folder of documents, compared with every chunk."""

@@ -1,0 +1,209 @@
+"""The steps of language-model training: pairs for an encoder-decoder, windows for one stack.
+
+A batch is cut into parts of equal lengths for memory; each part is weighted by its labels, so the
+gradients are those of the whole batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from culet.data.batches.windows import TokenPairs, TokenWindows
+from culet.losses.tokens import Teacher, TokenLoss, token_loss
+from culet.model.batch import IGNORED, Seq2SeqBatch, TokenBatch, pack, pack_pairs
+from culet.model.decoder import Decoder
+from culet.model.encoder import Encoder
+from culet.model.encoder_decoder import EncoderDecoder
+from culet.train.processes import current
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How a step goes about a batch.
+
+    Attributes:
+        chunk_tokens: Tokens, of both sides, that are in the model at the same time.
+        compute_dtype: Dtype of activations.
+        distill: Share of the teacher's distribution in the target of a real token.
+        candidates: Words in the softmax beside those of the labels; 0 takes the vocabulary.
+    """
+
+    chunk_tokens: int = 16_384
+    compute_dtype: torch.dtype = torch.float32
+    distill: float = 0.5
+    candidates: int = 0
+
+
+def head_table(decoder: Decoder) -> Float[Tensor, "V D"]:
+    """Return the matrix that turns a decoder's states into logits."""
+    table: Tensor = decoder.stack.embed if decoder.head.own is None else decoder.head.own.weight
+    return table
+
+
+def pairs_step(
+    model: EncoderDecoder,
+    batch: TokenPairs,
+    config: StepConfig,
+    *,
+    bos: int,
+    teacher: Decoder | None = None,
+) -> dict[str, float]:
+    """Add the gradients of a batch of pairs and return its loss parts.
+
+    Args:
+        model: The encoder-decoder.
+        batch: With windows and places if there is a teacher.
+        config: See there.
+        bos: What the decoder reads first.
+        teacher: A decoder that reads each window from its start and says what it expects of the
+            tokens that are taken out of it; sentinels and EOS are never asked about.
+    """
+    device = next(model.parameters()).device
+    lengths = [len(s) + len(t) for s, t in zip(batch.sources, batch.targets, strict=True)]
+    sums = _Sums(batch.num_labels)
+    parts = list(_parts(lengths, config.chunk_tokens))
+    missing = current().missing_passes(len(parts))
+    for part in parts:
+        sources = [batch.sources[i] for i in part]
+        packed = pack_pairs(sources, [batch.targets[i] for i in part], bos=bos).to(device)
+        hidden = model(packed, compute_dtype=config.compute_dtype)
+        said = None
+        if teacher is not None:
+            windows = [batch.windows[i] for i in part]
+            said = _said(teacher, windows, [batch.places[i] for i in part], packed, config)
+        head = model.decoder
+        loss = token_loss(
+            hidden,
+            head_table(head),
+            packed.labels,
+            softcap=head.head.softcap,
+            teacher=said,
+            candidates=config.candidates,
+        )
+        sums.add(loss)
+    for _ in range(missing):
+        packed = pack_pairs([np.array([bos])], [np.array([bos])], bos=bos).to(device)
+        _send_nothing_back(model(packed, compute_dtype=config.compute_dtype))
+    return sums.means()
+
+
+def windows_step(
+    stack: Encoder,
+    table: Float[Tensor, "V D"],
+    batch: TokenWindows,
+    config: StepConfig,
+    *,
+    softcap: float | None = None,
+) -> dict[str, float]:
+    """Add the gradients of a batch for one stack, causal or not, and return its loss parts.
+
+    Args:
+        stack: Token ids to states.
+        table: States to logits.
+        batch: Texts and what their states should predict.
+        config: See there.
+        softcap: Cap on logits.
+    """
+    device = table.device
+    counts = [int((labels != IGNORED).sum()) for labels in batch.labels]
+    sums = _Sums(sum(counts))
+    parts = list(_parts([len(text) for text in batch.texts], config.chunk_tokens))
+    missing = current().missing_passes(len(parts))
+    for part in parts:
+        packed = pack([batch.texts[i] for i in part])
+        laid = np.empty(packed.num_tokens, dtype=np.int64)
+        for i, start in zip(part, _starts(packed), strict=True):
+            laid[start : start + len(batch.labels[i])] = batch.labels[i]
+        hidden = stack(packed.to(device), compute_dtype=config.compute_dtype).hidden
+        labels = torch.from_numpy(laid).to(device)
+        sums.add(token_loss(hidden, table, labels, softcap=softcap, candidates=config.candidates))
+    for _ in range(missing):
+        packed = pack([np.array([1, 2])]).to(device)
+        _send_nothing_back(stack(packed, compute_dtype=config.compute_dtype).hidden)
+    return sums.means()
+
+
+class _Sums:
+    """Adds up parts of a batch, and sends each one's gradient on its way at once.
+
+    Among several processes the batch is that of all: each adds the gradients of its own part, and
+    their sum, like the loss parts here, is that of one process with the whole batch.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._world = current()
+        self._count = max(1, *self._world.sums([count]))
+        self._parts: list[Tensor] = []
+
+    def add(self, loss: TokenLoss) -> None:
+        share = loss.count / self._count
+        if loss.total.requires_grad:
+            (loss.total * share).backward()  # type: ignore[no-untyped-call]
+        parts = torch.stack([loss.total.detach(), loss.cross_entropy, loss.accuracy])
+        self._parts.append(parts * share)
+
+    def means(self) -> dict[str, float]:
+        own = torch.stack(self._parts).sum(0) if self._parts else torch.zeros(3)
+        total, hard, accuracy = self._world.totals(own).tolist()
+        return {"loss": total, "cross_entropy": hard, "accuracy": accuracy}
+
+
+def _send_nothing_back(hidden: Tensor) -> None:
+    hidden.backward(torch.zeros_like(hidden))  # type: ignore[no-untyped-call]
+
+
+def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Yield the texts in order of length, as many at once as have `most` tokens."""
+    part: list[int] = []
+    tokens = 0
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if part and tokens + lengths[i] > most:
+            yield part
+            part, tokens = [], 0
+        part.append(i)
+        tokens += lengths[i]
+    if part:
+        yield part
+
+
+def _starts(packed: TokenBatch) -> np.ndarray:
+    """Return where each text of the caller begins in the packed row."""
+    lengths = packed.lengths.cpu().numpy()
+    starts: np.ndarray = (np.cumsum(lengths) - lengths)[packed.order.cpu().numpy()]
+    return starts
+
+
+def _said(
+    teacher: Decoder,
+    windows: Sequence[np.ndarray],
+    places: Sequence[np.ndarray],
+    packed: Seq2SeqBatch,
+    config: StepConfig,
+) -> Teacher | None:
+    """Return what the teacher says about the real tokens among the targets."""
+    asked = [i for i, place in enumerate(places) if (place >= 0).any()]
+    if not asked:
+        return None
+    read = pack([windows[i] for i in asked])
+    device = packed.labels.device
+    with torch.no_grad():
+        hidden = teacher(read.to(device), compute_dtype=config.compute_dtype)
+    target_starts = _starts(packed.target)
+    rows, states = [], []
+    for i, start in zip(asked, _starts(read), strict=True):
+        real = np.flatnonzero(places[i] >= 0)
+        rows.append(target_starts[i] + real)
+        states.append(start + places[i][real])
+    return Teacher(
+        hidden=hidden[torch.from_numpy(np.concatenate(states)).to(device)],
+        table=head_table(teacher).detach(),
+        rows=torch.from_numpy(np.concatenate(rows)).to(device),
+        softcap=teacher.head.softcap,
+        weight=config.distill,
+    )

@@ -1,0 +1,1 @@
+"""Unit vectors in numpy: similarity, exact nearest neighbours, small codes."""
