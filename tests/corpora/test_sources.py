@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import package_doubles as doubles
-from test_corpora_text import catalogue as message_catalogue
+from package_doubles import message_catalogue
 
 from culet.corpora.catalogue import find
 from culet.corpora.readers.packages import Package, wanted

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from attention_doubles import heads
 from random_checkpoint import random_arrays
 
 from culet.architecture.embedding_config import EncoderConfig, tiny
@@ -12,12 +13,6 @@ from culet.model.attention import Attention, _cached_mask, attend, window_mask
 from culet.model.batch import pack
 from culet.model.embedding_model import EmbeddingModel
 from culet.model.weights import from_arrays
-
-
-def heads(length: int, *, seed: int = 0) -> tuple[torch.Tensor, ...]:
-    """Return random queries, keys and values of two texts with three heads."""
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(3, 2, 3, length, 8, generator=generator))
 
 
 def by_definition(

@@ -438,7 +438,7 @@ def test_a_table_that_cannot_be_is_refused(table: dict[str, Any], words: str) ->
 
 
 def test_the_tables_of_the_documentation_can_be_used() -> None:
-    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     tables: dict[str, Any] = {}
     for block in page.split("```toml\n")[1:]:
         tables |= tomllib.loads(block.split("```")[0])

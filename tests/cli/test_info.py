@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_doubles import write as write_gguf
 from language_doubles import decoder_config, pair_config, write_pair
 from random_checkpoint import random_arrays, write_random
-from test_gguf import write as write_gguf
 
 from culet.checkpoints.embedding import Checkpoint
 from culet.checkpoints.gemma import write_decoder

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from attention_doubles import heads
 from decoder_doubles import gemma2_like, gemma3_like, loud_arrays, texts_of, their_decoder
-from test_attention import heads
 
 from culet.architecture.generating_config import DecoderConfig
 from culet.model.attention import attend, window_mask

@@ -114,7 +114,7 @@ def test_stages_that_are_alike_start_from_the_same(tmp_path: Path) -> None:
     assert merge.files == (Path("other/model"),)
 
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(

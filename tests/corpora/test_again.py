@@ -9,7 +9,7 @@ from typing import Any
 
 import package_doubles as doubles
 import pytest
-from test_corpora_build import corpus, deb, manifest, rows, run, serve
+from corpus_doubles import corpus, deb, manifest, rows, run, serve
 
 from culet.corpora.manifest import sha256_of
 from culet.corpora.places import fetch

@@ -14,7 +14,7 @@ import pytest
 
 from culet.files.rows import read_texts
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 BLOCKS = _BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
 RUNTIME = _BLOCK.findall((ROOT / "docs" / "runtime.md").read_text(encoding="utf-8"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import signal
@@ -11,51 +10,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import package_doubles as doubles
 import pytest
+from corpus_doubles import corpus, deb, manifest, read_lines, rows, run, serve
 
 from culet.cli import main as cli
 from culet.corpora import catalogue
-from culet.corpora.build import Built, build
+from culet.corpora.build import build
 from culet.corpora.corpus import Corpus
 from culet.corpora.places import fetch
 from culet.corpora.places.hosts import Hosts
 from culet.corpora.readers.archives import Limits
 from culet.corpora.readers.packages import Package
-from culet.corpora.rows import Aligned, Pair, Row, Text, Triple
+from culet.corpora.rows import Row
 from culet.data.records import read_records
 from culet.errors import InputError
-
-COPYRIGHT = "Format: x\nLicense: MIT\n"
-
-
-def read_lines(package: Package) -> Iterator[Row]:
-    """Each line of a text: "kind|field|field"."""
-    for name, data in package.members(lambda name: name.endswith(".txt")):
-        lang = name.rpartition("/")[2].removesuffix(".txt")
-        for line in data.decode().splitlines():
-            kind, *fields = line.split("|")
-            if kind == "pair":
-                yield Pair(fields[0], fields[1], lang, "line", tuple(fields[2:]))
-            elif kind == "text":
-                yield Text(fields[0] * 30, lang)
-            elif kind == "fact":
-                yield Triple(*fields)
-            elif kind == "key":
-                yield Aligned(fields[0], fields[1], lang, "parallel")
-            else:
-                raise ValueError(f"no kind {kind}")
-
-
-def corpus(*packages: str, **settings: Any) -> Corpus:
-    return Corpus("demo", "A demo.", "MIT", "deb", packages, read_lines, **settings)
-
-
-def deb(lines: dict[str, str], copyright_: str = COPYRIGHT) -> bytes:
-    files = {f"usr/share/{lang}.txt": text for lang, text in lines.items()}
-    return doubles.deb({"usr/share/doc/x/copyright": copyright_, **files})
 
 
 @pytest.fixture
@@ -63,26 +33,6 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[doubles.Host]:
     monkeypatch.setattr(fetch, "_pause_seconds", lambda attempt: 0.0)
     with doubles.serving() as served:
         yield served
-
-
-def serve(host: doubles.Host, **debs: bytes) -> None:
-    host.files = dict(doubles.debian_archive({name: ("1-1", data) for name, data in debs.items()}))
-
-
-def run(host: doubles.Host, one: Corpus, out: Path, **settings: Any) -> tuple[Built, list[str]]:
-    said: list[str] = []
-    hosts = Hosts(debian=host.address, pypi=f"{host.address}/simple", npm=host.address)
-    return build(one, out, hosts=hosts, say=said.append, progress=False, **settings), said
-
-
-def rows(out: Path, kind: str = "pairs") -> list[dict[str, Any]]:
-    with gzip.open(out / "demo" / f"{kind}.jsonl.gz", "rt") as file:
-        return [json.loads(line) for line in file]
-
-
-def manifest(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "demo" / "manifest.json").read_text())
-    return found
 
 
 def test_packages_become_pairs_texts_and_facts_with_a_manifest(
@@ -344,7 +294,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-import test_corpora_build as tests
+import corpus_doubles as tests
 from culet.corpora.build import build
 from culet.corpora.corpus import Corpus
 
@@ -365,7 +315,11 @@ def test_kill_9_loses_the_package_at_hand_and_no_other(tmp_path: Path) -> None:
     shelf.mkdir()
     for name in ("quick", "slow", "last"):
         (shelf / f"{name}_1_all.deb").write_bytes(deb({"en": f"pair|ask {name}|say {name} so\n"}))
-    names = {"tests": str(Path(__file__).parent), "out": str(tmp_path), "shelf": str(shelf)}
+    names = {
+        "tests": str(Path(__file__).parents[1] / "doubles"),
+        "out": str(tmp_path),
+        "shelf": str(shelf),
+    }
 
     def start(slow: bool) -> subprocess.Popen[str]:
         code = KILLED.format(**names, slow=slow)

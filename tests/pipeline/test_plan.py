@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_pipeline_whole import make
+from recipe_doubles import make
 from training_doubles import checkpoint, toy_rows, write_lines
 
 from culet.architecture.embedding_config import EmbeddingConfig
