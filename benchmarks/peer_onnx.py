@@ -16,7 +16,8 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.capi import _pybind_state
 
-from culet.architecture.embedding_config import EmbeddingConfig, EncoderConfig
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.embedding import read_checkpoint
 
 MICROSOFT = "com.microsoft"

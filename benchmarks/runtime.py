@@ -29,7 +29,8 @@ import numpy as np
 import peers
 
 import culet
-from culet.architecture.embedding_config import EncoderConfig, embeddinggemma_300m
+from culet.architecture.embedding_config import embeddinggemma_300m
+from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.embedding import write_checkpoint
 from culet.loading import PACKAGED
 from culet.text.prompts import Prompts

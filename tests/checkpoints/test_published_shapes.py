@@ -22,7 +22,7 @@ from published_configs import (
 )
 
 from culet.architecture import generating_config as ours
-from culet.architecture.embedding_config import every_sixth
+from culet.architecture.encoder_config import every_sixth
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.gemma import read_generating
 from culet.cli.info import generating_json

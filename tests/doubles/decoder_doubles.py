@@ -11,7 +11,8 @@ import torch
 import transformers
 from random_checkpoint import random_arrays
 
-from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.embedding_config import tiny
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 
 Arrays = dict[str, np.ndarray]

@@ -8,7 +8,8 @@ import torch
 from attention_doubles import heads
 from random_checkpoint import random_arrays
 
-from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.embedding_config import tiny
+from culet.architecture.encoder_config import EncoderConfig
 from culet.model.attention import Attention, _cached_mask, attend, window_mask
 from culet.model.batch import pack
 from culet.model.embedding_model import EmbeddingModel

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.embedding_config import tiny
+from culet.architecture.encoder_config import EncoderConfig
 from culet.model import varlen
 from culet.model.attention import attend_packed
 from culet.model.batch import pack

@@ -13,7 +13,8 @@ import pytest
 from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 
-from culet.architecture.embedding_config import EmbeddingConfig, every_sixth, tiny
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
+from culet.architecture.encoder_config import every_sixth
 from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.runtime.openvino import compiled
 from culet.runtime.openvino.engine import OpenVinoEngine

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.model.adapt import adapt, adapted_config
 from culet.model.batch import pack, pack_pairs

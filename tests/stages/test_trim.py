@@ -14,7 +14,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from culet.architecture.embedding_config import EncoderConfig, tiny
+from culet.architecture.embedding_config import tiny
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
 from culet.checkpoints.gemma import (

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from culet.architecture.embedding_config import EncoderConfig, every_sixth
+from culet.architecture.encoder_config import EncoderConfig, every_sixth
 from culet.errors import InputError
 
 CrossAttention = Literal["separate", "merged"]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.sentence_transformers import integer, number, optional_number, table
 from culet.errors import CheckpointError, InputError
 

@@ -13,13 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from culet.architecture.embedding_config import (
-    EMBEDDINGGEMMA_WINDOW,
-    POOLINGS,
-    EncoderConfig,
-    Pooling,
-    every_sixth,
-)
+from culet.architecture.embedding_config import EMBEDDINGGEMMA_WINDOW, POOLINGS, Pooling
+from culet.architecture.encoder_config import EncoderConfig, every_sixth
 from culet.errors import CheckpointError, InputError
 from culet.files.tensors import StoredTensor
 

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from tokenizers import Tokenizer
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import EncoderDecoderConfig
 from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.checkpoints.folder import read_json

@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import CrossAttention, DecoderConfig, EncoderDecoderConfig
 from culet.errors import CheckpointError, InputError
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.model.batch import TokenBatch
 from culet.model.layers import Linear, RMSNorm, rotate
 from culet.model.varlen import has_varlen, varlen_attend

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.model.attention import Attention, attend, head_norm, packed, rectangle
 from culet.model.batch import Seq2SeqBatch
 from culet.model.layers import Linear

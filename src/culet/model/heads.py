@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from culet.architecture.embedding_config import EmbeddingConfig, EncoderConfig
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.errors import InputError
 from culet.model.embedding_model import random_head
 

@@ -16,7 +16,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
 from culet.data.batches.windows import (
     TextSourceConfig,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer
 
-from culet.architecture.embedding_config import EncoderConfig, every_sixth
+from culet.architecture.encoder_config import EncoderConfig, every_sixth
 from culet.files.atomic import new_file
 from culet.terminal.progress import Progress
 from culet.text.prompts import Prompts

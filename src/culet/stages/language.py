@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import nn
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.embedding import write_checkpoint
 from culet.checkpoints.folder import SPECIAL_IDS
 from culet.concurrency import Ahead

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints.folder import Tensor
 from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from openvino import opset15 as op
 
-from culet.architecture.embedding_config import EncoderConfig
+from culet.architecture.encoder_config import EncoderConfig
 
 BLOCK = 128  # queries that share their keys
 _HIDDEN = np.float32(-1e9)  # added to a score that must not count

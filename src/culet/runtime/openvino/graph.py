@@ -18,7 +18,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from culet.architecture.embedding_config import EmbeddingConfig, EncoderConfig
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.architecture.encoder_config import EncoderConfig
 from culet.runtime.openvino.attention import blockwise, whole
 from culet.runtime.openvino.weights import HEAD, Weights
 

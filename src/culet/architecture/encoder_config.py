@@ -1,0 +1,143 @@
+"""The sizes of one Gemma text stack, and the name and shape of each of its weights.
+
+Other libraries' names for these sizes (`hidden_size`, `sliding_window`) are in
+`culet.checkpoints.families` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from culet.errors import InputError
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The architecture of a Gemma text stack: an encoder, or a decoder's layers if `causal`.
+
+    What an embedding model may be is narrower: see `EmbeddingConfig`.
+
+    Attributes:
+        vocab_size: Rows of the token embedding.
+        num_layers: Transformer layers.
+        model_dim: Width of the residual stream.
+        ffn_dim: Width of the gated feed-forward layer.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; divides `num_heads`.
+        head_dim: Width of one head; even, because rotary embedding turns pairs.
+        window: Tokens a local layer sees on each side of a token, itself not counted; only
+            those before it if `causal`.
+        global_layers: Indices (from 0) of the layers that see the whole text.
+        max_length: Longest text in tokens, BOS and EOS counted.
+        local_rope_base: Rotary base of local layers.
+        global_rope_base: Rotary base of global layers.
+        attention_scale: Factor on query·key before the softmax.
+        norm_eps: Epsilon of every RMSNorm.
+        dropout: Rate after the embedding, after each sub-layer and after the last norm;
+            active in training only. Released checkpoints use 0.
+        causal: Every token sees itself and what is before it: the mask of a decoder.
+        window_after: Tokens a local layer sees after a token, if not `window`; T5Gemma 2's
+            encoder sees one more after than before.
+        query_key_norm: Queries and keys are normed by head (Gemma 3), or not (Gemma 2).
+        attention_softcap: cap · tanh(scores / cap) before the softmax (50 in Gemma 2).
+        global_rope_scaling: Positions of global layers are divided by this (8 in Gemma 3 from
+            4B on).
+    """
+
+    vocab_size: int
+    num_layers: int
+    model_dim: int
+    ffn_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    window: int
+    global_layers: tuple[int, ...]
+    max_length: int
+    local_rope_base: float = 10_000.0
+    global_rope_base: float = 1_000_000.0
+    attention_scale: float | None = None
+    norm_eps: float = 1e-6
+    dropout: float = 0.0
+    causal: bool = False
+    window_after: int | None = None
+    query_key_norm: bool = True
+    attention_softcap: float | None = None
+    global_rope_scaling: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "num_layers",
+            "model_dim",
+            "ffn_dim",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "window",
+            "max_length",
+        ):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_heads % self.num_kv_heads:
+            raise InputError(
+                f"num_kv_heads must divide num_heads, got {self.num_kv_heads} and {self.num_heads}"
+            )
+        if self.head_dim % 2:
+            raise InputError(f"head_dim must be even for rotary embedding, got {self.head_dim}")
+        wrong = [layer for layer in self.global_layers if not 0 <= layer < self.num_layers]
+        if wrong:
+            raise InputError(f"global_layers {wrong} are not among {self.num_layers} layers")
+        if not 0.0 <= self.dropout < 1.0:
+            raise InputError(f"dropout must be at least 0 and below 1, got {self.dropout}")
+        if self.window_after is not None and (self.causal or self.window_after < 0):
+            raise InputError(
+                "window_after must be 0 or more and has no meaning in a causal stack, got "
+                f"{self.window_after}"
+            )
+        for name in ("attention_softcap", "global_rope_scaling"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {value}")
+
+    @property
+    def scale(self) -> float:
+        """Return the factor on query·key: the stated one or head_dim^-0.5."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
+
+    def is_global(self, layer: int) -> bool:
+        """Return whether a layer (from 0) sees the whole text."""
+        return layer in self.global_layers
+
+    def weight_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the name and shape of every weight, in canonical order."""
+        dim, head = self.model_dim, self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocab_size, dim)}
+        for i in range(self.num_layers):
+            shapes |= {
+                f"blocks.{i}.attention_norm": (dim,),
+                f"blocks.{i}.attention.query": (self.num_heads * head, dim),
+                f"blocks.{i}.attention.key": (self.num_kv_heads * head, dim),
+                f"blocks.{i}.attention.value": (self.num_kv_heads * head, dim),
+                **self.head_norm_shapes(f"blocks.{i}.attention"),
+                f"blocks.{i}.attention.out": (dim, self.num_heads * head),
+                f"blocks.{i}.attention_post_norm": (dim,),
+                f"blocks.{i}.ffn_norm": (dim,),
+                f"blocks.{i}.ffn.gate": (self.ffn_dim, dim),
+                f"blocks.{i}.ffn.up": (self.ffn_dim, dim),
+                f"blocks.{i}.ffn.down": (dim, self.ffn_dim),
+                f"blocks.{i}.ffn_post_norm": (dim,),
+            }
+        return shapes | {"norm": (dim,)}
+
+    def head_norm_shapes(self, attention: str) -> dict[str, tuple[int, ...]]:
+        """Return the norms of queries and keys in one attention, if this stack has them."""
+        if not self.query_key_norm:
+            return {}
+        return {f"{attention}.{name}": (self.head_dim,) for name in ("query_norm", "key_norm")}
+
+
+def every_sixth(num_layers: int) -> tuple[int, ...]:
+    """Return Gemma 3's global layers: five local ones, then a global one."""
+    return tuple(layer for layer in range(num_layers) if (layer + 1) % 6 == 0)

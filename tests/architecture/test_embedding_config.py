@@ -1,0 +1,33 @@
+"""Heads of an embedding model that cannot be are refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from culet.architecture.embedding_config import tiny
+from culet.architecture.encoder_config import EncoderConfig
+from culet.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": (16, 8)}, r"begin with the full width 32, got \(16, 8\)"),
+        ({"widths": (32, 8, 16)}, "widths must fall strictly"),
+        ({"widths": (32, 0)}, "widths must be positive"),
+        ({"pooling": "max"}, "pooling must be one of .*'mean'.*, got 'max'"),
+        ({"pooling": "attention", "pooling_heads": 5}, "pooling_heads must divide model_dim"),
+        ({"pooling_tokens": 0}, "pooling_tokens must be at least 1"),
+    ],
+)
+def test_impossible_heads_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(tiny(), **changes)
+
+
+def test_the_config_is_data_that_compares_and_hashes() -> None:
+    assert tiny() == tiny()
+    assert hash(tiny()) == hash(tiny())
+    assert isinstance(tiny().encoder, EncoderConfig)
