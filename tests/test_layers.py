@@ -19,7 +19,6 @@ SOURCE = ROOT / "src" / "culet"
 # top. docs/design.md shows the same table.
 MAY_IMPORT: dict[str, str] = {
     "errors": "",
-    "cachefolder": "",
     "foreigntexts": "",
     "concurrency": "",
     "quant": "",
@@ -59,16 +58,11 @@ NOT_YET = {
     ("foreigntexts", "text"),
     ("data.ledger", "architecture"),
     ("data.ledger", "foreigntexts"),
-    ("data.teacher_vectors", "cachefolder"),
-    ("files.stores", "data"),
     ("losses.tokens", "model"),
-    ("runtime.openvino.engine", "cachefolder"),
-    ("runtime.openvino.quantized", "cachefolder"),
-    ("search.vector_cache", "cachefolder"),
 }
 
 ONCE_IN = ("stages", "corpora", "runtime")  # elsewhere no two files have one name
-MOST_MODULES_AT_THE_ROOT = 11
+MOST_MODULES_AT_THE_ROOT = 10
 MOST_LINES_OF_A_FUNCTION = 90
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_THE_SPINE = 6500

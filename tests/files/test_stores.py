@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from culet.data.vectorfile import Members, VectorFile, read_all
-from culet.files.stores import TextStore, numbered, write_store
+from culet.files.stores import RowSubset, TextStore, VectorStore, numbered, read_all, write_store
 
 
 def test_rows_are_what_was_written_by_slice_and_by_number(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float16)
     (tmp_path / "v.f16").write_bytes(rows.tobytes())
-    file = VectorFile(tmp_path / "v.f16", 3)
+    file = VectorStore(tmp_path / "v.f16", 3)
     assert len(file) == 100
     assert np.array_equal(file[10:20], rows[10:20])
     assert np.array_equal(file[95:120], rows[95:])
@@ -23,7 +22,7 @@ def test_rows_are_what_was_written_by_slice_and_by_number(tmp_path: Path) -> Non
     wanted = np.array([70, 3, 99, 3, 4, 0])  # in any order, some twice, near and far
     assert np.array_equal(file[wanted], rows[wanted])
     assert file[np.empty(0, dtype=np.int64)].shape == (0, 3)
-    some = Members(file, np.array([5, 50, 51]))
+    some = RowSubset(file, np.array([5, 50, 51]))
     assert len(some) == 3
     assert np.array_equal(some[1:], rows[50:52])
 
@@ -31,7 +30,7 @@ def test_rows_are_what_was_written_by_slice_and_by_number(tmp_path: Path) -> Non
 def test_what_is_appended_later_is_not_seen(tmp_path: Path) -> None:
     path = tmp_path / "v.f16"
     path.write_bytes(np.ones((2, 4), np.float16).tobytes() + b"half")
-    file = VectorFile(path, 4)
+    file = VectorStore(path, 4)
     with path.open("ab") as end:
         end.write(np.ones((5, 4), np.float16).tobytes())
     assert len(file) == 2

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from culet.cachefolder import cache_folder
 from culet.data.records import Record
 from culet.errors import InputError, MissingExtra
 from culet.files import fingerprint
 from culet.files.atomic import new_folder
+from culet.files.cache import cache_folder
 from culet.text.prompts import SYMMETRIC_TASKS
 
 MANIFEST = "teacher.json"

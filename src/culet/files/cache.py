@@ -1,14 +1,38 @@
-"""Files in a cache folder that can be made again: checked by CRC-32, no older ones beside them."""
+"""What culet can make again: vectors of searched folders, quantised and compiled weights.
+
+Such files lie in the user's cache folder, are checked by CRC-32 and take bounded room; where the
+folder cannot be used, the work is done without it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import warnings
+import zlib
 from pathlib import Path
 
 from culet.errors import CheckpointError
 from culet.files.atomic import new_file
-from culet.files.tensors import checksum
+
+
+def cache_folder() -> Path:
+    """Return the user's cache folder for culet: $XDG_CACHE_HOME/culet or ~/.cache/culet."""
+    stated = os.environ.get("XDG_CACHE_HOME")
+    if not stated and sys.platform == "win32":
+        stated = os.environ.get("LOCALAPPDATA")
+    return (Path(stated) if stated else Path.home() / ".cache") / "culet"
+
+
+def checksum(path: Path, *, but_last: int = 0) -> str:
+    """Return the CRC-32 of a file, without its last bytes, as 8 hex digits; read in pieces."""
+    value, left = 0, path.stat().st_size - but_last
+    with path.open("rb") as file:
+        while left > 0 and (piece := file.read(min(left, 1 << 22))):
+            value = zlib.crc32(piece, value)
+            left -= len(piece)
+    return f"{value:08x}"
 
 
 def seal(path: Path) -> None:

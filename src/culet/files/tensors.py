@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -210,16 +209,6 @@ def _header(
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text, [8 + len(text) + start for start in starts]
-
-
-def checksum(path: Path, *, but_last: int = 0) -> str:
-    """Return the CRC-32 of a file, without its last bytes, as 8 hex digits; read in pieces."""
-    value, left = 0, path.stat().st_size - but_last
-    with path.open("rb") as file:
-        while left > 0 and (piece := file.read(min(left, 1 << 22))):
-            value = zlib.crc32(piece, value)
-            left -= len(piece)
-    return f"{value:08x}"
 
 
 def _stored(array: np.ndarray, dtype: StoredDtype) -> tuple[str, int]:

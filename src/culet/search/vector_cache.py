@@ -20,9 +20,9 @@ from typing import Protocol
 
 import numpy as np
 
-from culet.cachefolder import cache_folder
 from culet.errors import InputError
 from culet.files.atomic import new_file
+from culet.files.cache import cache_folder
 
 _KEY_BYTES = 16
 

@@ -33,13 +33,12 @@ from culet.data.mining.pair_index import PairIndex, build_index, open_index
 from culet.data.mining.rules import Rules, choose, excluded, highest, nearest, within_margins
 from culet.data.mining.tally import LOOKED_AT, Tally
 from culet.data.records import Record, data_files, stream_records
-from culet.data.vectorfile import VectorFile
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import identity, to_tables
-from culet.files.stores import TextStore
+from culet.files.stores import TextStore, VectorStore
 from culet.loading import load
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
@@ -260,7 +259,7 @@ class _Miner:
         """Raise InputError if the embedder has no prompts for a record."""
         record_prompts(record, prompts=self._embedder.prompts, task=self._source.task)
 
-    def _vectors(self, store: TextStore, what: str) -> VectorFile:
+    def _vectors(self, store: TextStore, what: str) -> VectorStore:
         """Return the vectors of a store, float16 [N, E], made now or before, on disk.
 
         They are appended window by window: a file of fewer rows than texts is taken up where it
@@ -279,7 +278,7 @@ class _Miner:
                 file.flush()
                 os.fsync(file.fileno())  # else a crash of the machine may leave a hole of zeros
                 bar.advance(len(vectors))
-        return VectorFile(path, self._width)
+        return VectorStore(path, self._width)
 
     def _embed(self, entries: Iterator[list[Any]], what: str) -> Iterator[np.ndarray]:
         """Yield the vectors of a store's entries; what must be said of long texts is said once."""
@@ -297,7 +296,7 @@ class _Miner:
         if notes:
             self._say(f"{self._name}: {notes[0].message} ({len(notes)} such windows of {what})")
 
-    def _parts(self, index: PairIndex, queries: VectorFile, documents: VectorFile) -> None:
+    def _parts(self, index: PairIndex, queries: VectorStore, documents: VectorStore) -> None:
         """Write the parts of the output that are not there yet."""
         skip_bad = self._config.skip_bad_records
         rows = stream_records([self._source.path], skip_bad=skip_bad, check=self._check)
@@ -323,8 +322,8 @@ class _Miner:
         part: list[Any],
         first: int,
         index: PairIndex,
-        queries: VectorFile,
-        documents: VectorFile,
+        queries: VectorStore,
+        documents: VectorStore,
     ) -> tuple[list[dict[str, Any]], Tally]:
         """Return the rows of one block with their negatives, and what was counted."""
         here, rules = slice(first, first + len(part)), self._config.rules

@@ -12,8 +12,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from culet.data.vectorfile import Members, Vectors
 from culet.errors import MissingExtra, RecipeError
+from culet.files.stores import RowSubset, VectorRows
 
 Pick = Literal["hardest", "lowest", "random"]
 RECIPROCAL_RANK_CONSTANT = 60.0  # of Cormack et al. 2009, who introduced the fusion
@@ -114,7 +114,7 @@ class Groups:
 
 def nearest(
     queries: np.ndarray,
-    documents: Vectors,
+    documents: VectorRows,
     *,
     depth: int,
     banned: Banned,
@@ -166,7 +166,7 @@ def nearest(
 
 def _nearest_within(
     queries: np.ndarray,
-    documents: Vectors,
+    documents: VectorRows,
     banned: Banned,
     query_groups: np.ndarray,
     groups: Groups,
@@ -190,7 +190,7 @@ def _nearest_within(
         own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
         scores[rows], found, top[rows] = nearest(
             queries[rows],
-            Members(documents, members),
+            RowSubset(documents, members),
             banned=own,
             ceiling=None if ceiling is None else ceiling[rows],
             **settings,

@@ -24,9 +24,8 @@ import culet.runtime.openvino.graph
 import culet.runtime.openvino.weights
 from culet.errors import CheckpointError, InputError
 from culet.files.atomic import new_file
-from culet.files.cache import bound, remove_older, warn
+from culet.files.cache import bound, checksum, remove_older, warn
 from culet.files.fingerprint import of_settings
-from culet.files.tensors import checksum
 
 WORTH_LAYERS = 6  # of fewer, compiling takes less than half a second
 _FOLDER_BYTES = 4_000_000_000

@@ -20,9 +20,9 @@ import numpy as np
 import openvino as ov
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.cachefolder import cache_folder
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
+from culet.files.cache import cache_folder
 from culet.runtime.openvino.attention import views
 from culet.runtime.openvino.compiled import WORTH_LAYERS, compiled
 from culet.runtime.openvino.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one

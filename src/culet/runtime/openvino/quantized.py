@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.cachefolder import cache_folder
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
-from culet.files.cache import check, remove_older, seal, warn
+from culet.files.cache import cache_folder, check, remove_older, seal, warn
 from culet.files.tensors import StoredTensor, new_tensors, read_tensors, to_float32
 from culet.quant.grids import int4_blocks, int8_rows
 from culet.runtime.openvino.weights import HEAD, matrix, pack, release
