@@ -14,6 +14,12 @@ without a traceback and exits with code 2.
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
+# What a package is installed as, where that is another name than it is imported by.
+_INSTALLED_AS = {"sklearn": "scikit-learn", "sentence_transformers": "sentence-transformers"}
+
 
 class CuletError(Exception):
     """The root of all errors a user of culet can cause and mend."""
@@ -45,6 +51,27 @@ class MissingExtra(CuletError, ImportError):
         )
         self.package = package
         self.extra = extra
+
+
+def need(module: str, *, extra: str, purpose: str) -> Any:
+    """Import and return a module that comes with an extra: a package's, or one of ours.
+
+    Args:
+        module: Its full name.
+        extra: The extra of culet that installs it, or what it imports.
+        purpose: What needs it, as the subject of a sentence.
+
+    Raises:
+        MissingExtra: If the module, or one that it imports, is not installed.
+    """
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        package = (error.name or module).partition(".")[0]
+        if package == "culet":
+            raise
+        package = _INSTALLED_AS.get(package, package)
+        raise MissingExtra(package, extra=extra, purpose=purpose) from error
 
 
 class Interrupted(KeyboardInterrupt):

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.embedder import Embedder, Engine
-from culet.errors import CheckpointError, InputError, MissingExtra
+from culet.errors import CheckpointError, InputError, need
 
 Backend = Literal["openvino", "torch"]
 PACKAGED = Path(__file__).parent / "packaged"
@@ -110,10 +110,9 @@ def _engine(
         from culet.runtime.openvino.engine import OpenVinoEngine
 
         return OpenVinoEngine(checkpoint, precision, threads=threads)
-    try:
-        from culet.runtime.pytorch import torch_engine
-    except ImportError as error:
-        raise MissingExtra("torch", extra="torch", purpose=f"device {device!r}") from error
+    need("torch", extra="torch", purpose=f"device {device!r}")
+    from culet.runtime.pytorch import torch_engine
+
     return torch_engine(checkpoint, precision, device=device, threads=threads)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet import loading
+from culet import errors, loading
 from culet.architecture.embedding_config import tiny
 from culet.cli import main as cli
 from culet.errors import Interrupted
@@ -278,7 +278,7 @@ def test_a_missing_extra_says_how_to_install_it(
     def not_there(name: str) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
-    monkeypatch.setattr(cli, "import_module", not_there)
+    monkeypatch.setattr(errors, "import_module", not_there)
     code, _, err = run("train", tmp_path / "a.toml")
     assert code == 2
     assert err == (
@@ -418,7 +418,7 @@ SLOW_EMBEDDER = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from word_embedder import WordEmbedder
-from culet import loading
+from culet import errors, loading
 from culet.cli import main as cli
 class Slow(WordEmbedder):
     def embed(self, prepared, **options):

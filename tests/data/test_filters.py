@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -176,13 +176,6 @@ def test_the_real_identifier() -> None:
 
 
 def test_a_missing_identifier_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *rest: Any, **more: Any) -> Any:
-        if name.startswith("py3langid"):
-            raise ImportError(name)
-        return real(name, *rest, **more)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "py3langid.langid", None)  # an import of it fails
     with pytest.raises(MissingExtra, match=r"identifying languages needs .*'culet\[data\]'"):
         LanguageIdentifier()

@@ -169,7 +169,7 @@ def test_wrong_arguments_are_named(run: Run, decoder: Path, tmp_path: Path) -> N
 def test_without_torch_it_says_what_to_install(decoder: Path) -> None:
     program = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['culet', 'generate', "
-        f"{str(decoder)!r}, '-p', 'a']; from culet import cli; cli.main()"
+        f"{str(decoder)!r}, '-p', 'a']; from culet.cli.main import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 2

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cross_encoder_double import cross_encoder
 from training_doubles import checkpoint, toy_rows, write_lines
 from word_embedder import WordEmbedder
 
@@ -577,42 +578,6 @@ def test_a_real_model_mines_through_the_default_engine(
     folder = mine.run(config, init=init, out=tmp_path / "out", say=lambda line: None)
     found = read_records([folder / "toys"])
     assert all(len(set(r.negatives)) == 2 and r.positive not in r.negatives for r in found)
-
-
-def cross_encoder(folder: Path) -> Path:
-    """Write a cross-encoder of one layer and random weights."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "red", "green", "apple", "blue", "sea", "sky"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    ).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words),
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=40,
-        num_labels=1,
-        initializer_range=0.5,
-    )
-    BertForSequenceClassification(config).save_pretrained(folder)
-    return folder
 
 
 def test_a_cross_encoder_reorders_and_drops_what_it_holds_for_right(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import endpoint_double
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from cross_encoder_double import cross_encoder
 from endpoint_double import VectorStub as Stub
 from endpoint_double import full_disk, serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
@@ -426,7 +427,6 @@ def test_an_endpoint_takes_every_task(tmp_path: Path, stub: Stub) -> None:
 
 def test_a_sentence_transformers_folder_that_culet_cannot_read_teaches_too(tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
-    from test_mine_stage import cross_encoder
     from transformers import BertModel
 
     cross_encoder(tmp_path / "judge")  # its tokenizer, and a body of the same shape

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from culet.architecture.embedding_config import check_width
-from culet.errors import InputError
+from culet.errors import InputError, need
 from culet.files.atomic import take
 from culet.files.rows import TextRow
 from culet.files.vectors import (
@@ -31,7 +31,6 @@ from culet.files.vectors import (
     ParquetFile,
     VectorFile,
     count_rows,
-    require_pyarrow,
 )
 from culet.terminal.progress import Progress
 from culet.text.inputs import windows
@@ -156,7 +155,7 @@ class EmbeddingWriter:
         if self.path.is_dir():
             raise InputError(f"cannot write {self.path}: a folder of that name is there")
         if kind == ".parquet":
-            require_pyarrow()
+            need("pyarrow", extra="parquet", purpose="writing Parquet")
         if resume and kind == ".parquet":
             raise InputError(
                 f"cannot go on with {self.path}: rows cannot be added to a Parquet file; "

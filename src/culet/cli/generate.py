@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 
 if TYPE_CHECKING:
     from culet.generation.writer import Writer
@@ -75,12 +75,9 @@ def generate(
 
 
 def _writer(checkpoint: Path, device: str, precision: str) -> Writer:
-    try:
-        from culet.generation.writer import Writer, read_generating
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "culet":
-            raise
-        raise MissingExtra(error.name, extra="torch", purpose="generating text") from error
+    need("culet.generation.writer", extra="torch", purpose="generating text")
+    from culet.generation.writer import Writer, read_generating
+
     return Writer(read_generating(checkpoint), device=device, precision=precision)
 
 

@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +39,7 @@ from culet.cli.options import (
     load_model,
     say,
 )
-from culet.errors import CuletError, InputError, Interrupted, MissingExtra
+from culet.errors import CuletError, InputError, Interrupted, need
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -221,7 +220,7 @@ def train(
     """Run a recipe, or go on with one that was interrupted; also under torchrun."""
     if not recipe.is_file():
         raise InputError(f"{recipe} is not a file; expected a recipe in TOML")
-    run_recipe = _extra("culet.pipeline", extra="train", purpose="culet train").run_recipe
+    run_recipe = need("culet.pipeline", extra="train", purpose="culet train").run_recipe
     try:
         code = run_recipe(
             recipe, overrides or [], dry_run=dry_run, begin=begin, only=only, status=status
@@ -258,7 +257,7 @@ def evaluate(
     from culet.architecture.embedding_config import check_width
     from culet.terminal.progress import Progress
 
-    evaluation = _extra("culet.evaluate", extra="eval", purpose="culet evaluate")
+    evaluation = need("culet.evaluate", extra="eval", purpose="culet evaluate")
     tasks = _chosen_tasks(evaluation, folders, only)
     _check_folder(out)
     embedder = load_model(model, device, precision, threads)
@@ -369,16 +368,6 @@ def _check_folder(out: Path) -> None:
         raise InputError(
             f"cannot write results to {out}: {nearest} cannot be written; name another folder"
         )
-
-
-def _extra(module: str, *, extra: str, purpose: str) -> Any:
-    """Import a part of culet that needs an extra, or say which one is missing."""
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "culet":
-            raise
-        raise MissingExtra(error.name, extra=extra, purpose=purpose) from error
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _ROLES = ("query", "positive", "negatives")
@@ -206,10 +206,7 @@ def raw_rows(path: Path, *, also: Sequence[str] | None) -> Iterator[tuple[int, b
 
 
 def _parquet_rows(path: Path, also: Sequence[str] | None) -> Iterator[tuple[int, bytes]]:
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose=f"reading {path}") from error
+    pq = need("pyarrow.parquet", extra="parquet", purpose=f"reading {path}")
     number = 0
     try:
         file = pq.ParquetFile(path)

@@ -7,17 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 
 
 class TeacherFile:
     """Vectors by key from a Parquet file with the columns `key` and `vector`."""
 
     def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow.parquet as pq
-        except ImportError as error:
-            raise MissingExtra("pyarrow", extra="parquet", purpose=f"reading {path}") from error
+        pq = need("pyarrow.parquet", extra="parquet", purpose=f"reading {path}")
         try:
             table = pq.read_table(path, columns=["key", "vector"])
         except Exception as error:  # pyarrow raises its own kinds

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from culet.data.records import Record
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 from culet.files import fingerprint
 from culet.files.atomic import new_folder
 from culet.files.cache import cache_folder
@@ -141,10 +141,7 @@ _KEY = np.dtype("S16")
 
 def _copy(shards: Sequence[Path], cache: Path, *, width: int, texts: int) -> None:
     """Copy shards into a mapped file with sorted keys beside it."""
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose="reading vectors") from error
+    pq = need("pyarrow.parquet", extra="parquet", purpose="reading vectors")
     parts: list[np.ndarray] = []
     with new_folder(cache) as aside:
         with (aside / "vectors.f16").open("wb") as file:
@@ -184,11 +181,8 @@ def write_shard(path: Path, keys: Sequence[str], vectors: np.ndarray) -> None:
     Raises:
         InputError: If a vector is zero or not finite.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose=f"writing {path}") from error
+    pa = need("pyarrow", extra="parquet", purpose=f"writing {path}")
+    pq = need("pyarrow.parquet", extra="parquet", purpose=f"writing {path}")
     from culet.files.atomic import new_file
 
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 from culet.evaluate.encoding import Model
 from culet.evaluate.results import engine_of, revision_name, revision_of
 from culet.vectors.similarity import Vectors, paired_cosine, unit_rows
@@ -76,10 +76,7 @@ class MtebEncoder:
             InputError: when neither the embedder nor the caller names the model.
             MissingExtra: when mteb is not installed.
         """
-        try:
-            from mteb.models.model_meta import ModelMeta
-        except ImportError:
-            raise MissingExtra("mteb", extra="mteb", purpose="running mteb's tasks") from None
+        meta = need("mteb.models.model_meta", extra="mteb", purpose="running mteb's tasks")
         if name is None:
             name = _own_name(embedder)
         if revision is None and hasattr(embedder, "fingerprint"):
@@ -88,7 +85,7 @@ class MtebEncoder:
         self._embedder = embedder
         self._instructions = dict(instructions or {})
         self._truncate_to = truncate_to
-        self._meta = ModelMeta.create_empty(
+        self._meta: ModelMeta = meta.ModelMeta.create_empty(
             {
                 "name": name if "/" in name else f"local/{name}",
                 "revision": revision,

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 from culet.evaluate import metrics
 from culet.evaluate.tasks import Pairs, RerankingData, RetrievalData
 from culet.vectors import similarity
@@ -208,11 +208,10 @@ def classification(
     """
     _expect_rows("train", train, len(train_labels))
     _expect_rows("test", test, len(test_labels))
-    try:
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise MissingExtra("scikit-learn", extra="eval", purpose="scoring classification") from None
+    need("sklearn.linear_model", extra="eval", purpose="scoring classification")
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     names = sorted({*train_labels, *test_labels})
     code = {name: number for number, name in enumerate(names)}
     known = np.array([code[label] for label in train_labels])
@@ -289,11 +288,10 @@ def clustering(
         MissingExtra: when scikit-learn is not installed.
     """
     _expect_rows("vectors", vectors, len(labels))
-    try:
-        from sklearn.cluster import MiniBatchKMeans
-        from sklearn.metrics import adjusted_mutual_info_score
-    except ImportError:
-        raise MissingExtra("scikit-learn", extra="eval", purpose="scoring clustering") from None
+    need("sklearn.cluster", extra="eval", purpose="scoring clustering")
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.metrics import adjusted_mutual_info_score
+
     names = np.array(labels)
     kmeans = MiniBatchKMeans(
         n_clusters=len(np.unique(names)),

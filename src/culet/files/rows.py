@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, need
 
 READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
 _LONGEST_CSV_FIELD_CHARS = 1 << 27
@@ -192,10 +192,7 @@ def _parquet_records(
 
 
 def _parquet_file(path: Path) -> Any:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose="reading Parquet") from error
+    parquet = need("pyarrow.parquet", extra="parquet", purpose="reading Parquet")
     try:
         return parquet.ParquetFile(path)
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError

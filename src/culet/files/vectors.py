@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from culet.errors import MissingExtra
 from culet.files.rows import TextRow
 
 _BLOCK_BYTES = 1 << 20
@@ -194,14 +193,6 @@ def count_rows(path: Path) -> int | None:
         return int(parquet.read_metadata(path).num_rows)
     except (OSError, ValueError, EOFError):  # ArrowInvalid is a ValueError
         return None
-
-
-def require_pyarrow() -> None:
-    """Raise MissingExtra where Parquet cannot be written."""
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("pyarrow", extra="parquet", purpose="writing Parquet") from error
 
 
 def _write(file: io.FileIO, data: bytes) -> None:

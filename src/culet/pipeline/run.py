@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from culet.data.records import data_files
-from culet.errors import InputError, MissingExtra, RecipeError, TrainingError
+from culet.errors import InputError, RecipeError, TrainingError, need
 from culet.files.atomic import locked
 from culet.pipeline import scores as measure
 from culet.pipeline.graph import Recipe, read_recipe
@@ -199,12 +199,9 @@ def _disk_named(stage: Stage) -> Iterator[None]:
 @contextmanager
 def _joined(recipe: Recipe) -> Iterator[World]:
     """Join the processes of the run, and set what holds for this one."""
-    try:
-        import torch
+    torch = need("torch", extra="train", purpose="culet train")
+    from culet.train.processes import joined
 
-        from culet.train.processes import joined
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name or "torch", extra="train", purpose="culet train") from error
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     with joined(recipe.run.device, recipe.run.parallel) as world, warnings.catch_warnings():

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from culet.errors import MissingExtra
+from culet.errors import need
 
 Output = Literal["model", "decoder", "seq2seq", "data", "vectors", "mixture"]
 
@@ -119,13 +118,8 @@ class Kind:
         Raises:
             MissingExtra: If the module needs a package that is not installed.
         """
-        try:
-            return getattr(import_module(module or self.module), name)
-        except ModuleNotFoundError as error:
-            if error.name is None or error.name.partition(".")[0] == "culet":
-                raise
-            purpose = f"a stage of kind {self.name}"
-            raise MissingExtra(error.name, extra="train", purpose=purpose) from error
+        purpose = f"a stage of kind {self.name}"
+        return getattr(need(module or self.module, extra="train", purpose=purpose), name)
 
 
 @dataclass(frozen=True)

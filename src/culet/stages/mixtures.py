@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from culet.errors import MissingExtra
+from culet.errors import MissingExtra, need
 from culet.files.atomic import new_file
 
 KINDS = ("given", "random", "search")
@@ -141,11 +141,8 @@ def draw(path: Path, names: Sequence[str], points: Sequence[Point], kept: Sequen
     Raises:
         MissingExtra: If matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtra("matplotlib", extra="search", purpose="a picture") from error
-    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    drawing = need("matplotlib.figure", extra="search", purpose="a picture")
+    figure = drawing.Figure(figsize=(11, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.15))
     ordered = sorted(points, key=lambda point: point.number)
     for kind in KINDS:

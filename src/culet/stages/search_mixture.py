@@ -28,7 +28,7 @@ import numpy as np
 
 from culet.data.batches.shuffle import check_seed
 from culet.data.simplex import to_point, to_shares
-from culet.errors import MissingExtra, RecipeError, TrainingError
+from culet.errors import RecipeError, TrainingError, need
 from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import to_tables
@@ -201,10 +201,8 @@ def _total(config: SearchMixtureConfig) -> int:
 
 def _study(state: Path) -> optuna.Study:
     """Return the study in the journal of a folder."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise MissingExtra("optuna", extra="search", purpose="a mixture search") from error
+    need("optuna", extra="search", purpose="a mixture search")
+    import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

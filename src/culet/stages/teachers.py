@@ -11,7 +11,7 @@ import numpy as np
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
 from culet.data.teacher_vectors import Spoken
 from culet.embedder import Embedder
-from culet.errors import CheckpointError, MissingExtra
+from culet.errors import CheckpointError, need
 from culet.files import fingerprint
 from culet.loading import load
 
@@ -84,13 +84,10 @@ class SentenceTransformerTeacher:
     """Any local sentence-transformers folder; prompts named query and document if it has them."""
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> None:
-        try:
-            from sentence_transformers import SentenceTransformer
-            from transformers.utils import logging
-        except ImportError as error:
-            raise MissingExtra(
-                "sentence-transformers", extra="rerank", purpose=f"the teacher {folder}"
-            ) from error
+        need("sentence_transformers", extra="rerank", purpose=f"the teacher {folder}")
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging
+
         if not (folder / "modules.json").exists():
             raise CheckpointError(
                 f"{folder} has no modules.json; expected a sentence-transformers folder"

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol, cast
 
-from culet.errors import InputError, MissingExtra
+from culet.errors import InputError, MissingExtra, need
 
 _BLOCK = 1 << 20
 _HEADER_BYTES = 1 << 20  # of one tar member, with its extended headers
@@ -253,11 +253,8 @@ def _decoder(file: _Readable, kind: str) -> _Readable:
 
 
 def _zstandard(file: _Readable) -> _Readable:
-    try:
-        import zstandard
-    except ImportError as error:
-        purpose = "reading a package compressed with zstd"
-        raise MissingExtra("zstandard", extra="corpora", purpose=purpose) from error
+    purpose = "reading a package compressed with zstd"
+    zstandard = need("zstandard", extra="corpora", purpose=purpose)
     decoder = zstandard.ZstdDecompressor(max_window_size=_DECODER_MEMORY >> 1)
     stream: _Readable = decoder.stream_reader(cast(IO[bytes], file), read_across_frames=True)
     return stream

@@ -11,7 +11,7 @@ import numpy as np
 
 from culet.data.mining.rules import fuse
 from culet.data.records import data_files, parsed_row, raw_rows, text_field
-from culet.errors import CheckpointError, InputError, MissingExtra
+from culet.errors import CheckpointError, InputError, need
 from culet.files.stores import key
 
 
@@ -150,12 +150,9 @@ class CrossEncoderJudge:
     """
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> None:
-        try:
-            from sentence_transformers import CrossEncoder
-        except ImportError as error:
-            raise MissingExtra(
-                "sentence-transformers", extra="rerank", purpose="a cross-encoder"
-            ) from error
+        need("sentence_transformers", extra="rerank", purpose="a cross-encoder")
+        from sentence_transformers import CrossEncoder
+
         if not (folder / "config.json").exists():
             raise CheckpointError(f"{folder} holds no cross-encoder: it has no config.json")
         try:

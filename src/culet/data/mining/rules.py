@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from culet.errors import MissingExtra, RecipeError
+from culet.errors import RecipeError, need
 from culet.files.stores import RowSubset, VectorRows
 
 Pick = Literal["hardest", "lowest", "random"]
@@ -207,12 +207,8 @@ class _Product:
         self._queries = queries
         if device == "cpu":
             return
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingExtra("torch", extra="torch", purpose=f"device {device!r}") from error
-        self._torch = torch
-        self._on_device = torch.from_numpy(queries).to(device)
+        self._torch = need("torch", extra="torch", purpose=f"device {device!r}")
+        self._on_device = self._torch.from_numpy(queries).to(device)
 
     def __call__(self, documents: np.ndarray) -> np.ndarray:
         if self._device == "cpu":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from culet.data.prepare.shingles import normalised
-from culet.errors import MissingExtra, RecipeError
+from culet.errors import RecipeError, need
 
 # Two names of one language, older codes among them.
 _ALIASES = (
@@ -101,14 +101,8 @@ class LanguageIdentifier:
     """
 
     def __init__(self) -> None:
-        try:
-            from py3langid.langid import MODEL_FILE
-            from py3langid.langid import LanguageIdentifier as Model
-        except ImportError as error:
-            raise MissingExtra(
-                "py3langid", extra="data", purpose="identifying languages"
-            ) from error
-        self._model = Model.from_model_file(MODEL_FILE, norm_probs=True)
+        langid = need("py3langid.langid", extra="data", purpose="identifying languages")
+        self._model = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
         self.labels = frozenset(self._model.labels)
 
     def __call__(self, text: str) -> tuple[str, float]:
