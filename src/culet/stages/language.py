@@ -16,7 +16,6 @@ from torch import nn
 from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.embedding import write_checkpoint
 from culet.checkpoints.folder import SPECIAL_IDS
-from culet.concurrency import Ahead
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.windows import TextSourceConfig, WindowPlan, read_text_sources
 from culet.data.ledger import training_papers
@@ -36,12 +35,11 @@ from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
 from culet.train.averaging import average_files, save_weights, saved
 from culet.train.language_steps import StepConfig
-from culet.train.log import Report, Unreported, read_log
-from culet.train.loop import Action, AnyBatch, Loop
-from culet.train.loop import run as run_loop
-from culet.train.optim import OptimConfig, Optimizer
+from culet.train.loop import AnyBatch
+from culet.train.optim import OptimConfig
 from culet.train.processes import current, put_together
-from culet.train.resume import drop_state, load_state, save_state
+from culet.train.resume import drop_state
+from culet.train.session import Freeze, Session
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,19 +250,6 @@ def read_windows(
     )
 
 
-@dataclass(frozen=True)
-class Freeze:
-    """Parameters that wait while the others learn.
-
-    Attributes:
-        names: Which.
-        steps: For how many steps; their moments begin empty afterwards.
-    """
-
-    names: frozenset[str]
-    steps: int
-
-
 def train(
     config: TokenTraining,
     model: nn.Module,
@@ -277,75 +262,46 @@ def train(
     say: Callable[[str], None],
     freeze: Freeze | None = None,
 ) -> dict[str, Any] | None:
-    """Train, resuming where an interrupted run was, and return what is worth recording.
+    """Train, resuming an interrupted run, and return what is worth recording.
 
     Afterwards the parameters are the average of the last saved ones, if that was asked for. Among
-    several processes each has its part of the batches; the first alone gets a result, and writes.
-    Layers may be split over them (`World.shard_layers`): then the model is put together for the
-    first one at the end, to be read.
+    several processes the first alone gets a result, and writes. Layers may be split over them
+    (`World.shard_layers`): then the model is put together for the first one at the end, to be read.
 
     Args:
         config: The settings.
-        model: Whose weights those are.
+        model: The model whose weights these are.
         named: What is trained, by the names of the model; others may be added.
-        step: Adds the gradients of a batch, or of this process's part of one.
-        batcher: Makes the batch of a step, or this process's part of it.
+        step: See `Session.run`.
+        batcher: See there.
         folder: The stage's folder.
         name: What messages call the stage.
         say: Takes lines for the person watching.
-        freeze: Who waits, and how long.
+        freeze: Parameters that wait, and for how long.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
         Interrupted: After SIGINT, with the state saved.
     """
-    world = current()
-    named = _that_move(named, config.optim)
-    optimizer = Optimizer(named.items(), config.optim, steps=config.steps)
-    if freeze is not None:
-        _give_empty_moments(optimizer, freeze.names)
-    torch.manual_seed(config.seed)
-    first = load_state(folder.state, optimizer, fingerprint=folder.fingerprint)
-    if first:
-        say(f"{name}: resuming after step {first} of {config.steps}")
+    named = _trainable(named, config.optim)
+    session = Session(config, named.items(), folder, name=name, say=say, freeze=freeze)
     weights = folder.path / ".weights"
-    actions: list[Action] = []
 
     def keep(done: int) -> None:
-        save_weights(weights, optimizer.named, step=done, keep=config.average_last)
+        save_weights(weights, session.optimizer.named, step=done, keep=config.average_last)
 
     if config.average_last > 1:
-        actions.append((config.average_every, keep))
-        if first and first % config.average_every == 0 and first not in saved(weights):
-            keep(first)  # a kill came between the state and the weights of that step
-    if freeze is not None and first < freeze.steps:
-        _let_learn(named, freeze, False)
-        actions.append((freeze.steps, lambda done: _let_learn(named, freeze, True)))
-
-    def save(done: int) -> None:
-        save_state(folder.state, optimizer, step=done, fingerprint=folder.fingerprint)
-
-    with (
-        Ahead(map(batcher, range(first, config.steps))) as batches,
-        _report(name, folder, start=first, steps=config.steps) as report,
-    ):
-        loop = Loop(step, optimizer, save, report, config.save_every, actions, seed=config.seed)
-        run_loop(loop, batches, start=first, steps=config.steps)
+        session.keep_every(config.average_every, keep)
+    session.run(step, batcher)
     if config.average_last > 1 and config.steps % config.average_every:
         keep(config.steps)
-    with torch.no_grad():
-        for key, average in optimizer.average.items():
-            optimizer.named[key].copy_(average)
+    session.take_average()
     put_together(model)
-    if not world.first:
+    if not current().first:
         return None
     if config.average_last > 1:
-        _take_average({**named, **dict(model.named_parameters())}, list(saved(weights).values()))
-    return _summary(config, folder)
-
-
-def _report(name: str, folder: StageFolder, *, start: int, steps: int) -> Report:
-    return Report(name, folder.log, start=start, steps=steps) if current().first else Unreported()
+        _take_mean({**named, **dict(model.named_parameters())}, list(saved(weights).values()))
+    return session.summary()
 
 
 def finish(folder: StageFolder, result: dict[str, Any]) -> None:
@@ -356,44 +312,16 @@ def finish(folder: StageFolder, result: dict[str, Any]) -> None:
         shutil.rmtree(folder.path / name, ignore_errors=True)
 
 
-def _summary(config: TokenTraining, folder: StageFolder) -> dict[str, Any]:
-    log = read_log(folder.log)
-    return {
-        "steps": config.steps,
-        "tokens": sum(line["tokens"] for line in log),
-        "seconds": round(sum(line["seconds"] for line in log), 3),
-        "waited_seconds": round(sum(line["waited_seconds"] for line in log), 3),
-        "texts_cut": sum(line["texts_cut"] for line in log),
-        "last": log[-1] if log else {},
-    }
-
-
 @torch.no_grad()
-def _take_average(named: Mapping[str, nn.Parameter], files: Sequence[Path]) -> None:
+def _take_mean(named: Mapping[str, nn.Parameter], files: Sequence[Path]) -> None:
     for key, value in average_files(files).items():
         parameter = named[key]
         parameter.copy_(torch.from_numpy(value).view_as(parameter))
 
 
-def _that_move(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> Mapping[str, nn.Parameter]:
-    """Return what learns: token tables whose rate is 0 do not, and cost no gradient either."""
+def _trainable(named: Mapping[str, nn.Parameter], optim: OptimConfig) -> dict[str, nn.Parameter]:
+    """Return the parameters that learn; token tables whose rate is 0 need no gradient either."""
     still = {key for key in named if key.endswith("embed") and optim.embed_lr == 0}
     for key in still:
         named[key].requires_grad_(False)
     return {key: value for key, value in named.items() if key not in still}
-
-
-def _give_empty_moments(optimizer: Optimizer, names: frozenset[str]) -> None:
-    """Give parameters that wait what AdamW would make at their first step, so it can be saved."""
-    for key in names & optimizer.named.keys():
-        parameter = optimizer.named[key]
-        optimizer.adam.state[parameter] = {
-            "step": torch.tensor(0.0, device=parameter.device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-
-
-def _let_learn(named: Mapping[str, nn.Parameter], freeze: Freeze, learn: bool) -> None:
-    for key in freeze.names & named.keys():
-        named[key].requires_grad_(learn)

@@ -46,7 +46,6 @@ from culet.model.heads import HeadConfig, embedding_config
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
 from culet.stages.language import (
-    Freeze,
     TokenTraining,
     finish,
     folder_papers,
@@ -59,6 +58,7 @@ from culet.stages.language import (
 from culet.text.tokenizer import TextTokenizer, unused_ids
 from culet.train.language_steps import pairs_step
 from culet.train.processes import current
+from culet.train.session import Freeze
 
 OBJECTIVES = {"t5gemma2": t5gemma2, "ul2": ul2, "prefix_lm": prefix_lm}
 

@@ -11,15 +11,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
 from culet.checkpoints.lineage import descent
-from culet.concurrency import Ahead
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
 from culet.data.ledger import training_papers
@@ -35,17 +32,15 @@ from culet.stages.folder import StageFolder
 from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
+from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
     Projection,
     Temperature,
     contrastive_step,
 )
-from culet.train.log import Report, Unreported, read_log
-from culet.train.loop import Action, Loop
-from culet.train.loop import run as run_loop
-from culet.train.optim import Optimizer
-from culet.train.processes import current, whole
-from culet.train.resume import drop_state, load_state, save_state
+from culet.train.processes import current, unshard
+from culet.train.resume import drop_state
+from culet.train.session import Session
 
 
 @dataclass(frozen=True)
@@ -108,13 +103,13 @@ def run(
     sources = _read_sources(config, prompts, say=say, name=name)
     batcher = _batcher(config, sources, prompts, start)
     projection = _projection(config, sources, start)
-    trained = _train(
+    trained, session = _train(
         config, start, folder, batcher, projection, device, name=name, say=say, evaluate=evaluate
     )
     skipped = sum(len(source.records.skipped) for source in sources)
     if trained is not None:  # the first process writes
         _write_result(trained, config, replace(start.config, widths=widths), start, folder)
-        result = _summary(config, folder, skipped)
+        result = session.summary() | {"skipped_records": skipped}
         folder.finish(result)
         drop_state(folder.state)
         if result["texts_cut"]:
@@ -133,8 +128,8 @@ def _train(
     name: str,
     say: Callable[[str], None],
     evaluate: Callable[[EmbeddingModel, int], None] | None,
-) -> EmbeddingModel | None:
-    """Return the trained model, in the first process only."""
+) -> tuple[EmbeddingModel | None, Session]:
+    """Return the trained model, in the first process only, and the session that trained it."""
     model = _model(start, config, device)
     current().shard(model, model.encoder.blocks)
     temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
@@ -145,25 +140,15 @@ def _train(
     if projection is not None:
         projection.to(device)
         named.append(("projection", projection.weight))
-    optimizer = Optimizer(named, config.optim, steps=config.steps)
-    torch.manual_seed(config.seed)
-    first = load_state(folder.state, optimizer, fingerprint=folder.fingerprint)
-    if first:
-        say(f"{name}: resuming after step {first} of {config.steps}")
-
-    actions: Sequence[Action] = ()
+    session = Session(config, named, folder, name=name, say=say)
     if evaluate is not None and config.eval_every:
-        actions = [
-            (config.eval_every, lambda step: _evaluate(model, step, evaluate, config, start))
-        ]
-
-    def snapshot(done: int) -> None:
-        _snapshot(model, done, config, start, folder)
-
+        session.every(
+            config.eval_every, lambda done: _evaluate(model, done, evaluate, config, start)
+        )
     if config.snapshot_every:
-        actions = [*actions, (config.snapshot_every, snapshot)]
-        if first and first % config.snapshot_every == 0:
-            snapshot(first)  # a kill may have come between the state and the snapshot of that step
+        session.keep_every(
+            config.snapshot_every, lambda done: _snapshot(model, done, config, start, folder)
+        )
 
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(
@@ -177,30 +162,10 @@ def _train(
         )
         return parts if temperature is None else parts | {"temperature": temperature().item()}
 
-    def save(done: int) -> None:
-        save_state(folder.state, optimizer, step=done, fingerprint=folder.fingerprint)
-
     model.train()
-    with (
-        Ahead(map(batcher, range(first, config.steps))) as batches,
-        _report(name, folder, start=first, steps=config.steps) as report,
-    ):
-        loop = Loop(step, optimizer, save, report, config.save_every, actions, seed=config.seed)
-        run_loop(loop, batches, start=first, steps=config.steps)
-    values = dict(model.named_parameters()) | optimizer.average
-    return _put_together(model, values, config, start)
-
-
-def _summary(config: TuneConfig, folder: StageFolder, skipped: int) -> dict[str, Any]:
-    """Return what is worth keeping of the whole run, however often it was interrupted."""
-    log = read_log(folder.log)
-    return {
-        "steps": config.steps,
-        "skipped_records": skipped,
-        "texts_cut": sum(line["texts_cut"] for line in log),
-        "waited_seconds": round(sum(line["waited_seconds"] for line in log), 3),
-        "last": log[-1] if log else {},
-    }
+    session.run(step, batcher)
+    session.take_average()
+    return _in_one_piece(model, config, start), session
 
 
 def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
@@ -302,12 +267,6 @@ def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel
     return model
 
 
-def _report(name: str, folder: StageFolder, *, start: int, steps: int) -> Report:
-    if not current().first:
-        return Unreported()
-    return Report(name, folder.log, start=start, steps=steps)
-
-
 def _evaluate(
     model: EmbeddingModel,
     step: int,
@@ -318,7 +277,7 @@ def _evaluate(
     """Evaluate without a trace: dropout off, and the random numbers of training left alone."""
     world = current()
     with torch.random.fork_rng():
-        watched = _put_together(model, dict(model.named_parameters()), config, start)
+        watched = _in_one_piece(model, config, start)
         if watched is not None:
             watched.eval()
             evaluate(watched, step)
@@ -327,42 +286,37 @@ def _evaluate(
 
 
 @torch.no_grad()
-def _put_together(
-    model: EmbeddingModel, values: dict[str, Tensor], config: TuneConfig, start: Checkpoint
+def _in_one_piece(
+    model: EmbeddingModel, config: TuneConfig, start: Checkpoint
 ) -> EmbeddingModel | None:
-    """Return a model of some weights in one piece, or None in a process beside the first.
+    """Return the model, or another one with its weights where they are split over processes.
 
-    It is the model itself, its weights replaced, unless it is split over processes.
+    All processes must call it; those beside the first get None.
     """
     world = current()
-    names = [name for name, _ in model.named_parameters()]
-    if world.sharded and world.first:
-        model = _model(start, config, world.device)
-    parameters = dict(model.named_parameters())
-    for name in names:
-        value = whole(values[name])
-        if value is not parameters[name] and (world.first or not world.sharded):
+    if not world.sharded:
+        return model if world.first else None
+    whole = _model(start, config, world.device) if world.first else None
+    parameters = {} if whole is None else dict(whole.named_parameters())
+    for name, parameter in model.named_parameters():
+        value = unshard(parameter)
+        if world.first:
             parameters[name].copy_(value)
-    return model if world.first else None
+    return whole
 
 
 def _snapshot(
     model: EmbeddingModel, step: int, config: TuneConfig, start: Checkpoint, folder: StageFolder
 ) -> None:
     """Write the weights as they are as a checkpoint, and drop all but the last few of them."""
-    world = current()
-    watched = _put_together(model, dict(model.named_parameters()), config, start)
-    if watched is not None:
+    whole = _in_one_piece(model, config, start)
+    if whole is not None:
         snapshots = folder.path / "snapshots"
         shape = replace(start.config, widths=trained_widths(config, start))
-        into = snapshots / f"step-{step:09d}"
-        _write_result(watched, config, shape, start, folder, into=into)
-        # those of later steps are of a run that was interrupted after them and goes on from before
-        found = sorted(snapshots.glob("step-*"))
-        stale = [path for path in found if path.name > into.name]
-        for path in stale + [path for path in found if path.name <= into.name][: -config.snapshots]:
-            shutil.rmtree(path)
-    world.wait()
+        _write_result(whole, config, shape, start, folder, into=snapshots / step_name(step))
+        for old in superseded(saved(snapshots, ""), step=step, keep=config.snapshots):
+            shutil.rmtree(old)
+    current().wait()
 
 
 def _write_result(

@@ -16,35 +16,51 @@ from torch import Tensor
 
 from culet.errors import TrainingError
 from culet.files.tensors import read_tensors, write_tensors
-from culet.train.processes import current, whole
+from culet.train.processes import current, unshard
 
-_NAME = re.compile(r"step-(\d+)\.safetensors")
+_NAME = re.compile(r"step-(\d+)")
+_ENDING = ".safetensors"
 
 
 def save_weights(folder: Path, named: Mapping[str, Tensor], *, step: int, keep: int) -> None:
     """Write the weights after a step, and drop all but the newest `keep` files.
 
-    Files of later steps are of a run that was interrupted after them and goes on from before. The
-    first process writes; where weights are split, the others must call it too.
+    The first process writes; where weights are split, the others must call it too.
     """
     arrays = {}
     for name, parameter in named.items():
-        value = whole(parameter.detach())
+        value = unshard(parameter.detach())
         if current().first:
             arrays[name] = np.atleast_1d(value.float().cpu().numpy())
     if not current().first:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / f"step-{step:09d}.safetensors", arrays)
-    files = saved(folder)
-    stale = [at for at in files if at > step] + [at for at in sorted(files) if at <= step][:-keep]
-    for at in stale:
-        files[at].unlink()
+    write_tensors(folder / (step_name(step) + _ENDING), arrays)
+    for file in superseded(saved(folder), step=step, keep=keep):
+        file.unlink()
 
 
-def saved(folder: Path) -> dict[int, Path]:
-    """Return step to file, oldest first."""
-    found = {int(m[1]): f for f in folder.glob("*") if (m := _NAME.fullmatch(f.name))}
+def superseded(files: Mapping[int, Path], *, step: int, keep: int) -> list[Path]:
+    """Return what the newest `keep` of some files by step do not need, after a step.
+
+    Those of later steps are of a run that was interrupted after them and resumed before them.
+    """
+    later = [at for at in files if at > step]
+    return [files[at] for at in later + sorted(files.keys() - set(later))[:-keep]]
+
+
+def step_name(step: int) -> str:
+    """Return the name of what is kept of a step, without an ending."""
+    return f"step-{step:09d}"
+
+
+def saved(folder: Path, ending: str = _ENDING) -> dict[int, Path]:
+    """Return step to file, or to folder where these have no ending, oldest first."""
+    found = {
+        int(match[1]): path
+        for path in folder.glob(f"step-*{ending}")
+        if (match := _NAME.fullmatch(path.name.removesuffix(ending)))
+    }
     return dict(sorted(found.items()))
 
 

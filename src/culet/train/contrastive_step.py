@@ -320,7 +320,7 @@ def _same_passes(
     most = len(chunks) + missing
     filled = [(np.array([len(texts) + i]), True) for i in range(missing)]
     texts += [np.array([1, 2])] * missing
-    replayed = world.most(most - sum(keep for _, keep in [*chunks, *filled]))
+    replayed = world.max(most - sum(keep for _, keep in [*chunks, *filled]))
     chunks = [*chunks, *filled]
     return texts, [(index, i >= replayed) for i, (index, _) in enumerate(chunks)]
 

@@ -43,7 +43,7 @@ def gather_batch(
     first = _first_of_equal(batch, counts, world)
     offset = int(begins[world.rank])
     pairs = np.stack([batch.query, batch.positive], axis=1) + offset
-    columns = world.most(batch.negative.shape[1])
+    columns = world.max(batch.negative.shape[1])
     negative = np.full((len(pairs), columns), -1, dtype=np.int64)
     given = batch.negative
     negative[:, : given.shape[1]] = np.where(given >= 0, given + offset, -1)
@@ -64,7 +64,7 @@ def _first_of_equal(batch: PairBatch, counts: list[int], world: World) -> np.nda
     """Return, for each text of all processes, the first one that is equal to it [S]."""
     total = sum(counts)
     own = len(batch.texts)
-    if world.most(int(len(batch.keys) != own)):  # some process cannot tell its texts
+    if world.max(int(len(batch.keys) != own)):  # some process cannot tell its texts
         return np.arange(total)
     keys = torch.cat(world.gather(torch.from_numpy(np.ascontiguousarray(batch.keys)))).numpy()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
@@ -77,7 +77,7 @@ def _gather_teacher(batch: PairBatch, columns: int, world: World) -> dict[str, n
     pairs = len(batch.query)
     for role in _ROLES:
         given = batch.teacher.get(role)
-        width = world.most(0 if given is None else given.shape[-1])
+        width = world.max(0 if given is None else given.shape[-1])
         if not width:
             continue
         shape = (pairs, columns, width) if role == "negative" else (pairs, width)

@@ -82,22 +82,6 @@ class Report:
         )
 
 
-class Unreported(Report):
-    """What the processes beside the first report: nothing."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __enter__(self) -> Unreported:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def write(self, *args: Any, **fields: Any) -> None:
-        """Record nothing."""
-
-
 def peak_memory_bytes() -> int:
     """Return the peak memory of the process, or of the GPU where there is one."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -52,7 +52,7 @@ class Loop(Generic[AnyBatch]):
         step: Adds the gradients of a batch and returns its loss parts.
         optimizer: Moves the weights.
         save: Writes the resumable state after so many steps.
-        report: Where each step is recorded.
+        report: Where each step is recorded; None in the processes beside the first.
         save_every: Steps between saves.
         actions: (every, what) to do after every so many steps, such as an evaluation.
         seed: Gives each of several processes random numbers of its own at each step.
@@ -64,7 +64,7 @@ class Loop(Generic[AnyBatch]):
     step: Callable[[AnyBatch], dict[str, float]]
     optimizer: Optimizer
     save: Callable[[int], None]
-    report: Report
+    report: Report | None
     save_every: int
     actions: Sequence[Action] = ()
     seed: int = 0
@@ -92,15 +92,16 @@ def run(
             tokens, cut, stopping = world.sums([batch.num_tokens, batch.truncated, stop.requested])
             seconds = time.perf_counter() - began
             waited, waited_before = batches.waited_seconds, waited
-            loop.report.write(
-                number + 1,
-                parts,
-                tokens=tokens,
-                seconds=seconds,
-                waited=waited - waited_before,
-                source=batch.source,
-                texts_cut=cut,
-            )
+            if loop.report is not None:
+                loop.report.write(
+                    number + 1,
+                    parts,
+                    tokens=tokens,
+                    seconds=seconds,
+                    waited=waited - waited_before,
+                    source=batch.source,
+                    texts_cut=cut,
+                )
             done = number + 1
             if done % loop.save_every == 0 or stopping:
                 loop.save(done)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from culet.errors import InputError, TrainingError
-from culet.train.processes import is_sharded, spread, whole
+from culet.train.processes import is_sharded, shard_like, unshard
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _total_norm(parts: list[list[nn.Parameter]]) -> Tensor:
     norms = []
     for part in parts:
         gradients = [p.grad for p in part if p.grad is not None]
-        norms.append(whole(torch.nn.utils.get_total_norm(gradients)))
+        norms.append(unshard(torch.nn.utils.get_total_norm(gradients)))
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
@@ -161,15 +161,25 @@ class Optimizer:
             if f"weight.{name}" not in saved or f"adam.step.{name}" not in saved:
                 raise TrainingError(f"the saved state has nothing for parameter {name}")
             shape = parameter.shape
-            parameter.copy_(spread(saved[f"weight.{name}"].reshape(shape), parameter))
+            parameter.copy_(shard_like(saved[f"weight.{name}"].reshape(shape), parameter))
             self.adam.state[parameter] = {
                 "step": saved[f"adam.step.{name}"].reshape(()).to(parameter.device, copy=True)
             }
             for key in ("exp_avg", "exp_avg_sq"):
                 moment = saved[f"adam.{key}.{name}"].reshape(shape).to(parameter.device, copy=True)
-                self.adam.state[parameter][key] = spread(moment, parameter)
+                self.adam.state[parameter][key] = shard_like(moment, parameter)
         for name, average in self.average.items():
-            average.copy_(spread(saved[f"average.{name}"].reshape(average.shape), average))
+            average.copy_(shard_like(saved[f"average.{name}"].reshape(average.shape), average))
+
+    def clear_moments(self, names: Set[str]) -> None:
+        """Give parameters the moments that AdamW makes at a first step, so they can be saved."""
+        for name in names & self.named.keys():
+            parameter = self.named[name]
+            self.adam.state[parameter] = {
+                "step": torch.tensor(0.0, device=parameter.device),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
 
     def _parts(self) -> list[list[nn.Parameter]]:
         """Return the parameters in one list, or in two where some are split over processes."""

@@ -86,7 +86,7 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def most(self, value: int) -> int:
+    def max(self, value: int) -> int:
         """Return the largest of a number over all processes."""
         if self.size == 1:
             return value
@@ -100,7 +100,7 @@ class World:
         Processes with a part of the weights each put them together in every pass, so none may make
         a pass alone. With whole weights none is missing. To be asked before the first pass.
         """
-        return self.most(own) - own if self.sharded else 0
+        return self.max(own) - own if self.sharded else 0
 
     def gather(self, rows: Tensor) -> list[Tensor]:
         """Return every process's rows [n, ...], where n may differ and the rest may not."""
@@ -276,7 +276,7 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
-def whole(tensor: Tensor) -> Tensor:
+def unshard(tensor: Tensor) -> Tensor:
     """Return a tensor put together from its parts; every process must ask for it."""
     if not is_sharded(tensor):
         return tensor
@@ -293,12 +293,12 @@ def put_together(model: nn.Module) -> None:
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             if is_sharded(parameter):
-                value = whole(parameter)
+                value = unshard(parameter)
                 kept = value.cpu() if current().first else value.new_empty(0)
                 module.register_parameter(name, nn.Parameter(kept))
 
 
-def spread(tensor: Tensor, like: Tensor) -> Tensor:
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
     """Return a whole tensor in the form of another: itself, or this process's part of it."""
     if not is_sharded(like):
         return tensor

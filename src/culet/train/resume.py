@@ -18,7 +18,7 @@ from culet.errors import TrainingError
 from culet.files.atomic import new_folder
 from culet.files.tensors import read_tensors, write_tensors
 from culet.train.optim import Optimizer
-from culet.train.processes import current, is_sharded, whole
+from culet.train.processes import current, is_sharded, unshard
 
 
 def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: str) -> None:
@@ -31,7 +31,7 @@ def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: st
     arrays = {}
     for name, tensor in optimizer.tensors().items():
         if first or is_sharded(tensor):
-            value = whole(tensor.detach())
+            value = unshard(tensor.detach())
             if first:
                 arrays[name] = np.atleast_1d(value.float().cpu().numpy())
     if not first:
