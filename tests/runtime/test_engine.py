@@ -22,12 +22,10 @@ from culet.checkpoints.embedding import Checkpoint, read_checkpoint
 from culet.errors import InputError
 from culet.runtime.openvino import engine as engine_module
 from culet.runtime.openvino.attention import in_blocks, views
-from culet.runtime.openvino.engine import (
-    OpenVinoEngine,
-    check_memory,
-    check_precision,
-    few_primitives,
-)
+from culet.runtime.openvino.engine import OpenVinoEngine
+from culet.runtime.openvino.memory import check_memory
+from culet.runtime.openvino.plugin import few_primitives
+from culet.runtime.openvino.processor import check_precision
 from culet.runtime.openvino.rectangles import rectangles, round_length
 
 

@@ -32,7 +32,7 @@ FORKED = """
 import multiprocessing, os, signal, sys
 import numpy as np
 import culet
-from culet.runtime import engine
+from culet.runtime.openvino import engine
 
 engine._BULK_TOKENS = 500
 folder, precision, texts = sys.argv[1], sys.argv[2], eval(sys.argv[3])

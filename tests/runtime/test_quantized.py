@@ -140,8 +140,12 @@ def decoded(path: Path, checkpoint: Checkpoint) -> Checkpoint:
 def test_an_engine_computes_what_its_codes_say(
     precision: str, changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = engine_module._settings  # in float32, so that codes and scales show to the last bit
-    monkeypatch.setattr(engine_module, "_settings", lambda *a, rounds: settings(*a, rounds=False))
+    settings = (
+        engine_module.compile_settings
+    )  # in float32, so that codes and scales show to the last bit
+    monkeypatch.setattr(
+        engine_module, "compile_settings", lambda *a, rounds: settings(*a, rounds=False)
+    )
     config = replace(tiny(), encoder=replace(tiny().encoder, **changes))
     checkpoint = read_checkpoint(write_random(tmp_path / "m", config))
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path / "cache")

@@ -11,15 +11,14 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
-from culet.architecture.embedding_config import EmbeddingConfig
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.cache import cache_folder
@@ -27,32 +26,39 @@ from culet.runtime.openvino.attention import views
 from culet.runtime.openvino.compiled import WORTH_LAYERS, compiled
 from culet.runtime.openvino.graph import encoder_graph, gelu_by_sigmoid, gelu_in_one
 from culet.runtime.openvino.layerwise import Layerwise
-from culet.runtime.openvino.memory import available_memory
-from culet.runtime.openvino.quantized import quantized_weights
+from culet.runtime.openvino.memory import available_memory, check_memory
+from culet.runtime.openvino.plugin import (
+    KEPT_CODE,
+    compile_settings,
+    few_primitives,
+    own_signal_stack,
+)
+from culet.runtime.openvino.processor import (
+    check_precision,
+    cpu_flags,
+    int8_needs_one_stream,
+    num_cores,
+)
+from culet.runtime.openvino.quantized import int8_widths, quantized_weights
 from culet.runtime.openvino.rectangles import rectangles, round_length
-from culet.runtime.openvino.streams import MOST_STREAMS, Request, Run, Streams
+from culet.runtime.openvino.streams import MAX_STREAMS, Request, Run, Streams
 from culet.runtime.openvino.weights import (
     CodedTable,
     CodedWeights,
     FloatTable,
     FloatWeights,
-    Precision,
     Table,
     Weights,
     release,
 )
 
-PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _START_TOKENS = 16  # what starting a rectangle costs each thread, in tokens (LOG.md: 6 to 20)
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
 _WARM_TOKENS = 128  # the smallest shape for which the plugin packs as for the largest
 _BULK_TOKENS = 8192  # from here on compiling once more for several streams is worth its time
-# Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
-# bfloat16 is float32's constants and two packed copies of half the size.
-_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
-# Compiled operations that are kept for shapes seen before; about 15 a shape, of 30 to 250 KB.
-_KEPT_CODE = {"float32": 512, "bfloat16": 512, "int8": 512, "int4": 64}
+# The least cosine between a text's vectors from one stream and from several: apart by rounding.
+_AGREEMENT = {"float32": 0.99999, "bfloat16": 0.999, "int8": 0.999}
 
 
 class OpenVinoEngine:
@@ -86,7 +92,7 @@ class OpenVinoEngine:
         self._asked, self._threads_asked = precision, threads
         self._checkpoint = checkpoint
         self._config = checkpoint.config
-        self._threads = threads or _cores()
+        self._threads = threads or num_cores()
         self._cache = cache
         self.backend = "openvino"
         self._starting = threading.Lock()
@@ -103,10 +109,11 @@ class OpenVinoEngine:
         check_memory(self._config, self.precision, available_memory())
         # quantised weights go with float32 elsewhere, or with bfloat16 where that is quicker
         self._rounds = self.precision != "float32" and "BF16" in capabilities
-        self._settings = _settings(self.precision, self._threads_asked, rounds=self._rounds)
+        self._settings = compile_settings(self.precision, self._threads_asked, rounds=self._rounds)
         self._table: Table
         self._mapped: list[np.ndarray] = []  # what memory can be given back of
         self._whole: Callable[..., ov.CompiledModel] | None = None  # compiles it again
+        self._max_streams = self._allowed_streams()
         try:
             run = self._open()
         except RuntimeError as error:
@@ -116,11 +123,12 @@ class OpenVinoEngine:
         self._release()
         self._single = Streams([run], start_cost=_START_TOKENS * self._threads)
         self._bulk: Streams | None = None
+        self._bulk_is_checked = False
         self._compiling = threading.Lock()
         self._lock = threading.Lock()  # of what is below
         self._shapes: set[tuple[int, ...]] = set()
         self._untidy = 0
-        self._packed: list[Streams] = []
+        self._packed: weakref.WeakSet[Streams] = weakref.WeakSet()
         self._process = os.getpid()  # last, so that a start that failed is tried again
 
     def leave_to_parent(self) -> None:
@@ -135,7 +143,7 @@ class OpenVinoEngine:
     def _open(self) -> Run:
         """Find or make weights and compiled models; return what computes one rectangle."""
         checkpoint = self._checkpoint
-        with few_primitives(_KEPT_CODE[self.precision]):
+        with few_primitives(KEPT_CODE[self.precision]):
             if self.precision in ("int8", "int4"):
                 arrays = quantized_weights(checkpoint, self.precision, folder=self._cache)
                 self._table, self._mapped = CodedTable(arrays), list(arrays.values())
@@ -173,26 +181,43 @@ class OpenVinoEngine:
             self._mapped.append(mapped)
         return model
 
+    def _allowed_streams(self) -> int:
+        """Return how many streams this model may be computed in on this CPU."""
+        if self.precision == "int4":  # one layer is compiled
+            return 1
+        if self.precision == "int8" and int8_needs_one_stream(
+            int8_widths(self._config), cpu_flags()
+        ):
+            return 1
+        return min(self._threads, MAX_STREAMS)
+
     def _streams(self, tokens: int) -> Streams:
         """Return what computes this many tokens fastest."""
-        number = min(self._threads, MOST_STREAMS)
-        if tokens < _BULK_TOKENS or number == 1 or self._whole is None:
+        if tokens < _BULK_TOKENS or self._max_streams == 1:
             return self._single
         with self._compiling:
-            if self._bulk is None:
+            if self._bulk is None and self._max_streams > 1:
                 try:
-                    check_memory(self._config, self.precision, available_memory())
-                    model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
+                    self._bulk = self._open_bulk(self._max_streams)
                 except (InputError, RuntimeError) as error:
                     warnings.warn(f"texts go through one stream: {error}", stacklevel=2)
-                    self._whole = None  # it gives the same vectors, somewhat later
-                    return self._single
-                self._bulk = Streams(
-                    [Request(model) for _ in range(number)],
-                    start_cost=_START_TOKENS * self._threads / number,
-                )
-                self._release()
-            return self._bulk
+                    self._max_streams = 1  # it gives the same vectors, somewhat later
+            return self._bulk or self._single
+
+    def _open_bulk(self, number: int) -> Streams:
+        """Compile the model once more, for this many streams.
+
+        Raises:
+            InputError: If there is too little memory.
+            RuntimeError: If OpenVINO cannot compile it.
+        """
+        assert self._whole is not None, "int4 has one stream"
+        self._pack(self._single)  # or what that takes later would count as free now
+        check_memory(self._config, self.precision, available_memory())
+        model = self._whole(NUM_STREAMS=str(number), PERFORMANCE_HINT="THROUGHPUT")
+        self._release()
+        start_cost = _START_TOKENS * self._threads / number
+        return Streams([Request(model) for _ in range(number)], start_cost=start_cost)
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
@@ -215,7 +240,45 @@ class OpenVinoEngine:
         def work(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             return index, self._rectangle([texts[i] for i in index], streams)
 
-        yield from streams.each(work, laid)
+        found = streams.each(work, laid)
+        if streams is self._single or self._bulk_is_checked:
+            yield from found
+        else:
+            yield from self._checked(found, streams, texts, laid)
+
+    def _checked(
+        self,
+        found: Generator[tuple[np.ndarray, np.ndarray], None, None],
+        bulk: Streams,
+        texts: Sequence[np.ndarray],
+        laid: Sequence[np.ndarray],
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield what several streams find if one finds the same in the first rectangle.
+
+        If not, yield what one stream finds, and give up the others.
+        """
+
+        def alone(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return index, self._rectangle([texts[i] for i in index], self._single)
+
+        with contextlib.closing(found):
+            first = next(found)
+            right = alone(first[0])
+            cosine = float((first[1] * right[1]).sum(axis=1).min())
+            if cosine >= _AGREEMENT[self.precision]:  # not so for NaN
+                self._bulk_is_checked = True
+                yield first
+                yield from found
+                return
+        self._max_streams, self._bulk = 1, None
+        warnings.warn(
+            f"{bulk.number} streams of {self.name} gave wrong vectors on this machine (cosine "
+            f"{cosine:.4f} to those of one stream); their vectors are thrown away, and all texts "
+            "go through one stream from now on",
+            stacklevel=2,
+        )
+        yield right
+        yield from map(alone, laid[1:])
 
     def _pack(self, streams: Streams) -> None:
         """Let the plugin repack all weights, as it would at the first large shape.
@@ -224,7 +287,7 @@ class OpenVinoEngine:
         needs its memory.
         """
         if streams not in self._packed:
-            self._packed.append(streams)
+            self._packed.add(streams)
             self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)], streams)
 
     def _rectangle(self, texts: list[np.ndarray], streams: Streams) -> np.ndarray:
@@ -282,100 +345,3 @@ def _leave_to_parent() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_to_parent)
-
-
-@contextlib.contextmanager
-def own_signal_stack() -> Iterator[None]:
-    """Leave the thread's alternate signal stack as it was.
-
-    OpenVINO 2026.4 gives the thread that loads its CPU plugin another one, and takes it away on
-    the thread that frees the last model. Where that is not the same, as with garbage collection,
-    the next signal (Ctrl-C) would be handled on memory that is gone, and kill the process.
-    """
-    sigaltstack = getattr(ctypes.CDLL(None), "sigaltstack", None) if os.name == "posix" else None
-    before = ctypes.create_string_buffer(64)  # larger than any system's stack_t
-    if sigaltstack is None or sigaltstack(None, before) != 0:
-        yield
-        return
-    try:
-        yield
-    finally:
-        sigaltstack(before, None)
-
-
-@contextlib.contextmanager
-def few_primitives(capacity: int) -> Iterator[None]:
-    """Bound the code that oneDNN, under OpenVINO, keeps for shapes it has seen.
-
-    It reads the bound once in a process, when it first compiles; one that the user has set stays.
-    """
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = str(capacity)
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-def check_precision(precision: str | None, capabilities: Sequence[str]) -> Precision:
-    """Return the precision to compute in; None means bfloat16 where the CPU has it, else float32.
-
-    Raises:
-        InputError: If it is unknown, or bfloat16 is asked of a CPU that has none.
-    """
-    has_bf16 = "BF16" in capabilities
-    if precision is None:
-        return "bfloat16" if has_bf16 else "float32"
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "bfloat16" and not has_bf16:
-        raise InputError(
-            "this CPU has no bfloat16 instructions (it offers "
-            f"{', '.join(capabilities)}); use float32, int8 or int4"
-        )
-    return precision
-
-
-def check_memory(config: EmbeddingConfig, precision: Precision, available: int | None) -> None:
-    """Raise InputError if the model would not fit, before anything is loaded.
-
-    Args:
-        config: The architecture.
-        precision: What it would be computed in.
-        available: Bytes that are free, None if unknown.
-    """
-    encoder = config.encoder
-    linear = config.num_parameters() - encoder.vocab_size * encoder.model_dim
-    needed = int(linear * _BYTES[precision]) + 100_000_000
-    if available is not None and needed > available:
-        smaller = [p for p in ("int8", "int4") if _BYTES[p] < _BYTES[precision]]
-        advice = f" or choose another precision ({', '.join(smaller)})" if smaller else ""
-        raise InputError(
-            f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
-            f"{available / 1e6:,.0f} MB are free; close other programs{advice}"
-        )
-
-
-def _settings(precision: Precision, threads: int | None, *, rounds: bool) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if rounds else "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "64" if precision == "int8" else "0",
-        "CPU_RUNTIME_CACHE_CAPACITY": str(_KEPT_CODE[precision]),
-    }
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
-        # else each of several processes would bind itself to the same first cores
-        settings["ENABLE_CPU_PINNING"] = False
-    return settings
-
-
-def _cores() -> int:
-    """Return the cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, by the system and by its control groups.
+"""How much memory a model takes, and what the system and the control groups leave a process.
 
 A container's limit is that of its control group (cgroup): what the system has free says nothing.
 Formats: proc(5) `meminfo`, and the kernel's Documentation/admin-guide, `cgroup-v2.rst` and
@@ -10,6 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from culet.architecture.embedding_config import EmbeddingConfig
+from culet.errors import InputError
+from culet.runtime.openvino.weights import Precision
+
+# Peak bytes for each weight of a linear map, as measured with 300M's shape (LOG.md), rounded up;
+# bfloat16 is float32's constants and two packed copies of half the size.
+_BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,26 @@ _V1 = _Files(
     "memory.usage_in_bytes",
     ("total_inactive_file", "total_active_file"),
 )
+
+
+def check_memory(config: EmbeddingConfig, precision: Precision, available: int | None) -> None:
+    """Raise InputError if the model would not fit, before anything is loaded.
+
+    Args:
+        config: The architecture.
+        precision: What it would be computed in.
+        available: Bytes that are free, None if unknown.
+    """
+    encoder = config.encoder
+    linear = config.num_parameters() - encoder.vocab_size * encoder.model_dim
+    needed = int(linear * _BYTES[precision]) + 100_000_000
+    if available is not None and needed > available:
+        smaller = [p for p in ("int8", "int4") if _BYTES[p] < _BYTES[precision]]
+        advice = f" or choose another precision ({', '.join(smaller)})" if smaller else ""
+        raise InputError(
+            f"the model needs about {needed / 1e6:,.0f} MB of memory in {precision}, and "
+            f"{available / 1e6:,.0f} MB are free; close other programs{advice}"
+        )
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

@@ -96,6 +96,14 @@ def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
     return found | {(HEAD,): 32}
 
 
+def int8_widths(config: EmbeddingConfig) -> set[int]:
+    """Return the rows and columns of the maps that an int8 model multiplies as codes."""
+    weights = config.weight_shapes()
+    coded = [names for names, bits in _stacks(config, "int8").items() if bits == 8]
+    rows = {sum(weights[name][0] for name in names) for names in coded}
+    return rows | {weights[names[0]][1] for names in coded}
+
+
 def _read(path: Path) -> Mapping[str, np.ndarray]:
     check(path)
     tensors = read_tensors(path, codes=True)

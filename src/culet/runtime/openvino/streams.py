@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 # Embedded tokens, views of local and global layers, weights of pooling → embeddings [B, E].
 Run = Callable[[np.ndarray, View, View, np.ndarray], np.ndarray]
-MOST_STREAMS = 4  # more were not measured
+MAX_STREAMS = 4  # more were not measured
 
 
 class Request:
@@ -63,12 +63,13 @@ class Streams:
         start_cost: What starting a rectangle costs one of them, in tokens.
 
     Attributes:
+        number: How many requests.
         start_cost: As given.
     """
 
     def __init__(self, runs: Sequence[Run], *, start_cost: float) -> None:
         self.start_cost = start_cost
-        self._number = len(runs)
+        self.number = len(runs)
         self._free: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for run in runs:
             self._free.put(run)
@@ -82,13 +83,15 @@ class Streams:
         finally:
             self._free.put(run)
 
-    def each(self, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    def each(
+        self, work: Callable[[Item], Result], items: Sequence[Item]
+    ) -> Generator[Result, None, None]:
         """Yield `work(item)` in order; with several requests, that many are worked on at a time.
 
         Closed early, or on an error or Ctrl-C, those not begun are left out.
         """
-        if self._number == 1:
+        if self.number == 1:
             yield from map(work, items)
             return
-        with ThreadPoolExecutor(self._number, thread_name_prefix="culet-stream") as pool:
+        with ThreadPoolExecutor(self.number, thread_name_prefix="culet-stream") as pool:
             yield from pool.map(work, items)
