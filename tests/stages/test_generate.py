@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from endpoint_double import Stub, serving
 
-from culet.data.endpoints.chat import EndpointConfig
+from culet.data.endpoints.chat import ChatEndpoint
 from culet.data.endpoints.synthesis import (
     ClassificationConfig,
     GradesConfig,
@@ -54,12 +54,12 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def endpoint(stub: Stub) -> EndpointConfig:
-    return EndpointConfig(stub.url, "small", input_price=1.0, output_price=1.0)
+def endpoint(stub: Stub) -> ChatEndpoint:
+    return ChatEndpoint(stub.url, "small", input_price=1.0, output_price=1.0)
 
 
 def reply(question: str, number: int) -> str:
-    """Answer as a model would: by what is asked."""
+    """ChatAnswer as a model would: by what is asked."""
     document = question.rpartition("Document:\n")[2]
     if question.startswith("Write a query"):
         return f'Sure!\n```json\n{{"queries": ["what is {document.split()[1]}?"]}}\n```'
@@ -191,7 +191,7 @@ def test_rows_join_texts_of_one_label_and_set_others_against_them() -> None:
     assert list(classification_rows([("a", "a0"), ("b", "b0")], config)) == []
 
 
-def test_queries_become_records(endpoint: EndpointConfig, tmp_path: Path) -> None:
+def test_queries_become_records(endpoint: ChatEndpoint, tmp_path: Path) -> None:
     lines(tmp_path / "docs.jsonl", DOCUMENTS)
     (tmp_path / "source.json").write_text('{"name": "gems", "licence": "CC0-1.0"}')
     config = GenerateConfig(endpoint, (tmp_path / "docs.jsonl",), queries=QueriesConfig())
@@ -215,7 +215,7 @@ def test_queries_become_records(endpoint: EndpointConfig, tmp_path: Path) -> Non
 
 
 def test_queries_are_graded_and_low_ones_go(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     config = GenerateConfig(endpoint, (path,), queries=QueriesConfig(min_grade=3))
@@ -234,7 +234,7 @@ def test_queries_are_graded_and_low_ones_go(
 
 
 def test_answers_of_no_use_are_counted_and_shown(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     stub.reply = lambda question, number: "I cannot" if "beryl" in question else reply(question, 0)
@@ -249,7 +249,7 @@ def test_answers_of_no_use_are_counted_and_shown(
     assert not (tmp_path / "none" / "data" / "rows.jsonl").exists()
 
 
-def test_odd_answers_stop_no_job(stub: Stub, endpoint: EndpointConfig, tmp_path: Path) -> None:
+def test_odd_answers_stop_no_job(stub: Stub, endpoint: ChatEndpoint, tmp_path: Path) -> None:
     odd = {"opal": '{"grade": NaN}', "beryl": "²"}
 
     def answer(question: str, number: int) -> str:
@@ -269,7 +269,7 @@ def test_odd_answers_stop_no_job(stub: Stub, endpoint: EndpointConfig, tmp_path:
 
 
 def test_queries_and_their_grades_share_the_parallel_requests(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     lock, under_way, most = threading.Lock(), [0], [0]
 
@@ -293,7 +293,7 @@ def test_queries_and_their_grades_share_the_parallel_requests(
 
 
 def test_empty_answers_are_counted_apart_and_asked_for_again(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     once = replace(endpoint, retries=0)
@@ -316,7 +316,7 @@ def test_empty_answers_are_counted_apart_and_asked_for_again(
 
 
 def test_a_stopped_run_goes_on_where_it_stood(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     path = lines(tmp_path / "docs.jsonl", [{"text": f"The n{i} is a stone."} for i in range(20)])
     config = GenerateConfig(replace(endpoint, parallel=1), (path,), queries=QueriesConfig())
@@ -331,7 +331,7 @@ def test_a_stopped_run_goes_on_where_it_stood(
 
 
 def test_ctrl_c_says_how_to_go_on(
-    endpoint: EndpointConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    endpoint: ChatEndpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -343,7 +343,7 @@ def test_ctrl_c_says_how_to_go_on(
         run(config, tmp_path / "out")
 
 
-def test_grades_are_what_the_miner_reads(endpoint: EndpointConfig, tmp_path: Path) -> None:
+def test_grades_are_what_the_miner_reads(endpoint: ChatEndpoint, tmp_path: Path) -> None:
     row = {"query": "what is opal?", "positive": "An opal.", "negatives": ["An agate."]}
     path = lines(tmp_path / "pairs.jsonl", [row, row | {"query": "opal?"}])
     config = GenerateConfig(endpoint, (path,), limit=1, grades=PairGradesConfig())
@@ -355,7 +355,7 @@ def test_grades_are_what_the_miner_reads(endpoint: EndpointConfig, tmp_path: Pat
 
 
 def test_classification_is_made_in_two_stages(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     job = ClassificationConfig("reviews of a film", ("good", "bad"), "films", rows=6)
     result = run(GenerateConfig(endpoint, classification=job, licence="CC0-1.0"), tmp_path / "out")
@@ -371,7 +371,7 @@ def test_classification_is_made_in_two_stages(
 
 
 def test_pairs_graded_low_are_removed_in_preparation(
-    stub: Stub, endpoint: EndpointConfig, tmp_path: Path
+    stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     rows = [{"query": f"{w}?", "positive": f"An {w}, a stone."} for w in ("opal", "agate", "onyx")]
     path = lines(tmp_path / "gems.jsonl", [*rows, {"text": "agate"}])
@@ -391,7 +391,7 @@ def test_pairs_graded_low_are_removed_in_preparation(
     assert len(stub.bodies) == asked
 
 
-def test_recipe_tables_say_it_all(endpoint: EndpointConfig) -> None:
+def test_recipe_tables_say_it_all(endpoint: ChatEndpoint) -> None:
     config = GenerateConfig(endpoint, (Path("a"),), queries=QueriesConfig(shots=(Shot("d", "q"),)))
     assert build(GenerateConfig, to_tables(config), where="generate") == config
 

@@ -555,10 +555,13 @@ def test_roles_follow_the_task_as_in_training() -> None:
         ({}, "a teacher folder or an endpoint, one of them"),
         ({"teacher": "x", "shard_texts": 0}, "shard_texts and truncate_to must be at least 1"),
         ({"endpoint": {"url": "ftp://x", "model": "m"}}, "url must begin with http"),
-        ({"endpoint": {"url": "http://x", "model": "m", "budget": 1.0}}, "budget needs input_pri"),
+        (
+            {"endpoint": {"url": "http://x", "model": "m", "budget": 1.0}},
+            "budget needs the price",
+        ),
         (
             {"endpoint": {"url": "http://x", "model": "m", "requests_per_minute": -1}},
-            "input_price and budget must not be negative, got -1, 0, 0.0 and 0.0",
+            r"budget and prices must not be negative, got \(-1, 0, 0\.0\) and \(0\.0, 0\.0\)",
         ),
         ({"sources": [{"path": "a", "task": "sing"}], "teacher": "x"}, "task must be one of"),
     ],

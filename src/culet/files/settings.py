@@ -20,6 +20,7 @@ from culet.errors import CuletError, RecipeError
 Config = TypeVar("Config")
 
 LATER = {"later": True}  # metadata of a field that came after its stage had been run without it
+WRITTEN_AS = "written as"  # in the metadata of a field: what to write of a value with a secret
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -86,6 +87,8 @@ def to_tables(config: Any) -> dict[str, Any]:
     table = {}
     for field in dataclasses.fields(config):
         value = _plain(getattr(config, field.name))
+        if WRITTEN_AS in field.metadata:
+            value = field.metadata[WRITTEN_AS](value)
         if value is not None:
             table[field.name] = value
     return table

@@ -20,7 +20,7 @@ from itertools import islice, tee
 from pathlib import Path
 from typing import Any
 
-from culet.data.endpoints.chat import Answer, Endpoint, EndpointConfig
+from culet.data.endpoints.chat import ChatAnswer, ChatClient, ChatEndpoint
 from culet.data.endpoints.synthesis import (
     By,
     ClassificationConfig,
@@ -81,7 +81,7 @@ class GenerateConfig:
         cache: File of answers; beside the stage's folder if left out.
     """
 
-    endpoint: EndpointConfig
+    endpoint: ChatEndpoint
     inputs: tuple[Path, ...] = ()
     limit: int = 0
     queries: QueriesConfig | None = None
@@ -122,7 +122,7 @@ class _Account:
     used: int = 0
     tally: Tally = field(default_factory=Tally)
 
-    def count_unusable(self, what: str, answer: Answer) -> None:
+    def count_unusable(self, what: str, answer: ChatAnswer) -> None:
         """Count an answer of no use; an empty one by itself, which another run asks for again."""
         self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
 
@@ -155,7 +155,7 @@ def run(
     if done := folder.announced(name, say):
         return GenerateResult(data, done["rows"], fresh=False)
     cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
-    endpoint = Endpoint(config.endpoint, cache)
+    endpoint = ChatClient(config.endpoint, cache)
     account = _Account()
     written = 0
     try:
@@ -179,7 +179,7 @@ def run(
     return GenerateResult(data, written, fresh=True)
 
 
-def _rows(config: GenerateConfig, endpoint: Endpoint, account: _Account, name: str) -> Rows:
+def _rows(config: GenerateConfig, endpoint: ChatClient, account: _Account, name: str) -> Rows:
     """Return the rows of the job, as answers come in."""
     if config.queries is not None:
         made = _queries(_inputs(config, account), config.queries, endpoint, account)
@@ -206,7 +206,7 @@ def _inputs(config: GenerateConfig, account: _Account) -> Iterator[Row]:
 
 
 def _queries(
-    rows: Iterable[Row], config: QueriesConfig, endpoint: Endpoint, account: _Account
+    rows: Iterable[Row], config: QueriesConfig, endpoint: ChatClient, account: _Account
 ) -> Rows:
     documents, shown = tee(rows)
     questions = (query_question(row.positive, config, lang=row.lang) for row in shown)
@@ -219,7 +219,7 @@ def _queries(
             yield {"query": query, "positive": row.positive} | lang
 
 
-def _graded(rows: Rows, lowest: int, endpoint: Endpoint, account: _Account) -> Rows:
+def _graded(rows: Rows, lowest: int, endpoint: ChatClient, account: _Account) -> Rows:
     """Pass on rows whose own grade is high enough; those without a grade as well."""
     kept, shown = tee(rows)
     questions = (grade_question(row["query"], row["positive"]) for row in shown)
@@ -236,7 +236,7 @@ def _graded(rows: Rows, lowest: int, endpoint: Endpoint, account: _Account) -> R
 
 
 def _grades(
-    config: GenerateConfig, grades: PairGradesConfig, endpoint: Endpoint, account: _Account
+    config: GenerateConfig, grades: PairGradesConfig, endpoint: ChatClient, account: _Account
 ) -> Rows:
     def wanted() -> Iterator[tuple[str, str, By]]:
         for record, _ in islice(stream_records(config.inputs), config.limit or None):
@@ -255,7 +255,7 @@ def _grades(
             yield {"query": query, "document": document, "grade": grade, "by": by}
 
 
-def _classified(config: ClassificationConfig, endpoint: Endpoint, account: _Account) -> Rows:
+def _classified(config: ClassificationConfig, endpoint: ChatClient, account: _Account) -> Rows:
     (listed,) = endpoint.answers([list_question(config)])
     subjects = read_list(listed.text)
     if not subjects:
@@ -281,7 +281,7 @@ def _write_papers(
     config: GenerateConfig,
     folder: StageFolder,
     account: _Account,
-    endpoint: Endpoint,
+    endpoint: ChatClient,
     *,
     name: str,
     written: int,
@@ -309,14 +309,14 @@ def _write_papers(
     write_ledger(folder.path / LEDGER, [replace(own, attribution=", ".join(who))])
 
 
-def _summary(name: str, written: int, account: _Account, endpoint: Endpoint) -> str:
+def _summary(name: str, written: int, account: _Account, endpoint: ChatClient) -> str:
     words = f"{name}: {written:,} rows; {endpoint.cost.summary()}"
     for reason, count in account.tally.counts.items():
         words += f", {count:,} {reason}"
     return words
 
 
-def _shown(what: str, answer: Answer) -> dict[str, str]:
+def _shown(what: str, answer: ChatAnswer) -> dict[str, str]:
     return {"for": cut(what), "answer": cut(answer.text)}
 
 

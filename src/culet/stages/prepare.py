@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 from culet.checkpoints.embedding import read_checkpoint
-from culet.data.endpoints.chat import Endpoint
+from culet.data.endpoints.chat import ChatClient
 from culet.data.endpoints.synthesis import GradesConfig
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, joined, ledger_of, write_ledger
 from culet.data.prepare.consistency import ConsistencyConfig
@@ -206,7 +206,7 @@ def run(
             )
         if config.grades is not None:
             answers = config.grades.cache or out.with_name(f"{out.name}-answers.sqlite")
-            passes.check_grades(config.grades, Endpoint(config.grades.endpoint, answers))
+            passes.check_grades(config.grades, ChatClient(config.grades.endpoint, answers))
         passes.write(
             data,
             folder.path / "rejects",

@@ -142,7 +142,7 @@ class EndpointTeacher:
     def __init__(self, config: EmbeddingEndpoint) -> None:
         self._config = config
         self.client = EmbeddingClient(config)
-        self.name = f"{config.model} at {config.url}"
+        self.name = f"{config.model} at {config.shown_url}"
         self.by_role = config.query_prefix != config.document_prefix
         self.fingerprint = fingerprint.of_settings(
             [config.model, config.query_prefix, config.document_prefix]

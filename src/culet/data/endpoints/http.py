@@ -1,164 +1,213 @@
-"""JSON to an endpoint and back, asked again while that may help: what all endpoints need."""
+"""One POST to an OpenAI-compatible endpoint: its address, its key, and what its failures say.
+
+The key goes to the configured address and nowhere else: redirects are refused. Credentials inside
+a URL are masked wherever the URL is shown or written.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import random
+import re
 import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from base64 import b64encode
+from contextlib import closing
+from dataclasses import dataclass, field
 from http.client import HTTPException
-from typing import Any, TypeVar
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from culet.errors import InputError
+from culet.errors import InputError, RecipeError
+from culet.files.settings import WRITTEN_AS
 
-Answer = TypeVar("Answer")
+_MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
+_REDIRECTS = {301, 302, 303, 307, 308}
+_SHORTEST_SECRET = 4  # characters; a shorter one would be found in any words
+MAX_WAIT_SECONDS = 60.0
+SHOWN = 300  # characters of a reply in a message
 
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
-_LONGEST_WAIT = 60.0
-SHOWN = 300  # characters of a refusal
+
+def masked(url: str) -> str:
+    """Return a URL without its secrets: user and password, and each value in its query."""
+    url = re.sub("//.*@", "//***@", url, flags=re.DOTALL)  # a password may hold any sign but @
+    address, mark, query = re.split("([?#]|$)", url, maxsplit=1)
+    names = (part.partition("=") for part in query.split("&")) if mark else ()
+    return address + mark + "&".join(name + "=***" if eq else "***" for name, eq, _ in names)
 
 
 @dataclass(frozen=True)
-class Post:
-    """An address, and how often to try it.
+class EndpointConfig(ABC):
+    """Where a model answers, how fast it may be asked and what that costs.
 
     Attributes:
-        url: Where requests go.
-        base: What messages call it.
-        key: Sent as a bearer token, if there is one.
-        key_env: Environment variable the key came from, for messages.
-        retries: Further attempts after a failure that may pass.
-        timeout_seconds: Longest wait for one answer.
-        sleep: Waits some seconds.
+        url: Base address, such as "http://localhost:8000/v1".
+        model: The model's name there.
+        key_env: Environment variable that holds the key; the key itself is never written.
+        parallel: Requests under way at once.
+        retries: Further attempts after a failure that may pass (busy, too many, no connection).
+        timeout_seconds: Longest wait for one reply.
+        requests_per_minute: At most so many requests are begun in a minute; 0 sets no limit.
+        tokens_per_minute: At most so many tokens, sent and received, in a minute; 0 sets no limit.
+        input_price: Price of a million tokens sent.
+        budget: Once the new answers of a run have cost this much, it stops; the requests under
+            way may then exceed it. 0 sets no limit.
     """
 
-    url: str
-    base: str
-    key: str | None
-    key_env: str | None
-    retries: int
-    timeout_seconds: float
-    sleep: Callable[[float], None]
+    url: str = field(metadata={WRITTEN_AS: masked})
+    model: str
+    key_env: str | None = None
+    parallel: int = 4
+    retries: int = 5
+    timeout_seconds: float = 120.0
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    input_price: float = 0.0
+    budget: float = 0.0
 
-    def ask(
-        self,
-        body: dict[str, Any],
-        read: Callable[[Any], Answer],
-        *,
-        before: Callable[[int], bool] = lambda attempt: True,
-        hold: Callable[[float], None] | None = None,
-        again: Callable[[Answer], bool] = lambda answer: False,
-    ) -> Answer:
-        """Return what `read` makes of the answer; on the thread of the caller.
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise RecipeError(f"url must begin with http:// or https://, got {self.shown_url!r}")
+        try:
+            valid = bool(urlsplit(self.url).hostname) and urlsplit(self.url).port != 0
+        except ValueError:  # its text may hold a part of a password
+            valid = False
+        if not valid:
+            raise RecipeError(f"url must be http://host:port/path, got {self.shown_url!r}")
+        if self.parallel < 1 or self.retries < 0:
+            raise RecipeError(
+                f"parallel must be at least 1 and retries 0, got {self.parallel} and {self.retries}"
+            )
+        limits = (self.requests_per_minute, self.tokens_per_minute, self.budget)
+        if min(*limits, *self.prices) < 0:
+            raise RecipeError(
+                "requests_per_minute, tokens_per_minute, budget and prices must not be negative, "
+                f"got {limits} and {self.prices}"
+            )
+        if self.budget and not any(self.prices):
+            raise RecipeError("budget needs the prices of tokens, such as input_price")
 
-        Args:
-            body: The request.
-            read: Takes the JSON value of an answer; a ValueError asks for another attempt.
-            before: Called with the number of each attempt (from 0); False gives up.
-            hold: Waits after a refusal that may pass, in place of `sleep`; for those who pace
-                several threads.
-            again: True for an answer of no use that another attempt may better; that of the last
-                attempt is returned whatever it is.
+    @property
+    def shown_url(self) -> str:
+        """Return the base address as messages show it."""
+        return masked(self.url)
 
-        Raises:
-            InputError: If the endpoint refuses, or still fails after all retries.
-        """
-        failure = ""
-        for attempt in range(self.retries + 1):
-            if not before(attempt):
-                break
-            last = attempt == self.retries
-            try:
-                answer = read(self._posted(body))
-            except urllib.error.HTTPError as error:
-                failure = f"{error.code} {error.reason}: {_told(error)}"
-                if error.code not in _AGAIN:
-                    raise InputError(
-                        f"{self.base} refuses the request: {failure}"
-                        + (self._about_key() if error.code in (401, 403) else "")
-                    ) from None
-                wait = _retry_after(error) or _backoff(attempt)
-                if hold is not None:
-                    hold(wait)
-                elif not last:
-                    self.sleep(wait)
-            except (HTTPException, OSError, ValueError) as error:  # it broke, or is no JSON
-                failure = str(error) or type(error).__name__
-                if isinstance(error, HTTPException):  # cut off, or no HTTP: few words, if any
-                    failure = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
-                if not last:
-                    self.sleep(_backoff(attempt))
-            else:
-                if last or not again(answer):
-                    return answer
-                failure = "an answer of no use"
-                self.sleep(_backoff(attempt))
-        raise InputError(
-            f"{self.base} gave no answer in {self.retries + 1} attempts, the last: {failure}; run "
-            "again to go on from here"
-        )
-
-    def _posted(self, body: dict[str, Any]) -> Any:
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        data = json.dumps(body).encode()
-        request = urllib.request.Request(self.url, data=data, headers=headers)
-        with urllib.request.urlopen(request, timeout=self.timeout_seconds) as reply:
-            return json.loads(reply.read())
-
-    def _about_key(self) -> str:
-        if self.key_env is None:
-            return "; name the environment variable that holds your key as key_env"
-        return f"; check the key in the environment variable {self.key_env}"
+    @property
+    @abstractmethod
+    def prices(self) -> tuple[float, float]:
+        """Return the prices of a million tokens, sent and received."""
 
 
-def post_to(config: Any, path: str, *, sleep: Callable[[float], None]) -> Post:
-    """Return where to ask an endpoint.
+class MayPass(Exception):
+    """A failure that another attempt may not meet.
+
+    Attributes:
+        busy: Whether the endpoint answered and wants to be left alone for a while.
+        retry_after: Seconds it asks for, if it does.
+    """
+
+    def __init__(self, text: str, *, busy: bool = False, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.busy = busy
+        self.retry_after = retry_after
+
+
+class Transport:
+    """Posts to one address; threads may share it.
 
     Args:
-        config: With url, key_env, retries and timeout_seconds.
+        config: The endpoint.
         path: What follows its base address.
-        sleep: Waits some seconds; replaced in tests.
 
     Raises:
         InputError: If the variable that should hold the key is not set.
     """
-    key = None
-    if config.key_env is not None and not (key := os.environ.get(config.key_env)):
-        raise InputError(
-            f"the environment variable {config.key_env} is not set; put the endpoint's key into it"
-        )
-    return Post(
-        f"{config.url.rstrip('/')}/{path}",
-        config.url,
-        key,
-        config.key_env,
-        config.retries,
-        config.timeout_seconds,
-        sleep,
+
+    def __init__(self, config: EndpointConfig, path: str) -> None:
+        self._config = config
+        parts = urlsplit(config.url)
+        user, _, host = parts.netloc.rpartition("@")
+        path = f"{parts.path.rstrip('/')}/{path}"
+        self._address = parts._replace(netloc=host, path=path, fragment="").geturl()
+        key = _key(config)
+        self._headers = {"Content-Type": "application/json"}
+        if key:
+            self._headers["Authorization"] = f"Bearer {key}"
+        elif user:
+            self._headers["Authorization"] = f"Basic {b64encode(unquote(user).encode()).decode()}"
+        values = [value for _, value in parse_qsl(parts.query)]
+        secrets = {key, parts.password, unquote(parts.password or ""), *values}
+        self._secrets = [secret for secret in secrets if len(secret or "") >= _SHORTEST_SECRET]
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def post(self, body: str) -> bytes:
+        """Return the reply to a JSON text; on the thread of the caller.
+
+        Raises:
+            InputError: If the endpoint refuses, or sends elsewhere.
+            MayPass: If it is busy, the connection breaks, or what answers speaks no HTTP.
+        """
+        request = urllib.request.Request(self._address, body.encode(), self._headers)
+        try:
+            with self._opener.open(request, timeout=self._config.timeout_seconds) as reply:
+                return bytes(reply.read())
+        except urllib.error.HTTPError as error:
+            raise self._failure(error) from None
+        except HTTPException as error:  # cut off, or no HTTP: few words, if any
+            text = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
+            raise MayPass(self._without_secrets(text)) from None
+        except OSError as error:
+            raise MayPass(self._without_secrets(str(error) or type(error).__name__)) from None
+
+    def _failure(self, error: urllib.error.HTTPError) -> MayPass | InputError:
+        with closing(error):  # what was not read of it holds the connection
+            try:
+                body = error.read(SHOWN).decode("utf-8", "replace")
+            except (OSError, HTTPException):
+                body = ""
+        if error.code in _REDIRECTS:
+            target = self._without_secrets(masked(error.headers.get("Location") or "nowhere"))
+            return InputError(
+                f"{self._config.shown_url} redirects to {target[:SHOWN]!r} ({error.code}); "
+                "redirects are not followed, so that your key and your texts reach no other "
+                "address; if you trust it, give it as url"
+            )
+        text = self._without_secrets(f"{error.code} {error.reason}: {body}")
+        if error.code in _MAY_PASS:
+            return MayPass(text, busy=True, retry_after=_retry_after(error))
+        advice = ""
+        if error.code in (401, 403):
+            name = self._config.key_env
+            advice = "; name the environment variable that holds your key as key_env"
+            if name is not None:
+                advice = f"; check the key in the environment variable {name}"
+        return InputError(f"{self._config.shown_url} refuses the request: {text}{advice}")
+
+    def _without_secrets(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(str(secret), "***")
+        return text
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Leaves a redirect an error; urllib would send the key on to wherever it points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _key(config: EndpointConfig) -> str | None:
+    if config.key_env is None:
+        return None
+    if key := os.environ.get(config.key_env):
+        return key
+    raise InputError(
+        f"the environment variable {config.key_env} is not set; put the endpoint's key into it"
     )
-
-
-def _backoff(attempt: int) -> float:
-    """Return seconds to wait: twice as long each time, spread so that threads do not march."""
-    return min(_LONGEST_WAIT, 2.0**attempt) * random.uniform(0.5, 1.0)
 
 
 def _retry_after(error: urllib.error.HTTPError) -> float | None:
     try:
-        return min(_LONGEST_WAIT, max(0.0, float(error.headers.get("Retry-After", ""))))
+        return min(MAX_WAIT_SECONDS, max(0.0, float(error.headers.get("Retry-After", ""))))
     except ValueError:
         return None
-
-
-def _told(error: urllib.error.HTTPError) -> str:
-    try:
-        return error.read(SHOWN).decode("utf-8", "replace")
-    except (OSError, HTTPException):
-        return ""
-    finally:
-        error.close()  # what was not read of it holds the connection

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from culet.data.batches.shuffle import check_seed
-from culet.data.endpoints.chat import EndpointConfig, Messages, without_surrogates
+from culet.data.endpoints.chat import ChatEndpoint, Messages, without_surrogates
 from culet.errors import RecipeError
 
 By = Literal["relevance", "likelihood"]
@@ -64,7 +64,7 @@ class GradesConfig:
         cache: File of answers; beside the stage's folder if left out.
     """
 
-    endpoint: EndpointConfig
+    endpoint: ChatEndpoint
     min_grade: int = 3
     sources: tuple[str, ...] = ()
     cache: Path | None = None

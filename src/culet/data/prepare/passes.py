@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from culet.data.endpoints.chat import Endpoint
+from culet.data.endpoints.chat import ChatClient
 from culet.data.endpoints.synthesis import GradesConfig, grade_question, read_grade
 from culet.data.prepare.chunks import Chunk, Position, Row, chunks, parse_row
 from culet.data.prepare.consistency import ConsistencyConfig, Encoder, Pair, Pool, consistent, draw
@@ -159,7 +159,7 @@ class Passes:
                         saved = time.monotonic()
                     progress.advance(len(chunk.raw))
 
-    def check_grades(self, config: GradesConfig, endpoint: Endpoint) -> None:
+    def check_grades(self, config: GradesConfig, endpoint: ChatClient) -> None:
         """Remove pairs that a language model grades low; those it does not grade stay."""
         survey = self.survey
         with survey.doing("grades") as todo:
