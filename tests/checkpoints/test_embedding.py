@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import embeddinggemma_300m, tiny
 from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
-from culet.checkpoints.sentence_transformers import DAMAGED_WINDOWS
+from culet.checkpoints.families import DAMAGED_WINDOWS
 from culet.errors import CheckpointError, InputError
 from culet.files.tensors import write_tensors
 from culet.text.tokenizer_training import byte_tokenizer
@@ -108,9 +108,9 @@ def test_an_older_layout_with_a_transformer_folder_loads(folder: Path) -> None:
 
 
 def test_the_published_shape_is_written_as_published() -> None:
-    from culet.foreigntexts import folder_texts
+    from culet.checkpoints.sentence_transformers import small_files
 
-    texts = folder_texts(embeddinggemma_300m(), dtype="bfloat16", prompts={})
+    texts = small_files(embeddinggemma_300m(), dtype="bfloat16", prompts={})
     config = json.loads(texts["config.json"])
     expected = {
         "sliding_window": 512, "query_pre_attn_scalar": 256, "hidden_size": 768,
@@ -415,7 +415,7 @@ def test_shapes_that_disagree_with_the_config_are_refused(folder: Path) -> None:
 def test_layers_that_disagree_with_the_config_are_refused(folder: Path) -> None:
     types = json.loads((folder / "config.json").read_text())["layer_types"]
     edit(folder / "config.json", num_hidden_layers=6, layer_types=types[:6])
-    fails(folder, r"missing nothing, unexpected blocks\.6\..* and 8 more")
+    fails(folder, r"missing nothing, unexpected layers\.6\..* and 8 more")
     edit(folder / "config.json", num_hidden_layers=8, layer_types=[*types, types[0]])
     fails(folder, r"missing blocks\.7\..* and 8 more, unexpected nothing")
 

@@ -75,7 +75,7 @@ def test_long_context_models_scale_global_positions(tmp_path: Path) -> None:
     patched = with_text(tmp_path / "b.gguf", "gemma3.rope.scaling.type", "linear", tmp_path)
     assert read_decoder(patched).config.stack.global_rope_scaling == 8
     patched = with_text(tmp_path / "b.gguf", "gemma3.rope.scaling.type", "yarn", tmp_path)
-    with pytest.raises(CheckpointError, match="rotary scaling 'yarn' is not part"):
+    with pytest.raises(CheckpointError, match=r"rotary scaling .*'yarn'.* is not part"):
         read_decoder(patched)
 
 
@@ -228,7 +228,10 @@ def test_lists_within_lists_within_lists_do_not_bring_it_down(tmp_path: Path) ->
             {"metadata": {"embedding_length": 32}},
             r"has shape \(\d+, 64\), its metadata says \(\d+, 32",
         ),
-        ({"metadata": {"attn_logit_softcapping": 50.0}}, "which no gemma3 has"),
+        (
+            {"metadata": {"attn_logit_softcapping": 50.0}},
+            "softcapping must be None, got 50",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(

@@ -3,8 +3,7 @@
 A checkpoint on disk is what every tool of the field reads: modules.json with the stock modules
 Transformer, Pooling, Dense, Dense, Normalize; config.json of `gemma3_text`; safetensors; a
 tokenizer.json; prompts. Everything that would give silently wrong vectors is refused here, by
-name, before any weight is touched. Foreign names live in this file, in `foreign.py` (read) and
-`foreigntexts.py` (written) only.
+name, before any weight is touched.
 """
 
 from __future__ import annotations
@@ -16,23 +15,24 @@ from pathlib import Path
 
 import numpy as np
 
-from culet import foreigntexts
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints import sentence_transformers as foreign
+from culet.architecture.encoder_config import EncoderConfig
+from culet.checkpoints import sentence_transformers as modules
+from culet.checkpoints.card import model_card
+from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
 from culet.checkpoints.folder import (
     LazyArrays,
     check_tensors,
     check_tokenizer,
     read_json,
-    refuse_pickle,
-    required,
     weight_files,
     write_shards,
 )
+from culet.checkpoints.generating import Layout, named_tensors
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint
 from culet.files.atomic import new_folder
-from culet.files.tensors import StoredDtype, StoredTensor, read_tensors, write_tensors
+from culet.files.tensors import StoredDtype, StoredTensor
 from culet.text.tokenizer import with_both_ends
 
 
@@ -74,17 +74,17 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     folder = Path(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a sentence-transformers folder")
-    modules = _module_folders(folder)
-    root = modules["transformer"]  # the folder itself, or 0_Transformer in older ones
-    config, notes = _config(root, modules)
-    tensors = foreign.encoder_tensors(weight_files(root), folder)
-    for name in ("up", "down"):
-        tensors[name] = _dense(modules[name])
+    places = modules.module_folders(folder)
+    root = places["transformer"]  # the folder itself, or 0_Transformer in older ones
+    heads = {name: modules.read_dense(places[name]) for name in ("up", "down")}
+    config, notes = _config(places, heads)
+    tensors, _ = named_tensors(weight_files(root), _layout(config.encoder))
+    tensors |= heads
     if config.pooling == "attention":
-        tensors |= read_tensors(required(modules["pooling"] / "model.safetensors"))
+        tensors |= weight_files(places["pooling"])
     check_tensors(config.weight_shapes(), tensors, folder)
     check_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
-    prompts = _prompts(folder / "config_sentence_transformers.json")
+    prompts = modules.read_prompts(folder / "config_sentence_transformers.json")
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
     return Checkpoint(
@@ -137,63 +137,44 @@ def write_checkpoint(
             f"{encoder.model_dim} and {encoder.num_heads}"
         )
     with new_folder(Path(folder)) as aside:
-        encoder_arrays = {foreign.disk_name(name): arrays[name] for name in encoder.weight_shapes()}
-        write_shards(aside, encoder_arrays, dtype, max_shard_bytes)
-        write_tensors(
-            aside / "2_Dense" / "model.safetensors", {"linear.weight": arrays["up"]}, dtype=dtype
+        names = _layout(encoder).names
+        write_shards(
+            aside, {disk: arrays[name] for name, disk in names.items()}, dtype, max_shard_bytes
         )
-        write_tensors(
-            aside / "3_Dense" / "model.safetensors", {"linear.weight": arrays["down"]}, dtype=dtype
-        )
+        heads = {"2_Dense": {"linear.weight": "up"}, "3_Dense": {"linear.weight": "down"}}
         if config.pooling == "attention":
-            write_tensors(
-                aside / "1_Pooling" / "model.safetensors",
-                {name: arrays[name] for name in ("pool.probe", "pool.key", "pool.value")},
-                dtype=dtype,
-            )
-        texts = foreigntexts.folder_texts(config, dtype=dtype, prompts=dict(prompts))
+            heads["1_Pooling"] = {name: name for name in ("pool.probe", "pool.key", "pool.value")}
+        for place, stored in heads.items():
+            (aside / place).mkdir()
+            own = {disk: arrays[name] for disk, name in stored.items()}
+            write_shards(aside / place, own, dtype, max_shard_bytes)
+        texts = modules.small_files(config, dtype=dtype, prompts=prompts)
         texts["tokenizer.json"] = with_both_ends(tokenizer_json)
-        texts["README.md"] = card or foreigntexts.model_card(config)
+        texts["README.md"] = card or model_card(config)
         for name, text in (texts | dict(extra_files or {})).items():
             (aside / name).parent.mkdir(exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
         check_tokenizer(aside / "tokenizer.json", config.encoder.vocab_size)
 
 
-def _module_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of the five stock modules, or say which one is missing."""
-    refuse_pickle(folder)
-    path = folder / "modules.json"
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} has no modules.json, so its pooling and dense heads are unknown and the "
-            "vectors would be wrong; expected the sentence-transformers folder of an embedding "
-            "model"
-        )
-    modules = read_json(path, kind=list)
-    if not all(isinstance(module, dict) for module in modules):
-        raise CheckpointError(f"{path} must list JSON objects with a type and a path")
-    kinds = [str(m.get("type", "")).rpartition(".")[2] for m in modules]
-    expected = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
-    shown = ["Pooling" if kind == "CuletPooling" else kind for kind in kinds]
-    if shown != expected:
-        missing = "; a dense head is missing" if shown.count("Dense") < 2 else ""
-        raise CheckpointError(
-            f"{path} lists the modules {kinds}, expected {expected}{missing}; vectors made "
-            "without exactly these would be wrong: take the complete folder"
-        )
-    folders = []
-    for module in modules:
-        name = str(module.get("path", ""))
-        if Path(name).is_absolute() or ".." in Path(name).parts:
-            raise CheckpointError(f"{path} names {name!r}, which is not a folder inside {folder}")
-        folders.append(folder / name)
-    names = ("transformer", "pooling", "up", "down", "normalize")
-    return dict(zip(names, folders, strict=True))
+def _layout(encoder: EncoderConfig) -> Layout:
+    """Return how the encoder's weights lie in the folder of the Transformer module."""
+    shapes = encoder.weight_shapes()
+    return Layout(
+        shapes=shapes,
+        names={name: EMBEDDINGGEMMA.disk_name(name) for name in shapes},
+        rows=encoder.vocab_size,
+        copies={},
+        renamed=lambda full: full.removeprefix("model."),
+        reads_images=lambda full: False,
+    )
 
 
-def _config(root: Path, modules: Mapping[str, Path]) -> tuple[EmbeddingConfig, list[str]]:
+def _config(
+    places: Mapping[str, Path], heads: Mapping[str, StoredTensor]
+) -> tuple[EmbeddingConfig, list[str]]:
     """Return the architecture the small files describe, and notes on what was repaired."""
+    root = places["transformer"]
     if (root / "adapter_config.json").exists():
         raise CheckpointError(
             f"{root} holds an adapter (adapter_config.json) that other tools would add to the "
@@ -201,59 +182,27 @@ def _config(root: Path, modules: Mapping[str, Path]) -> tuple[EmbeddingConfig, l
         )
     where = root / "config.json"
     raw = read_json(where)
-    encoder, notes = foreign.encoder_config(raw, where=where)
-    sentence = read_json(root / "sentence_bert_config.json", {})
-    foreign.check_transformer(sentence, where=root / "sentence_bert_config.json")
-    encoder = foreign.with_max_length(
-        encoder,
-        [
-            (sentence, "max_seq_length"),
-            (read_json(root / "tokenizer_config.json", {}), "model_max_length"),
-        ],
-    )
-    pooling_json = modules["pooling"] / "config.json"
-    pooling = foreign.pooling_config(read_json(pooling_json), encoder, where=pooling_json)
-    up, down = (_dense(modules[name]).shape for name in ("up", "down"))
-    foreign.check_head(up, down, encoder.model_dim, root)
-    normalize_json = modules["normalize"] / "config.json"
-    foreign.check_flow(read_json(normalize_json, {}), where=normalize_json)
+    stack = read_stack(raw, EMBEDDINGGEMMA, causal=False, where=where)
+    encoder = modules.with_stated_length(stack, root)
+    pooling_json = places["pooling"] / "config.json"
+    pooling = modules.pooling_config(read_json(pooling_json), encoder, where=pooling_json)
+    up, down = (heads[name].shape for name in ("up", "down"))
+    modules.check_head(up, down, encoder.model_dim, root)
+    normalize_json = places["normalize"] / "config.json"
+    modules.check_flow(read_json(normalize_json, {}), where=normalize_json)
     try:
         config = EmbeddingConfig(
             encoder=encoder,
             projection_dim=up[0],
             embedding_dim=down[0],
-            widths=foreign.trained_widths(raw, encoder, down[0], where=where),
+            widths=modules.trained_widths(raw, encoder, down[0], where=where),
             pooling=pooling.kind,
             pooling_tokens=pooling.tokens,
             pooling_heads=pooling.heads,
         )
     except InputError as error:
         raise CheckpointError(f"{pooling_json}: {error}") from error
-    return config, notes
-
-
-def _dense(folder: Path) -> StoredTensor:
-    """Return the weight of a Dense module after checking that it is a plain linear map."""
-    refuse_pickle(folder)
-    stated = foreign.check_dense(read_json(folder / "config.json"), where=folder / "config.json")
-    tensors = read_tensors(required(folder / "model.safetensors"))
-    if list(tensors) != ["linear.weight"]:
-        raise CheckpointError(f"{folder}: expected one tensor linear.weight, got {sorted(tensors)}")
-    weight = tensors["linear.weight"]
-    if weight.shape != stated:
-        raise CheckpointError(
-            f"{folder}: the dense head has shape {weight.shape}, its config says {stated}"
-        )
-    return weight
-
-
-def _prompts(path: Path) -> dict[str, str]:
-    prompts = read_json(path, {}).get("prompts") or {}
-    if not isinstance(prompts, dict) or not all(
-        isinstance(prompt, str | None) for prompt in prompts.values()
-    ):
-        raise CheckpointError(f"{path}: prompts must map names to strings, got {prompts!r:.200}")
-    return {name: prompt for name, prompt in prompts.items() if prompt is not None}
+    return config, repairs(raw, stack)
 
 
 def _fingerprint(

@@ -1,36 +1,47 @@
 """What other libraries call one stack of layers: its sizes and its tensors, in and out.
 
-Gemma 3 and Gemma 2 write the same model down in two ways, and T5Gemma and T5Gemma 2 reuse them
-for each of their two stacks; a `Family` says which. What a config has in a setting these stacks do
-not have is refused by name.
+Gemma 3 and Gemma 2 are written in two ways, EmbeddingGemma is a Gemma 3 whose tokens see both
+sides, T5Gemma and T5Gemma 2 reuse these stacks for encoder and decoder, and GGUF files have names
+of their own (`culet.checkpoints.gguf.reader`). A `Family` holds the differences; what a config
+sets beyond them is refused by name. `culet.checkpoints.own_config` writes what no family can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from culet.architecture.embedding_config import EMBEDDINGGEMMA_WINDOW
 from culet.architecture.encoder_config import EncoderConfig
-from culet.checkpoints.sentence_transformers import integer, number, optional_number, table
+from culet.checkpoints.json_fields import integer, number, optional_number, table
 from culet.errors import CheckpointError, InputError
 
+# transformers before August 2026 halved `sliding_window` at every save (512 -> 257 -> 129 ...)
+DAMAGED_WINDOWS = (257, 129, 65, 33, 17, 9, 5, 3, 2)
 _MAX_LAYERS = 1000  # a config that claims more is damaged, and would cost memory before weights do
-_LOCAL, _GLOBAL = "sliding_attention", "full_attention"
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+_BIDIRECTIONAL = "use_bidirectional_attention"
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a kind of stack is written down.
+    """How one kind of stack is written.
 
     Attributes:
         model_type: Its name in config.json.
-        pattern: Every how manieth layer is global where the config does not say.
+        pattern: The period of global layers where the config does not list them.
         query_key_norm: Queries and keys are normed.
         two_ropes: Local and global layers have rotary bases of their own, and scores no cap;
             else one base serves all.
-        defaults: What transformers assumes where the config is silent.
+        window: What `sliding_window` counts: the distance at which a token is no longer seen, the
+            width of the whole window, or twice the tokens seen on each side.
+        defaults: What the libraries assume where the config is silent.
+        keys: Size of the stack to its key in the config.
+        names: Weight to its name on disk, `{}` standing for the layer.
+        embedding: The encoder of an embedding model: bidirectional, every size stated, nothing
+            scaled or capped.
     """
 
     model_type: str
@@ -38,6 +49,17 @@ class Family:
     query_key_norm: bool
     two_ropes: bool
     defaults: Mapping[str, Any]
+    keys: Mapping[str, str]
+    names: Mapping[str, str]
+    window: Literal["distance", "width", "both sides"] = "distance"
+    embedding: bool = False
+
+    def disk_name(self, name: str) -> str:
+        """Return the name on disk of one weight of a stack."""
+        if not name.startswith("blocks."):
+            return self.names[name]
+        _, layer, rest = name.split(".", 2)
+        return self.names[rest].format(layer)
 
 
 _SIZES = {
@@ -56,50 +78,67 @@ _GEMMA2 = _SIZES | {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
 }
-GEMMA3 = Family("gemma3_text", 6, True, True, _GEMMA3)
-GEMMA2 = Family("gemma2", 2, False, False, _GEMMA2)
-T5GEMMA = Family("t5_gemma_module", 2, False, False, _GEMMA2)
-T5GEMMA2_ENCODER = Family("t5gemma2_text", 6, True, True, _GEMMA3)
-T5GEMMA2_DECODER = Family("t5gemma2_decoder", 6, True, True, _GEMMA3)
-
-BLOCK_NAMES = {
-    "attention.query": "self_attn.q_proj.weight",
-    "attention.key": "self_attn.k_proj.weight",
-    "attention.value": "self_attn.v_proj.weight",
-    "attention.query_norm": "self_attn.q_norm.weight",
-    "attention.key_norm": "self_attn.k_norm.weight",
-    "attention.out": "self_attn.o_proj.weight",
-    "ffn_norm": "pre_feedforward_layernorm.weight",
-    "ffn.gate": "mlp.gate_proj.weight",
-    "ffn.up": "mlp.up_proj.weight",
-    "ffn.down": "mlp.down_proj.weight",
-    "ffn_post_norm": "post_feedforward_layernorm.weight",
+_KEYS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "num_hidden_layers",
+    "model_dim": "hidden_size",
+    "ffn_dim": "intermediate_size",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "head_dim": "head_dim",
+    "max_length": "max_position_embeddings",
+    "window": "sliding_window",
+    "norm_eps": "rms_norm_eps",
+    "local_rope_base": "rope_local_base_freq",
+    "global_rope_base": "rope_theta",
 }
-DECODER_NAMES = BLOCK_NAMES | {
-    "attention_norm": "input_layernorm.weight",
-    "attention_post_norm": "post_attention_layernorm.weight",
-}
-CROSS_NAMES = BLOCK_NAMES | {
-    "attention_norm": "pre_self_attn_layernorm.weight",
-    "attention_post_norm": "post_self_attn_layernorm.weight",
-    "cross_norm": "pre_cross_attn_layernorm.weight",
-    "cross.query": "cross_attn.q_proj.weight",
-    "cross.key": "cross_attn.k_proj.weight",
-    "cross.value": "cross_attn.v_proj.weight",
-    "cross.query_norm": "cross_attn.q_norm.weight",
-    "cross.key_norm": "cross_attn.k_norm.weight",
-    "cross.out": "cross_attn.o_proj.weight",
-    "cross_post_norm": "post_cross_attn_layernorm.weight",
-}
-_TOP_NAMES = {"embed": "embed_tokens.weight", "norm": "norm.weight"}
+_COUNTS = (
+    "vocab_size",
+    "num_layers",
+    "model_dim",
+    "ffn_dim",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+)
 
-
-def disk_name(name: str, blocks: Mapping[str, str]) -> str:
-    """Return the name on disk of one weight of a stack."""
-    if name in _TOP_NAMES:
-        return _TOP_NAMES[name]
-    _, layer, rest = name.split(".", 2)
-    return f"layers.{layer}.{blocks[rest]}"
+_SHARED_NAMES = {
+    "embed": "embed_tokens.weight",
+    "norm": "norm.weight",
+    "attention.query": "layers.{}.self_attn.q_proj.weight",
+    "attention.key": "layers.{}.self_attn.k_proj.weight",
+    "attention.value": "layers.{}.self_attn.v_proj.weight",
+    "attention.query_norm": "layers.{}.self_attn.q_norm.weight",
+    "attention.key_norm": "layers.{}.self_attn.k_norm.weight",
+    "attention.out": "layers.{}.self_attn.o_proj.weight",
+    "ffn_norm": "layers.{}.pre_feedforward_layernorm.weight",
+    "ffn.gate": "layers.{}.mlp.gate_proj.weight",
+    "ffn.up": "layers.{}.mlp.up_proj.weight",
+    "ffn.down": "layers.{}.mlp.down_proj.weight",
+    "ffn_post_norm": "layers.{}.post_feedforward_layernorm.weight",
+}
+_NAMES = _SHARED_NAMES | {
+    "attention_norm": "layers.{}.input_layernorm.weight",
+    "attention_post_norm": "layers.{}.post_attention_layernorm.weight",
+}
+_CROSS_NAMES = _SHARED_NAMES | {
+    "attention_norm": "layers.{}.pre_self_attn_layernorm.weight",
+    "attention_post_norm": "layers.{}.post_self_attn_layernorm.weight",
+    "cross_norm": "layers.{}.pre_cross_attn_layernorm.weight",
+    "cross.query": "layers.{}.cross_attn.q_proj.weight",
+    "cross.key": "layers.{}.cross_attn.k_proj.weight",
+    "cross.value": "layers.{}.cross_attn.v_proj.weight",
+    "cross.query_norm": "layers.{}.cross_attn.q_norm.weight",
+    "cross.key_norm": "layers.{}.cross_attn.k_norm.weight",
+    "cross.out": "layers.{}.cross_attn.o_proj.weight",
+    "cross_post_norm": "layers.{}.post_cross_attn_layernorm.weight",
+}
+GEMMA3 = Family("gemma3_text", 6, True, True, _GEMMA3, _KEYS, _NAMES)
+GEMMA2 = Family("gemma2", 2, False, False, _GEMMA2, _KEYS, _NAMES)
+EMBEDDINGGEMMA = replace(GEMMA3, defaults={}, window="both sides", embedding=True)
+T5GEMMA = replace(GEMMA2, model_type="t5_gemma_module", names=_CROSS_NAMES)
+T5GEMMA2_DECODER = replace(GEMMA3, model_type="t5gemma2_decoder", names=_CROSS_NAMES)
+T5GEMMA2_ENCODER = replace(T5GEMMA2_DECODER, model_type="t5gemma2_text", window="width")
 
 
 def read_stack(
@@ -108,44 +147,31 @@ def read_stack(
     """Return the stack that a config, or a part of one, describes.
 
     Args:
-        raw: The part of config.json that speaks of this stack.
-        family: How it is written down.
+        raw: The part of config.json that describes this stack.
+        family: How it is written.
         causal: Whether it is a decoder's.
         where: The file, for messages.
 
     Raises:
         CheckpointError: If a value is missing or impossible, or asks for what this stack lacks.
     """
-    kind = raw.get("model_type", family.model_type)
-    if kind != family.model_type:
-        raise CheckpointError(f"{where}: model_type must be {family.model_type!r}, got {kind!r}")
     values = {**family.defaults, **raw}
-    _refuse_features(values, family, causal=causal, where=where)
-    layers = integer(values, "num_hidden_layers", where)
-    if not 1 <= layers <= _MAX_LAYERS:
-        raise CheckpointError(
-            f"{where}: num_hidden_layers must be 1 to {_MAX_LAYERS}, got {layers}"
-        )
+    _refuse_features(raw, values, family, causal=causal, where=where)
+    sizes = {size: integer(values, family.keys[size], where) for size in _COUNTS}
+    check_num_layers(sizes["num_layers"], family.keys["num_layers"], where)
     local_base, global_base, scaling = _ropes(values, family, where)
-    head_dim = integer(values, "head_dim", where)
     scale = number(values, "query_pre_attn_scalar", 256.0, where) ** -0.5
-    window, after = _windows(integer(values, "sliding_window", where), family, causal=causal)
+    window, after = _windows(_stored_window(values, family, where), family)
     try:
-        return EncoderConfig(
-            vocab_size=integer(values, "vocab_size", where),
-            num_layers=layers,
-            model_dim=integer(values, "hidden_size", where),
-            ffn_dim=integer(values, "intermediate_size", where),
-            num_heads=integer(values, "num_attention_heads", where),
-            num_kv_heads=integer(values, "num_key_value_heads", where),
-            head_dim=head_dim,
+        stack = EncoderConfig(
+            **sizes,
             window=window,
-            global_layers=_global_layers(values, layers, family, where),
-            max_length=integer(values, "max_position_embeddings", where),
+            global_layers=_global_layers(values, sizes["num_layers"], family, where),
+            max_length=integer(values, family.keys["max_length"], where),
             local_rope_base=local_base,
             global_rope_base=global_base,
-            attention_scale=None if scale == head_dim**-0.5 else scale,
-            norm_eps=number(values, "rms_norm_eps", 1e-6, where),
+            attention_scale=scale,
+            norm_eps=number(values, family.keys["norm_eps"], 1e-6, where),
             causal=causal,
             window_after=after,
             query_key_norm=family.query_key_norm,
@@ -154,17 +180,36 @@ def read_stack(
         )
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
+    return replace(stack, attention_scale=None) if scale == stack.head_dim**-0.5 else stack
+
+
+def check_num_layers(num_layers: int, key: str, where: Path) -> None:
+    """Raise CheckpointError for a number of layers that no model has."""
+    if not 1 <= num_layers <= _MAX_LAYERS:
+        raise CheckpointError(f"{where}: {key} must be 1 to {_MAX_LAYERS}, got {num_layers}")
+
+
+def repairs(raw: Mapping[str, Any], encoder: EncoderConfig) -> list[str]:
+    """Return a sentence for what was repaired in the config of an embedding model."""
+    stored, true = raw["sliding_window"], 2 * encoder.window
+    if stored == true:
+        return []
+    return [
+        f"config.json states sliding_window={stored}, which a faulty save has halved; "
+        f"repaired to {true} (±{encoder.window} tokens). Save the checkpoint again with culet "
+        "to mend it on disk"
+    ]
 
 
 def writable(stack: EncoderConfig, family: Family) -> bool:
     """Return whether a kind of stack can say everything about this one."""
     plain_rope = stack.local_rope_base == stack.global_rope_base and stack.global_rope_scaling == 1
-    width = _stored_window(stack, family)
+    width = _written_window(stack, family)
     return (
         stack.query_key_norm == family.query_key_norm
         and (family.two_ropes or plain_rope)
         and (stack.attention_softcap is None or not family.two_ropes)
-        and _windows(width, family, causal=stack.causal) == (stack.window, stack.window_after)
+        and _windows(width, family) == (stack.window, stack.window_after)
         and isinstance(_whole(stack.scale**-2), int)
         and stack.model_dim % stack.num_heads == 0  # transformers insists on it
     )
@@ -178,20 +223,14 @@ def write_stack(stack: EncoderConfig, family: Family) -> dict[str, Any]:
         whole |= {"rope_type": "linear", "factor": stack.global_rope_scaling}
     written = {
         "model_type": family.model_type,
-        "vocab_size": stack.vocab_size,
-        "num_hidden_layers": stack.num_layers,
-        "hidden_size": stack.model_dim,
-        "intermediate_size": stack.ffn_dim,
-        "num_attention_heads": stack.num_heads,
-        "num_key_value_heads": stack.num_kv_heads,
-        "head_dim": stack.head_dim,
+        **{family.keys[size]: getattr(stack, size) for size in _COUNTS},
         "query_pre_attn_scalar": _whole(stack.scale**-2),
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": stack.norm_eps,
         "max_position_embeddings": stack.max_length,
-        "sliding_window": _stored_window(stack, family),
-        "layer_types": [_GLOBAL if stack.is_global(i) else _LOCAL for i in range(stack.num_layers)],
-        "rope_parameters": {_GLOBAL: whole, _LOCAL: local} if family.two_ropes else whole,
+        "sliding_window": _written_window(stack, family),
+        "layer_types": [GLOBAL if stack.is_global(i) else LOCAL for i in range(stack.num_layers)],
+        "rope_parameters": {GLOBAL: whole, LOCAL: local} if family.two_ropes else whole,
         "rope_theta": stack.global_rope_base,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -203,89 +242,85 @@ def write_stack(stack: EncoderConfig, family: Family) -> dict[str, Any]:
     }
     if family.two_ropes:
         written["rope_local_base_freq"] = stack.local_rope_base
+    if family.embedding:  # the true window stands beside the foreign one, so that any size survives
+        written |= {_BIDIRECTIONAL: True, "culet": {"window": stack.window}}
     return written
 
 
-def own_table(stack: EncoderConfig) -> dict[str, Any]:
-    """Return a stack in culet's own words, for what no other library has a name for."""
-    return {**asdict(stack), "dropout": 0.0}
-
-
-def read_own(raw: Any, where: Path) -> EncoderConfig:
-    """Return the stack that `own_table` wrote.
-
-    Raises:
-        CheckpointError: If a value is missing, unknown or of another kind.
-    """
-    kinds = {field.name: str(field.type) for field in fields(EncoderConfig)}
-    if not isinstance(raw, dict) or set(raw) != set(kinds):
-        odd = sorted(set(raw) ^ set(kinds)) if isinstance(raw, dict) else raw
-        raise CheckpointError(f"{where}: a stack must give exactly {sorted(kinds)}; wrong: {odd}")
-    layers = raw["global_layers"]
-    for name, kind in kinds.items():
-        if not _is(raw[name], kind):
-            raise CheckpointError(f"{where}: {name} must be {kind}, got {raw[name]!r}")
-    if raw["num_layers"] > _MAX_LAYERS:
-        raise CheckpointError(
-            f"{where}: num_layers must be 1 to {_MAX_LAYERS}, got {raw['num_layers']}"
-        )
-    try:
-        return EncoderConfig(**{**raw, "global_layers": tuple(layers)})
-    except InputError as error:
-        raise CheckpointError(f"{where}: {error}") from error
-
-
-_KINDS: dict[str, set[type]] = {
-    "int": {int},
-    "float": {int, float},
-    "bool": {bool},
-    "None": {type(None)},
-}
-
-
-def _is(value: Any, kind: str) -> bool:
-    if kind == "tuple[int, ...]":
-        return isinstance(value, list) and all(type(item) is int for item in value)
-    allowed: set[type] = set()
-    for part in kind.split(" | "):
-        allowed |= _KINDS[part]
-    return type(value) in allowed
-
-
 def _refuse_features(
-    values: Mapping[str, Any], family: Family, *, causal: bool, where: Path
+    raw: Mapping[str, Any],
+    values: Mapping[str, Any],
+    family: Family,
+    *,
+    causal: bool,
+    where: Path,
 ) -> None:
+    kind = raw.get("model_type", None if family.embedding else family.model_type)
+    if kind != family.model_type:
+        raise CheckpointError(f"{where}: model_type must be {family.model_type!r}, got {kind!r}")
+    bidirectional = values.get(_BIDIRECTIONAL)
+    if family.embedding and bidirectional is not True:
+        raise CheckpointError(
+            f"{where}: {_BIDIRECTIONAL} is {bidirectional!r}, expected true; this is a causal "
+            "decoder (or was saved by a library that does not know the flag) and would give wrong "
+            "vectors"
+        )
+    if causal and bidirectional:
+        raise CheckpointError(
+            f"{where}: {_BIDIRECTIONAL} is set, so this is an encoder; expected a causal decoder"
+        )
     allowed: dict[str, tuple[Any, ...]] = {
         "hidden_activation": ("gelu_pytorch_tanh",),
         "attention_bias": (False, None),
     }
     if family.two_ropes:
         allowed["attn_logit_softcapping"] = (None,)
+    if family.embedding:
+        allowed["final_logit_softcapping"] = (None,)
     for key, good in allowed.items():
         if key in values and values[key] not in good:
             raise CheckpointError(f"{where}: {key} must be {good[0]!r}, got {values[key]!r}")
-    if causal and values.get("use_bidirectional_attention"):
+
+
+def _stored_window(values: Mapping[str, Any], family: Family, where: Path) -> int:
+    """Return the window on disk, in an embedding model without the halving of a bad save."""
+    stored = integer(values, family.keys["window"], where)
+    if not family.embedding:
+        return stored
+    if stored < 2:
+        raise CheckpointError(f"{where}: sliding_window must be at least 2, got {stored}")
+    own = values.get("culet")
+    if isinstance(own, dict) and "window" in own:
+        return 2 * integer(own, "window", where)
+    if stored in DAMAGED_WINDOWS:
+        return 2 * EMBEDDINGGEMMA_WINDOW
+    if stored % 2:
         raise CheckpointError(
-            f"{where}: use_bidirectional_attention is set, so this is an encoder; expected a "
-            "causal decoder"
+            f"{where}: sliding_window={stored} is odd, which is what a faulty save leaves of the "
+            "true one, and how often it was halved cannot be known; write the true value there "
+            "(twice the tokens a local layer sees each way)"
         )
+    return stored
 
 
-def _windows(stored: int, family: Family, *, causal: bool) -> tuple[int, int | None]:
-    """Return the tokens seen before one and after it (None: the same) from the number on disk.
+def _windows(stored: int, family: Family) -> tuple[int, int | None]:
+    """Return the tokens seen before a token and after it (None: the same) from the number on disk.
 
-    Stored is the first distance that is not seen, except in T5Gemma 2's encoder, where it is the
-    width of the whole window, the token itself counted; of an even one, one more lies after it.
+    Of a whole window of even width, one more token lies after.
     """
-    if causal or family is not T5GEMMA2_ENCODER:
+    if family.window == "distance":
         return stored - 1, None
+    if family.window == "both sides":
+        return stored // 2, None
     before, after = (stored + 1) // 2 - 1, stored // 2
     return before, None if before == after else after
 
 
-def _stored_window(stack: EncoderConfig, family: Family) -> int:
-    if family is not T5GEMMA2_ENCODER or stack.causal:
+def _written_window(stack: EncoderConfig, family: Family) -> int:
+    if family.window == "distance":
         return stack.window + 1
+    if family.window == "both sides":
+        return 2 * stack.window
     after = stack.window if stack.window_after is None else stack.window_after
     return stack.window + after + 1
 
@@ -301,34 +336,37 @@ def _global_layers(
         every = integer(values, name, where) if name else family.pattern
         if every < 1:
             raise CheckpointError(f"{where}: {name} must be at least 1, got {every}")
+        if family.embedding and every != family.pattern:
+            raise CheckpointError(
+                f"{where}: {name} must be {family.pattern} where layer_types is not given, "
+                f"got {every}"
+            )
         return tuple(layer for layer in range(num_layers) if (layer + 1) % every == 0)
-    if (
-        not isinstance(types, list)
-        or len(types) != num_layers
-        or not all(kind in (_LOCAL, _GLOBAL) for kind in types)
-    ):
+    if not isinstance(types, list):
+        raise CheckpointError(f"{where}: layer_types must be a list, got {types!r}")
+    unknown = sorted({str(kind) for kind in types} - {GLOBAL, LOCAL})
+    if unknown or len(types) != num_layers:
         raise CheckpointError(
-            f"{where}: layer_types must name {num_layers} layers as {_GLOBAL} or {_LOCAL}, "
-            f"got {types!r:.200}"
+            f"{where}: layer_types must name {num_layers} layers as {GLOBAL} or {LOCAL}, "
+            f"got {len(types)} with {unknown or 'no'} unknown kinds"
         )
-    return tuple(i for i, kind in enumerate(types) if kind == _GLOBAL)
+    return tuple(i for i, kind in enumerate(types) if kind == GLOBAL)
 
 
 def _ropes(values: Mapping[str, Any], family: Family, where: Path) -> tuple[float, float, float]:
     """Return the local base, the global base and the scaling of global positions."""
-    parameters = table(values, "rope_parameters", where)
+    parameters, scaled = (table(values, key, where) for key in ("rope_parameters", "rope_scaling"))
+    local_key, global_key = family.keys["local_rope_base"], family.keys["global_rope_base"]
     if not family.two_ropes:
-        base = number(parameters, "rope_theta", number(values, "rope_theta", 1e4, where), where)
-        _scaling({**table(values, "rope_scaling", where), **parameters}, where, allowed=False)
+        base = number(parameters, "rope_theta", number(values, global_key, 1e4, where), where)
+        _scaling({**scaled, **parameters}, where, allowed=False)
         return base, base, 1.0
-    local, whole = (table(parameters, kind, where) for kind in (_LOCAL, _GLOBAL))
+    local, whole = (table(parameters, kind, where) for kind in (LOCAL, GLOBAL))
     _scaling(local, where, allowed=False)
-    scaling = _scaling({**table(values, "rope_scaling", where), **whole}, where, allowed=True)
-    local_base = number(values, "rope_local_base_freq", 1e4, where)
-    global_base = number(values, "rope_theta", 1e6, where)
+    scaling = _scaling({**scaled, **whole}, where, allowed=not family.embedding)
     return (
-        number(local, "rope_theta", local_base, where),
-        number(whole, "rope_theta", global_base, where),
+        number(local, "rope_theta", number(values, local_key, 1e4, where), where),
+        number(whole, "rope_theta", number(values, global_key, 1e6, where), where),
         scaling,
     )
 
@@ -339,9 +377,10 @@ def _scaling(entry: Mapping[str, Any], where: Path, *, allowed: bool) -> float:
     if kind == "default" and not unknown and "factor" not in entry:
         return 1.0
     if kind != "linear" or unknown or not allowed:
+        linear = ", or 'linear' with a factor for the global layers of Gemma 3" if allowed else ""
         raise CheckpointError(
             f"{where}: rotary scaling {dict(entry)} is not part of this family; expected rope_type "
-            "'default', or 'linear' with a factor for the global layers of Gemma 3"
+            f"'default'{linear}"
         )
     return number(entry, "factor", 1.0, where)
 

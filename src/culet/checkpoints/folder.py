@@ -228,9 +228,8 @@ def architecture(raw: Mapping[str, Any], known: Sequence[str], where: Path) -> s
     return str(name)
 
 
-def drop_tied_copy(tensors: dict[str, Tensor], copy: str, original: str) -> None:
-    """Remove a tensor that the config says is the same as another, after checking that it is."""
-    dropped, kept = tensors.pop(copy), tensors[original]
+def check_tied_copy(dropped: Tensor, kept: Tensor) -> None:
+    """Raise CheckpointError unless a tensor is the same as the one the config ties it to."""
     if dropped.shape != kept.shape or not np.array_equal(dropped.float32(), kept.float32()):
         raise CheckpointError(
             f"{dropped.path}: the config ties {dropped.name} to {kept.name}, but both are there "
@@ -238,21 +237,36 @@ def drop_tied_copy(tensors: dict[str, Tensor], copy: str, original: str) -> None
         )
 
 
-def small_files(config: Mapping[str, Any], max_length: int) -> dict[str, str]:
+def generating_files(config: Mapping[str, Any], max_length: int) -> dict[str, str]:
     """Return the small files beside the weights of a model that generates, name to content."""
     special = {"bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    texts: dict[str, Any] = {
+    texts = {
         "config.json": {**config, **special},
         "generation_config.json": special,
-        "tokenizer_config.json": {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_max_length": max_length,
-            "padding_side": "left",
-            "pad_token": "<pad>",
-            "eos_token": "<eos>",
-            "bos_token": "<bos>",
-            "unk_token": "<unk>",
-            "clean_up_tokenization_spaces": False,
-        },
+        "tokenizer_config.json": tokenizer_settings(max_length, padding_side="left"),
     }
-    return {name: json.dumps(value, indent=2) + "\n" for name, value in texts.items()}
+    return {name: json_text(value) for name, value in texts.items()}
+
+
+def tokenizer_settings(max_length: int, *, padding_side: str) -> dict[str, Any]:
+    """Return the content of tokenizer_config.json, which transformers reads beside tokenizer.json.
+
+    Args:
+        max_length: The longest text, in tokens.
+        padding_side: "left" for a model that generates, "right" for one that embeds.
+    """
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_length,
+        "padding_side": padding_side,
+        "pad_token": "<pad>",
+        "eos_token": "<eos>",
+        "bos_token": "<bos>",
+        "unk_token": "<unk>",
+        "clean_up_tokenization_spaces": False,
+    }
+
+
+def json_text(value: Any) -> str:
+    """Return the content of a small JSON file that people read too."""
+    return json.dumps(value, indent=2) + "\n"

@@ -17,12 +17,8 @@ import numpy as np
 
 from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints.families import (
-    DECODER_NAMES,
     GEMMA2,
     GEMMA3,
-    disk_name,
-    own_table,
-    read_own,
     read_stack,
     writable,
     write_stack,
@@ -32,7 +28,8 @@ from culet.checkpoints.generating import GeneratingCheckpoint, Layout, read_fold
 from culet.checkpoints.gguf.container import read_gguf
 from culet.checkpoints.gguf.reader import decoder_config, decoder_tensors
 from culet.checkpoints.gguf.tokenizer_json import tokenizer_json
-from culet.checkpoints.sentence_transformers import optional_number, table
+from culet.checkpoints.json_fields import optional_number, table
+from culet.checkpoints.own_config import own_table, read_own
 from culet.checkpoints.t5gemma import ARCHITECTURES as ENCODER_DECODERS
 from culet.checkpoints.t5gemma import (
     EncoderDecoderCheckpoint as EncoderDecoderCheckpoint,
@@ -221,4 +218,4 @@ def _renamed(full: str) -> str:
 
 
 def _disk_name(name: str) -> str:
-    return "lm_head.weight" if name == "head" else f"model.{disk_name(name, DECODER_NAMES)}"
+    return "lm_head.weight" if name == "head" else f"model.{GEMMA3.disk_name(name)}"

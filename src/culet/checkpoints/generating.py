@@ -18,14 +18,14 @@ from culet.checkpoints.folder import (
     Tensor,
     architecture,
     check_tensors,
+    check_tied_copy,
     check_tokenizer,
-    drop_tied_copy,
     fitting_tokenizer,
+    generating_files,
     listed,
     read_json,
     refuse_pickle,
     required,
-    small_files,
     weight_files,
     write_shards,
 )
@@ -35,6 +35,7 @@ from culet.files.atomic import new_folder
 from culet.files.tensors import StoredDtype
 
 Config = TypeVar("Config")
+Stored = TypeVar("Stored", bound=Tensor)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read_folder(
         config, layout = described(raw, name, where)
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
-    tensors, notes = _named(weight_files(path), layout)
+    tensors, notes = named_tensors(weight_files(path), layout)
     check_tensors(layout.shapes, tensors, path)
     tokenizer = required(path / "tokenizer.json")
     content = tokenizer.read_text(encoding="utf-8")
@@ -165,7 +166,7 @@ def write_folder(
     with new_folder(folder) as aside:
         named = {disk: arrays[name] for name, disk in layout.names.items()}
         write_shards(aside, named | dict(extra_tensors or {}), dtype, max_shard_bytes)
-        texts = small_files({**config, "dtype": dtype}, max_length)
+        texts = generating_files({**config, "dtype": dtype}, max_length)
         texts["tokenizer.json"] = tokenizer_json
         for file, text in (texts | dict(extra_files or {})).items():
             (aside / file).parent.mkdir(parents=True, exist_ok=True)
@@ -173,10 +174,12 @@ def write_folder(
         check_tokenizer(aside / "tokenizer.json", layout.rows)
 
 
-def _named(on_disk: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
+def named_tensors(
+    on_disk: Mapping[str, Stored], layout: Layout
+) -> tuple[dict[str, Stored], list[str]]:
     """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
     own = {disk: name for name, disk in layout.names.items()}
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Stored] = {}
     notes = []
     images = [full for full in on_disk if layout.reads_images(full)]
     if images:
@@ -191,5 +194,5 @@ def _named(on_disk: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Ten
         tensors[name] = on_disk[full]
     for copy, original in layout.copies.items():
         if copy in tensors and original in tensors:
-            drop_tied_copy(tensors, copy, original)
+            check_tied_copy(tensors.pop(copy), tensors[original])
     return tensors, notes

@@ -21,19 +21,16 @@ import numpy as np
 
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.families import (
-    CROSS_NAMES,
     T5GEMMA,
     T5GEMMA2_DECODER,
     T5GEMMA2_ENCODER,
-    disk_name,
-    own_table,
-    read_own,
     read_stack,
     writable,
     write_stack,
 )
 from culet.checkpoints.generating import GeneratingCheckpoint, Layout, read_folder, write_folder
-from culet.checkpoints.sentence_transformers import optional_number, table
+from culet.checkpoints.json_fields import optional_number, table
+from culet.checkpoints.own_config import own_table, read_own
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype
 
@@ -252,7 +249,7 @@ def _disk_name(name: str) -> str:
     side, _, rest = name.partition(".")
     if rest == "head":
         return "lm_head.out_proj.weight"
-    return f"model.{side}.{disk_name(rest, CROSS_NAMES)}"
+    return f"model.{side}.{T5GEMMA.disk_name(rest)}"
 
 
 def _no_images(model_dim: int) -> dict[str, np.ndarray]:

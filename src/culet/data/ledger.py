@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from culet.architecture.embedding_config import EmbeddingConfig
+from culet.checkpoints.card import model_card
 from culet.errors import InputError
 from culet.files.atomic import new_file
-from culet.foreigntexts import model_card
 
 LEDGER = "ledger.json"
 FACTS = ("source.json", "manifest.json")

@@ -7,49 +7,61 @@ stored with the 1 added that Gemma adds when it uses them, and what never varies
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig
+from culet.checkpoints.families import GEMMA2, GEMMA3, GLOBAL, LOCAL, read_stack
 from culet.checkpoints.folder import Tensor
 from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor
-from culet.checkpoints.sentence_transformers import integer, number, optional_number
-from culet.errors import CheckpointError, InputError
+from culet.checkpoints.json_fields import integer, optional_number
+from culet.errors import CheckpointError
 
-ARCHITECTURES = ("gemma3", "gemma2")
-_PATTERNS = {"gemma3": 6, "gemma2": 2}  # every how manieth layer is global
+_KEYS = {
+    "vocab_size": "vocab_size",
+    "num_layers": "block_count",
+    "model_dim": "embedding_length",
+    "ffn_dim": "feed_forward_length",
+    "num_heads": "attention.head_count",
+    "num_kv_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_length": "context_length",
+    "window": "attention.sliding_window",
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "local_rope_base": "rope.freq_base_swa",
+    "global_rope_base": "rope.freq_base",
+}
+_NAMES = {
+    "embed": "token_embd.weight",
+    "norm": "output_norm.weight",
+    "head": "output.weight",
+    "attention_norm": "blk.{}.attn_norm.weight",
+    "attention.query": "blk.{}.attn_q.weight",
+    "attention.key": "blk.{}.attn_k.weight",
+    "attention.value": "blk.{}.attn_v.weight",
+    "attention.query_norm": "blk.{}.attn_q_norm.weight",
+    "attention.key_norm": "blk.{}.attn_k_norm.weight",
+    "attention.out": "blk.{}.attn_output.weight",
+    "attention_post_norm": "blk.{}.post_attention_norm.weight",
+    "ffn_norm": "blk.{}.ffn_norm.weight",
+    "ffn.gate": "blk.{}.ffn_gate.weight",
+    "ffn.up": "blk.{}.ffn_up.weight",
+    "ffn.down": "blk.{}.ffn_down.weight",
+    "ffn_post_norm": "blk.{}.post_ffw_norm.weight",
+}
+_DEFAULTS = {  # what llama.cpp assumes where a gemma2 file is silent; a gemma3 file states all
+    "attention.sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+_FAMILIES = {
+    "gemma3": replace(GEMMA3, defaults={}, keys=_KEYS, names=_NAMES),
+    "gemma2": replace(GEMMA2, defaults=_DEFAULTS, keys=_KEYS, names=_NAMES),
+}
 _WIDE_SCALE = {"gemma3": 62, "gemma2": 46}  # layers of the 27B models, which scale by model_dim
-_MAX_LAYERS = 1000
-_DEFAULTS: dict[str, dict[str, Any]] = {  # what llama.cpp assumes where a file is silent
-    "gemma3": {},
-    "gemma2": {
-        "attention.sliding_window": 4096,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-    },
-}
-_BLOCK_NAMES = {
-    "attention_norm": "attn_norm",
-    "attention.query": "attn_q",
-    "attention.key": "attn_k",
-    "attention.value": "attn_v",
-    "attention.query_norm": "attn_q_norm",
-    "attention.key_norm": "attn_k_norm",
-    "attention.out": "attn_output",
-    "attention_post_norm": "post_attention_norm",
-    "ffn_norm": "ffn_norm",
-    "ffn.gate": "ffn_gate",
-    "ffn.up": "ffn_up",
-    "ffn.down": "ffn_down",
-    "ffn_post_norm": "post_ffw_norm",
-}
-_TOP_NAMES = {"embed": "token_embd.weight", "norm": "output_norm.weight", "head": "output.weight"}
 
 
 @dataclass(frozen=True)
@@ -80,68 +92,53 @@ def decoder_config(file: GGUFFile) -> DecoderConfig:
     Raises:
         CheckpointError: If it is of another architecture, or a value is missing or impossible.
     """
-    path, metadata = file.path, file.metadata
-    kind = metadata.get("general.architecture")
-    if kind not in ARCHITECTURES:
+    kind = file.metadata.get("general.architecture")
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise CheckpointError(
-            f"{path}: the architecture is {kind!r}, which is not known here; expected one of "
-            f"{', '.join(ARCHITECTURES)}"
+            f"{file.path}: the architecture is {kind!r}, which is not known here; expected one of "
+            f"{', '.join(_FAMILIES)}"
         )
-    prefix = f"{kind}."
-    stated = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-    values = {**_DEFAULTS[kind], **stated}
-    layers = integer(values, "block_count", path)
-    if not 1 <= layers <= _MAX_LAYERS:
-        raise CheckpointError(f"{path}: block_count must be 1 to {_MAX_LAYERS}, got {layers}")
-    dim, heads = (
-        integer(values, "embedding_length", path),
-        integer(values, "attention.head_count", path),
+    family, values = _FAMILIES[kind], _values(file, kind)
+    return DecoderConfig(
+        read_stack(values, family, causal=True, where=file.path),
+        optional_number({**family.defaults, **values}, "final_logit_softcapping", file.path),
+        tied_head=_NAMES["head"] not in file.tensors,
     )
-    head_dim = integer(
-        {"attention.key_length": dim // max(heads, 1), **values}, "attention.key_length", path
-    )
-    embed = file.tensors.get(_TOP_NAMES["embed"])
+
+
+def _values(file: GGUFFile, kind: str) -> dict[str, Any]:
+    """Return the metadata of a model, with what a config.json states in another form or as well."""
+    path, prefix = file.path, f"{kind}."
+    values = {
+        key.removeprefix(prefix): _short(value) if isinstance(value, float) else value
+        for key, value in file.metadata.items()
+        if key.startswith(prefix)
+    }
+    embed = file.tensors.get(_NAMES["embed"])
     if embed is None or len(embed.shape) != 2:
-        raise CheckpointError(f"{path}: the tensor {_TOP_NAMES['embed']} is missing or no matrix")
-    newer = kind == "gemma3"
-    base = number(values, "rope.freq_base", 1e6 if newer else 1e4, path)
-    local = number(values, "rope.freq_base_swa", 1e4 if newer else base, path)
-    default_caps = (
-        {} if newer else {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-    )
-    caps = {**default_caps, **values}
-    if newer and caps.get("attn_logit_softcapping") is not None:
-        raise CheckpointError(f"{path}: attn_logit_softcapping is set, which no gemma3 has")
-    try:
-        stack = EncoderConfig(
-            vocab_size=embed.shape[0],
-            num_layers=layers,
-            model_dim=dim,
-            ffn_dim=integer(values, "feed_forward_length", path),
-            num_heads=heads,
-            num_kv_heads=integer(values, "attention.head_count_kv", path),
-            head_dim=head_dim,
-            window=integer(values, "attention.sliding_window", path) - 1,
-            global_layers=_global_layers(values, layers, kind, path),
-            max_length=integer(values, "context_length", path),
-            local_rope_base=local,
-            global_rope_base=base,
-            attention_scale=math.sqrt(heads / dim) if layers == _WIDE_SCALE[kind] else None,
-            norm_eps=_short(number(values, "attention.layer_norm_rms_epsilon", 1e-6, path)),
-            causal=True,
-            query_key_norm=newer,
-            attention_softcap=optional_number(values, "attn_logit_softcapping", path),
-            global_rope_scaling=_scaling(values, newer, path),
-        )
-        softcap = optional_number(values, "final_logit_softcapping", path)
-        return DecoderConfig(stack, softcap, tied_head=_TOP_NAMES["head"] not in file.tensors)
-    except InputError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise CheckpointError(f"{path}: the tensor {_NAMES['embed']} is missing or no matrix")
+    dim, heads = (integer(values, _KEYS[size], path) for size in ("model_dim", "num_heads"))
+    head_dim = values.setdefault(_KEYS["head_dim"], dim // max(heads, 1))
+    wide = values.get(_KEYS["num_layers"]) == _WIDE_SCALE[kind]
+    values |= {
+        "vocab_size": embed.shape[0],
+        "query_pre_attn_scalar": dim / max(heads, 1) if wide else head_dim,
+    }
+    if (pattern := values.get("attention.sliding_window_pattern")) is not None:
+        if isinstance(pattern, list):  # whether each layer is local
+            values["layer_types"] = [LOCAL if is_local else GLOBAL for is_local in pattern]
+        else:
+            values["sliding_window_pattern"] = pattern
+    if (scaled := values.get("rope.scaling.type", "none")) != "none":
+        factor = values.get("rope.scaling.factor", 1.0)
+        values["rope_scaling"] = {"rope_type": scaled, "factor": factor}
+    return values
 
 
 def decoder_tensors(file: GGUFFile, config: DecoderConfig) -> dict[str, Tensor]:
     """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
-    own = {_disk_name(name): name for name in config.weight_shapes()}
+    family = _FAMILIES[file.metadata["general.architecture"]]
+    own = {family.disk_name(name): name for name in config.weight_shapes()}
     tensors: dict[str, Tensor] = {}
     for theirs, tensor in file.tensors.items():
         if theirs == "rope_freqs.weight":  # a table that follows from the metadata
@@ -149,40 +146,6 @@ def decoder_tensors(file: GGUFFile, config: DecoderConfig) -> dict[str, Tensor]:
         name = own.get(theirs, theirs)
         tensors[name] = _Norm(tensor) if name.endswith("norm") else tensor
     return tensors
-
-
-def _disk_name(name: str) -> str:
-    if name in _TOP_NAMES:
-        return _TOP_NAMES[name]
-    _, layer, rest = name.split(".", 2)
-    return f"blk.{layer}.{_BLOCK_NAMES[rest]}.weight"
-
-
-def _global_layers(
-    values: Mapping[str, Any], num_layers: int, kind: str, path: Path
-) -> tuple[int, ...]:
-    key = "attention.sliding_window_pattern"
-    stated = values.get(key, _PATTERNS[kind])
-    if isinstance(stated, list) and len(stated) == num_layers:  # whether each layer is local
-        return tuple(layer for layer, is_local in enumerate(stated) if not is_local)
-    if type(stated) is not int or stated < 1:
-        raise CheckpointError(
-            f"{path}: {key} must be a number or say yes or no for {num_layers} layers, got "
-            f"{stated!r:.100}"
-        )
-    return tuple(layer for layer in range(num_layers) if (layer + 1) % stated == 0)
-
-
-def _scaling(values: Mapping[str, Any], newer: bool, path: Path) -> float:
-    kind = values.get("rope.scaling.type", "none")
-    if kind == "none":
-        return 1.0
-    if kind != "linear" or not newer:
-        raise CheckpointError(
-            f"{path}: rotary scaling {kind!r} is not part of this family; expected none, or linear "
-            "for the global layers of gemma3"
-        )
-    return number(values, "rope.scaling.factor", 1.0, path)
 
 
 def _short(value: float) -> float:

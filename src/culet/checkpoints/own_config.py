@@ -1,0 +1,49 @@
+"""A stack in culet's own words, for settings that no other library has a name for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from culet.architecture.encoder_config import EncoderConfig
+from culet.checkpoints.families import check_num_layers
+from culet.errors import CheckpointError, InputError
+
+_TYPES: dict[str, set[type]] = {
+    "int": {int},
+    "float": {int, float},
+    "bool": {bool},
+    "None": {type(None)},
+}
+
+
+def own_table(stack: EncoderConfig) -> dict[str, Any]:
+    """Return a stack as a JSON object, field by field."""
+    return {**asdict(stack), "dropout": 0.0}
+
+
+def read_own(raw: Any, where: Path) -> EncoderConfig:
+    """Return the stack that `own_table` wrote.
+
+    Raises:
+        CheckpointError: If a value is missing, unknown or of another type.
+    """
+    types = {field.name: str(field.type) for field in fields(EncoderConfig)}
+    if not isinstance(raw, dict) or set(raw) != set(types):
+        odd = sorted(set(raw) ^ set(types)) if isinstance(raw, dict) else raw
+        raise CheckpointError(f"{where}: a stack must give exactly {sorted(types)}; wrong: {odd}")
+    for name, expected in types.items():
+        if not _is(raw[name], expected):
+            raise CheckpointError(f"{where}: {name} must be {expected}, got {raw[name]!r}")
+    check_num_layers(raw["num_layers"], "num_layers", where)
+    try:
+        return EncoderConfig(**{**raw, "global_layers": tuple(raw["global_layers"])})
+    except InputError as error:
+        raise CheckpointError(f"{where}: {error}") from error
+
+
+def _is(value: Any, expected: str) -> bool:
+    if expected == "tuple[int, ...]":
+        return isinstance(value, list) and all(type(item) is int for item in value)
+    return any(type(value) in _TYPES[part] for part in expected.split(" | "))
