@@ -56,7 +56,7 @@ NOT_YET = {
 }
 
 ONCE_IN = ("stages", "corpora", "runtime")  # elsewhere no two files have one name
-MOST_MODULES_AT_THE_ROOT = 10
+MOST_MODULES_AT_THE_ROOT = 8
 MOST_LINES_OF_A_FUNCTION = 90
 MOST_LINES_OF_A_FILE = 400
 MOST_LINES_OF_THE_SPINE = 6500
