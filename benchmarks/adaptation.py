@@ -222,8 +222,7 @@ def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
             pair = adapt.run(shape, decoder=base, out=args.folder / "adapt", name="adapt")
             ul2 = PretrainConfig(**common)
             made = pretrain.run(ul2, init=pair, out=out, name=name, device=args.device)
-            assert made.encoder is not None
-            return made.encoder
+            return made.parent / "encoder"
         objective = arm if arm in ("mntp", "mlm") else "none"
         config = EncoderStageConfig(**common, objective=objective)
         return encoder.run(config, init=base, out=out, name=name, device=args.device)
@@ -324,7 +323,7 @@ def finetuned(
         save_every=args.save_every,
     )
     out, name = args.folder / f"{arm}-{seed}-tuned", f"tune {arm}, seed {seed}"
-    return tune.run(config, init=model, out=out, name=name, device=args.device).checkpoint
+    return tune.run(config, init=model, out=out, name=name, device=args.device)
 
 
 def scored(args: argparse.Namespace, model: Path, arm: str, seed: int) -> dict[str, float]:

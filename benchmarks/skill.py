@@ -127,10 +127,10 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
                 seed=seed,
                 save_every=args.tune,
             )
-            result = seq2seq.run(
-                tuning, init=made.checkpoint, out=folder / f"{arm}-{hop}", name=f"{arm} {hop}"
-            )
-            found[f"{arm}.{hop}"] = 100 * (result.exact_match or 0.0)
+            out = folder / f"{arm}-{hop}"
+            seq2seq.run(tuning, init=made, out=out, name=f"{arm} {hop}")
+            done = json.loads((out / "done.json").read_text())
+            found[f"{arm}.{hop}"] = 100 * done["exact_match"]
         found[f"{arm}.seconds"] = round(time.monotonic() - began, 1)
     return found | {"facts": len(facts)}
 

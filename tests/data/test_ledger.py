@@ -104,20 +104,19 @@ def test_prepared_rows_a_tuned_and_a_merged_model_name_the_same_sources(tmp_path
     raw = write_lines(tmp_path / "raw" / "toy.jsonl", toy_rows())
     (tmp_path / "raw" / "source.json").write_text('{"name": "toys", "licence": "CC0-1.0"}')
     prepared = prepare.run(PrepareConfig((DataSourceConfig(raw),)), out=tmp_path / "prepare")
-    source = SourceConfig(prepared.data / "toy")
+    source = SourceConfig(prepared / "toy")
     start = checkpoint(tmp_path / "start")
     config = TuneConfig(steps=1, sources=(source,), batch_size=4, max_tokens=32)
     tuned = [
         tune.run(replace(config, seed=seed), init=start, out=tmp_path / str(seed), name="finetune")
         for seed in (0, 1)
     ]
-    soup = merge.run(
-        MergeConfig(), models=[one.checkpoint for one in tuned], out=tmp_path / "merge"
-    )
-    for folder in (tuned[0].checkpoint, soup):
-        assert f"| toy | CC0-1.0 | {prepared.kept} |" in (folder / "README.md").read_text()
+    soup = merge.run(MergeConfig(), models=tuned, out=tmp_path / "merge")
+    kept = json.loads((tmp_path / "prepare" / "done.json").read_text())["kept"]
+    for folder in (tuned[0], soup):
+        assert f"| toy | CC0-1.0 | {kept} |" in (folder / "README.md").read_text()
         (entry,) = read_ledger(folder / "ledger.json")
-        assert (entry.source, entry.rows_kept) == ("toy", prepared.kept)
+        assert (entry.source, entry.rows_kept) == ("toy", kept)
 
 
 @pytest.mark.parametrize("text", ["[", "[]", '{"sources": [{"licence": "x"}]}', "{}"])

@@ -35,7 +35,7 @@ from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.stages import generate, prepare
-from culet.stages.generate import GenerateConfig, GenerateResult, PairGradesConfig
+from culet.stages.generate import GenerateConfig, PairGradesConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
 DOCUMENTS = [{"text": f"The {w} is a stone.", "lang": "en"} for w in ("opal", "beryl", "agate")]
@@ -78,12 +78,14 @@ def lines(path: Path, values: list[Any]) -> Path:
     return path
 
 
-def run(config: GenerateConfig, out: Path) -> GenerateResult:
-    return generate.run(config, out=out, name="made")
+def run(config: GenerateConfig, out: Path) -> int:
+    """Run the stage and return the number of rows it recorded."""
+    assert generate.run(config, out=out, name="made") == out / "data"
+    return int(json.loads((out / "done.json").read_text())["rows"])
 
 
-def rows_of(result: GenerateResult) -> list[dict[str, Any]]:
-    text = (result.data / "rows.jsonl").read_text()
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    text = (out / "data" / "rows.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 
 
@@ -195,23 +197,24 @@ def test_queries_become_records(endpoint: ChatEndpoint, tmp_path: Path) -> None:
     lines(tmp_path / "docs.jsonl", DOCUMENTS)
     (tmp_path / "source.json").write_text('{"name": "gems", "licence": "CC0-1.0"}')
     config = GenerateConfig(endpoint, (tmp_path / "docs.jsonl",), queries=QueriesConfig())
-    result = run(config, tmp_path / "out")
-    assert (result.rows, result.fresh) == (3, True)
-    assert rows_of(result)[0] == {
+    assert run(config, tmp_path / "out") == 3
+    assert rows_of(tmp_path / "out")[0] == {
         "query": "what is opal?",
         "positive": "The opal is a stone.",
         "lang": "en",
         "source": "made",
         "made_by": "small",
     }
-    assert len(read_records([result.data])) == 3
+    assert len(read_records([tmp_path / "out" / "data"])) == 3
     (entry,) = read_ledger(tmp_path / "out" / "ledger.json")
     assert (entry.licence, entry.origin, entry.made_by) == ("CC0-1.0", "gems", "small")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["rows"] == {"used": 3, "written": 3}
     assert report["cost"]["asked"] == 3
     assert report["cost"]["paid"] > 0
-    assert run(config, tmp_path / "out") == replace(result, fresh=False)
+    said: list[str] = []
+    generate.run(config, out=tmp_path / "out", name="made", say=said.append)
+    assert said == ["made: finished before, nothing to do"]
 
 
 def test_queries_are_graded_and_low_ones_go(
@@ -219,8 +222,8 @@ def test_queries_are_graded_and_low_ones_go(
 ) -> None:
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     config = GenerateConfig(endpoint, (path,), queries=QueriesConfig(min_grade=3))
-    result = run(config, tmp_path / "out")
-    assert [(row["query"], row["grade"]) for row in rows_of(result)] == [
+    run(config, tmp_path / "out")
+    assert [(row["query"], row["grade"]) for row in rows_of(tmp_path / "out")] == [
         ("what is opal?", 4),
         ("what is beryl?", 4),
     ]
@@ -229,7 +232,7 @@ def test_queries_are_graded_and_low_ones_go(
     assert report["examples"]["low grade"][0]["grade"] == "1"
     asked = len(stub.bodies)
     lenient = replace(config, queries=QueriesConfig(min_grade=1))
-    assert run(lenient, tmp_path / "out").rows == 3
+    assert run(lenient, tmp_path / "out") == 3
     assert len(stub.bodies) == asked  # the same questions, answered before
 
 
@@ -239,7 +242,7 @@ def test_answers_of_no_use_are_counted_and_shown(
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     stub.reply = lambda question, number: "I cannot" if "beryl" in question else reply(question, 0)
     config = GenerateConfig(endpoint, (path,), queries=QueriesConfig())
-    assert run(config, tmp_path / "out").rows == 2
+    assert run(config, tmp_path / "out") == 2
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["answers"] == {"unusable": 1}
     assert report["examples"]["unusable"] == [{"for": f"{path}:2", "answer": "I cannot"}]
@@ -260,10 +263,8 @@ def test_odd_answers_stop_no_job(stub: Stub, endpoint: ChatEndpoint, tmp_path: P
     stub.reply = answer
     path = lines(tmp_path / "docs.jsonl", DOCUMENTS)
     config = GenerateConfig(endpoint, (path,), queries=QueriesConfig(min_grade=3))
-    assert run(config, tmp_path / "out").rows == 3
-    assert rows_of(GenerateResult(tmp_path / "out" / "data", 3, True))[0]["query"] == (
-        "what is opal \ufffd?"
-    )
+    assert run(config, tmp_path / "out") == 3
+    assert rows_of(tmp_path / "out")[0]["query"] == ("what is opal \ufffd?")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["answers"] == {"ungraded": 2}
 
@@ -287,7 +288,7 @@ def test_queries_and_their_grades_share_the_parallel_requests(
     config = GenerateConfig(
         replace(endpoint, parallel=2), (path,), queries=QueriesConfig(min_grade=3)
     )
-    assert run(config, tmp_path / "out").rows == 20
+    assert run(config, tmp_path / "out") == 20
     assert len(stub.bodies) == 40
     assert most[0] <= 2
 
@@ -308,7 +309,7 @@ def test_empty_answers_are_counted_apart_and_asked_for_again(
     with pytest.raises(InputError, match=words + empty):
         run(config, tmp_path / "out")
     stub.reply = lambda question, number: None if "agate" in question else reply(question, number)
-    assert run(config, tmp_path / "out").rows == 1  # of opal; beryl was answered
+    assert run(config, tmp_path / "out") == 1  # of opal; beryl was answered
     assert len(stub.bodies) == 3 + 2
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["answers"] == {"unusable": 1, "unanswered": 1}
@@ -326,7 +327,7 @@ def test_a_stopped_run_goes_on_where_it_stood(
     assert not (tmp_path / "out" / "data" / "rows.jsonl").exists()
     stub.reply = reply
     before = len(stub.bodies)
-    assert run(config, tmp_path / "out").rows == 20
+    assert run(config, tmp_path / "out") == 20
     assert len(stub.bodies) - before == 13
 
 
@@ -347,9 +348,10 @@ def test_grades_are_what_the_miner_reads(endpoint: ChatEndpoint, tmp_path: Path)
     row = {"query": "what is opal?", "positive": "An opal.", "negatives": ["An agate."]}
     path = lines(tmp_path / "pairs.jsonl", [row, row | {"query": "opal?"}])
     config = GenerateConfig(endpoint, (path,), limit=1, grades=PairGradesConfig())
-    result = run(config, tmp_path / "out")
-    assert result.rows == 4
-    relevance, likelihood = Grades(result.data)("what is opal?", ["An opal.", "An agate."])
+    assert run(config, tmp_path / "out") == 4
+    relevance, likelihood = Grades(tmp_path / "out" / "data")(
+        "what is opal?", ["An opal.", "An agate."]
+    )
     assert relevance.tolist() == [4.0, 1.0]
     assert likelihood.tolist() == [3.0, 1.0]
 
@@ -358,9 +360,9 @@ def test_classification_is_made_in_two_stages(
     stub: Stub, endpoint: ChatEndpoint, tmp_path: Path
 ) -> None:
     job = ClassificationConfig("reviews of a film", ("good", "bad"), "films", rows=6)
-    result = run(GenerateConfig(endpoint, classification=job, licence="CC0-1.0"), tmp_path / "out")
-    rows = rows_of(result)
-    assert result.rows == 6
+    config = GenerateConfig(endpoint, classification=job, licence="CC0-1.0")
+    assert run(config, tmp_path / "out") == 6
+    rows = rows_of(tmp_path / "out")
     assert {row["label"] for row in rows} == {"good", "bad"}
     assert all(row["task"] == "classification" for row in rows)
     asked = [body["messages"][0]["content"] for body in stub.bodies]
@@ -378,7 +380,8 @@ def test_pairs_graded_low_are_removed_in_preparation(
     stub.reply = lambda question, number: "?" if "onyx" in question else reply(question, 0)
     source = DataSourceConfig(path, licence="MIT")
     config = PrepareConfig((source,), grades=GradesConfig(endpoint), compress=False)
-    assert prepare.run(config, out=tmp_path / "out").kept == 3
+    prepare.run(config, out=tmp_path / "out")
+    assert json.loads((tmp_path / "out/done.json").read_text())["kept"] == 3
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["removed"] == {"low grade": 1}
     assert report["examples"]["low grade"][0]["query"] == "agate?"
@@ -387,7 +390,8 @@ def test_pairs_graded_low_are_removed_in_preparation(
     assert report["grades"]["cost"]["asked"] == 3
     asked = len(stub.bodies)
     strict = replace(config, grades=GradesConfig(endpoint, min_grade=4))
-    assert prepare.run(strict, out=tmp_path / "out").kept == 3
+    prepare.run(strict, out=tmp_path / "out")
+    assert json.loads((tmp_path / "out/done.json").read_text())["kept"] == 3
     assert len(stub.bodies) == asked
 
 

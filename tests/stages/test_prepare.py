@@ -27,7 +27,7 @@ from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.stages import prepare
 from culet.stages.generate import GenerateConfig
-from culet.stages.prepare import DataSourceConfig, PrepareConfig, PrepareResult
+from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
 STONES = ("amber", "basalt", "coral", "diamond", "emerald", "flint", "garnet", "halite")
 SENTENCES = [
@@ -88,8 +88,18 @@ def config(tmp_path: Path) -> PrepareConfig:
     )
 
 
-def run(config: PrepareConfig, out: Path, say: Callable[[str], None] = print) -> PrepareResult:
-    return prepare.run(config, out=out, say=say)
+def run(config: PrepareConfig, out: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Run the stage and return what it recorded."""
+    assert prepare.run(config, out=out, say=say) == out / "data"
+    done: dict[str, Any] = json.loads((out / "done.json").read_text())
+    return done
+
+
+def begins(config: PrepareConfig, out: Path) -> bool:
+    """Run the stage and return whether it had anything to do."""
+    said: list[str] = []
+    prepare.run(config, out=out, say=said.append)
+    return said != ["prepare: finished before, nothing to do"]
 
 
 def written(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -112,7 +122,7 @@ def test_rows_that_pass_stay_as_they_are(config: PrepareConfig, tmp_path: Path) 
     out = tmp_path / "out"
     said: list[str] = []
     result = run(config, out, said.append)
-    assert result == PrepareResult(out / "data", 10, 4, fresh=True)
+    assert (result["read"], result["kept"]) == (10, 4)
     assert written(out) == {"first": FIRST[:2], "second": [SECOND[0], SECOND[4]]}
     assert not (out / "state").exists()
     assert "no licence is stated for second" in said[0]
@@ -120,7 +130,7 @@ def test_rows_that_pass_stay_as_they_are(config: PrepareConfig, tmp_path: Path) 
         "prepare: 4 of 10 rows stay; 1 short, 1 language, 1 contaminated, 2 exact, 1 near"
     )
     again = run(config, out, said.append)
-    assert again == replace(result, fresh=False)
+    assert again == result
     assert said[-1] == "prepare: finished before, nothing to do"
 
 
@@ -162,7 +172,7 @@ def test_the_ledger_says_where_rows_come_from(config: PrepareConfig, tmp_path: P
 def test_contamination_can_be_counted_only(config: PrepareConfig, tmp_path: Path) -> None:
     assert config.contamination is not None
     only = replace(config, contamination=replace(config.contamination, remove=False))
-    assert run(only, tmp_path / "out").kept == 5
+    assert run(only, tmp_path / "out")["kept"] == 5
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["contamination"]["rows"] == 1
     assert "contaminated" not in report["removed"]
@@ -170,7 +180,7 @@ def test_contamination_can_be_counted_only(config: PrepareConfig, tmp_path: Path
 
 def test_without_filters_all_rows_stay(config: PrepareConfig, tmp_path: Path) -> None:
     plain = PrepareConfig(config.sources, exact=False)
-    assert run(plain, tmp_path / "out").kept == 10
+    assert run(plain, tmp_path / "out")["kept"] == 10
     records = read_records([tmp_path / "out" / "data" / "first"])
     assert [record.query for record in records] == [row["query"] for row in FIRST]
 
@@ -242,7 +252,7 @@ def test_ctrl_c_says_how_to_go_on(
     with pytest.raises(Interrupted, match="stopped; run the same again to go on"):
         run(config, tmp_path / "out")
     monkeypatch.undo()
-    assert run(config, tmp_path / "out").kept == 4
+    assert run(config, tmp_path / "out")["kept"] == 4
 
 
 def test_other_data_begins_anew_and_keeps_the_earlier_run(
@@ -252,10 +262,10 @@ def test_other_data_begins_anew_and_keeps_the_earlier_run(
     run(config, out)
     lines(tmp_path / "in" / "first.jsonl", FIRST[:1])
     said: list[str] = []
-    assert run(config, out, said.append).kept == 4  # pair(1) now comes from the second source
+    assert run(config, out, said.append)["kept"] == 4  # pair(1) now comes from the second source
     assert "the earlier run is kept in" in said[0]
     lines(tmp_path / "tasks" / "Gems" / "test.jsonl", [{"text": "another text", "label": "a"}])
-    assert run(config, out).kept == 5
+    assert run(config, out)["kept"] == 5
 
 
 def test_a_bad_line_stops_the_run_or_is_put_aside(config: PrepareConfig, tmp_path: Path) -> None:
@@ -364,11 +374,11 @@ def test_another_model_under_the_name_of_the_judge_judges_anew(
     monkeypatch.setattr(prepare, "load", FirstWord())
     model = checkpoint(tmp_path / "model")
     judged = replace(config, consistency=ConsistencyConfig(model=model))
-    assert run(judged, tmp_path / "out").fresh
-    assert not run(judged, tmp_path / "out").fresh
+    assert begins(judged, tmp_path / "out")
+    assert not begins(judged, tmp_path / "out")
     shutil.rmtree(model)
     checkpoint(model, seed=5)
-    assert run(judged, tmp_path / "out").fresh
+    assert begins(judged, tmp_path / "out")
 
 
 @pytest.mark.parametrize("after", range(4, 12))
@@ -395,7 +405,7 @@ def test_a_killed_check_of_consistency_goes_on_from_its_last_save(
         run(judged, tmp_path / "out")
     assert saves >= after or (tmp_path / "out" / "done.json").exists()
     monkeypatch.setattr(survey.Survey, "save", save)
-    assert run(judged, tmp_path / "out").kept == 4
+    assert run(judged, tmp_path / "out")["kept"] == 4
     assert written(tmp_path / "out")["first"] == rows[::2]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["removed"] == {"inconsistent": 4}
@@ -473,7 +483,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(
         run(config, tmp_path / "out")
     assert [path for path in (tmp_path / "out" / "data").rglob("*") if path.is_file()] == []
     monkeypatch.undo()
-    assert run(config, tmp_path / "out").kept == 4
+    assert run(config, tmp_path / "out")["kept"] == 4
     shutil.rmtree(tmp_path / "out")
 
 
@@ -483,7 +493,7 @@ def test_a_run_that_was_moved_is_still_the_same_run(tmp_path: Path) -> None:
 
     def go(run: Path) -> bool:
         config = PrepareConfig((DataSourceConfig(run / "made/rows.jsonl", name="toys"),))
-        return prepare.run(config, out=run / "prepare", say=lambda line: None).fresh
+        return begins(config, run / "prepare")
 
     assert go(tmp_path / "run")
     (tmp_path / "run").rename(tmp_path / "elsewhere")

@@ -83,14 +83,14 @@ def test_the_loss_falls_and_the_encoder_beside_it_is_the_trained_one(
     tmp_path: Path, init: Path, data: Path
 ) -> None:
     config = plain(data, steps=24, optim=OptimConfig(lr=2e-2, warmup_steps=3))
-    result = pretrain.run(config, init=init, out=tmp_path / "toy", name="toy", say=print)
+    made = pretrain.run(config, init=init, out=tmp_path / "toy", name="toy", say=print)
     found = [loss for _, loss in losses(tmp_path / "toy")]
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:3])
-    assert result.encoder is not None
-    pair, alone = arrays(result.checkpoint), read_checkpoint(result.encoder)
+    assert made == tmp_path / "toy/checkpoint"
+    pair, alone = arrays(made), read_checkpoint(tmp_path / "toy/encoder")
     for name in alone.config.encoder.weight_shapes():
         assert np.array_equal(alone.arrays()[name], pair[f"encoder.{name}"]), name
-    assert culet.load(result.encoder).encode_query(["an ant"]).shape == (1, 16)
+    assert culet.load(tmp_path / "toy/encoder").encode_query(["an ant"]).shape == (1, 16)
     done = json.loads((tmp_path / "toy/done.json").read_text())
     assert done["epochs"]["facts.jsonl"] == 24 * 3 / 8
     assert not [path.name for path in (tmp_path / "toy").iterdir() if path.name[0] == "."]
@@ -103,9 +103,9 @@ def test_a_head_that_whitens_is_fitted_to_the_texts_of_the_stage(
     alike = {}
     for whiten in (0.0, 0.25):
         config = plain(data, steps=2, head=HeadConfig(whiten=whiten))
-        result = pretrain.run(config, init=init, out=tmp_path / str(whiten), name="t", say=print)
-        assert result.encoder is not None
-        vectors = culet.load(result.encoder).encode_document(texts)
+        out = tmp_path / str(whiten)
+        pretrain.run(config, init=init, out=out, name="t", say=print)
+        vectors = culet.load(out / "encoder").encode_document(texts)
         alike[whiten] = float((vectors @ vectors.T).mean())
     assert 1 - alike[0.25] > 2 * (1 - alike[0.0])
 
@@ -138,11 +138,11 @@ def test_a_finished_stage_is_not_run_again(
     whole: Path, init: Path, teacher: Path, data: Path
 ) -> None:
     said: list[str] = []
-    result = pretrain.run(
+    made = pretrain.run(
         pretraining(data), init=init, out=whole, name="toy", say=said.append, teacher=teacher
     )
     assert said == ["toy: finished before, nothing to do"]
-    assert result.encoder == whole / "encoder"
+    assert made == whole / "checkpoint"
 
 
 def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
@@ -161,14 +161,14 @@ def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
         tmp_path / "pair", shape, random_arrays(shape), tokenizer_json=byte_tokenizer().to_str()
     )
     said: list[str] = []
-    result = pretrain.run(
+    pretrain.run(
         plain(data, steps=1),
         init=tmp_path / "pair",
         out=tmp_path / "toy",
         name="toy",
         say=said.append,
     )
-    assert result.encoder is None
+    assert not (tmp_path / "toy/encoder").exists()
     assert "no embedding checkpoint is written beside the encoder-decoder" in said[-1]
     assert "window_after" in said[-1]
 

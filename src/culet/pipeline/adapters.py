@@ -172,7 +172,7 @@ class Trial:
         config = with_shares(self.config, dict(attempt.shares), where="the search")
         # what is judged is the shares; a corner of them could not fill the steps within limits
         unlimited = tuple(replace(source, max_epochs=None) for source in config.sources)
-        result = tune.run(
+        tuned = tune.run(
             replace(config, sources=unlimited, seed=attempt.seed),
             init=self.init,
             out=attempt.folder,
@@ -180,7 +180,7 @@ class Trial:
             device=self.device,
             say=_silent,
         )
-        return mean_score(result.checkpoint, self.dev, self.device, self.threads)
+        return mean_score(tuned, self.dev, self.device, self.threads)
 
 
 def complete_search(settings: dict[str, Any], extra: Search) -> dict[str, Any]:

@@ -100,21 +100,6 @@ class GenerateConfig:
             raise RecipeError(f"limit must not be negative, got {self.limit}; 0 uses all rows")
 
 
-@dataclass(frozen=True)
-class GenerateResult:
-    """What a job left behind.
-
-    Attributes:
-        data: The folder of the rows.
-        rows: How many.
-        fresh: False if it was finished before and nothing was done.
-    """
-
-    data: Path
-    rows: int
-    fresh: bool
-
-
 @dataclass
 class _Account:
     """What happens on the way: rows used, answers of no use, rows that went."""
@@ -134,8 +119,8 @@ def run(
     name: str = "generate",
     device: str = "cpu",
     say: Callable[[str], None] = print,
-) -> GenerateResult:
-    """Do the job and leave `data/rows.jsonl`, `report.json` and `ledger.json` in `out`.
+) -> Path:
+    """Do the job and return the folder of the rows.
 
     Args:
         config: The job.
@@ -152,8 +137,8 @@ def run(
         out, fingerprint=_fingerprint(config, out.parent), settings={name: to_tables(config)}
     )
     data = folder.path / "data"
-    if done := folder.announced(name, say):
-        return GenerateResult(data, done["rows"], fresh=False)
+    if folder.announced(name, say):
+        return data
     cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
     endpoint = ChatClient(config.endpoint, cache)
     account = _Account()
@@ -176,7 +161,7 @@ def run(
     _write_papers(config, folder, account, endpoint, name=name, written=written)
     say(_summary(name, written, account, endpoint))
     folder.finish({"rows": written})
-    return GenerateResult(data, written, fresh=True)
+    return data
 
 
 def _rows(config: GenerateConfig, endpoint: ChatClient, account: _Account, name: str) -> Rows:

@@ -135,23 +135,6 @@ class PrepareConfig:
                 )
 
 
-@dataclass(frozen=True)
-class PrepareResult:
-    """What a preparation left behind.
-
-    Attributes:
-        data: The folder of prepared rows: a folder a source, shards in it.
-        read: Rows that were read.
-        kept: Rows that stayed.
-        fresh: False if it was finished before and nothing was done.
-    """
-
-    data: Path
-    read: int
-    kept: int
-    fresh: bool
-
-
 def run(
     config: PrepareConfig,
     *,
@@ -160,8 +143,8 @@ def run(
     device: str = "cpu",
     threads: int | None = None,
     say: Callable[[str], None] = print,
-) -> PrepareResult:
-    """Prepare the sources and leave `data/`, `report.json` and `ledger.json` in `out`.
+) -> Path:
+    """Prepare the sources and return the folder of the rows, with a folder of shards a source.
 
     An interrupted run resumes at its last save: each chunk of the first pass, each shard of the
     last, every ten seconds in between.
@@ -187,8 +170,8 @@ def run(
         settings={name: to_tables(config)},
     )
     data = folder.path / "data"
-    if done := folder.announced(name, say):
-        return PrepareResult(data, done["read"], done["kept"], fresh=False)
+    if folder.announced(name, say):
+        return data
     if unstated := [entry.source for entry in entries if entry.licence == UNSTATED]:
         say(f"{name}: no licence is stated for {', '.join(unstated)}")
     passes = Passes(
@@ -215,7 +198,8 @@ def run(
         )
     except KeyboardInterrupt:
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
-    return _finish(passes, folder, entries, name=name, say=say)
+    _finish(passes, folder, entries, name=name, say=say)
+    return data
 
 
 def _files(config: PrepareConfig) -> tuple[list[Path], list[str]]:
@@ -267,7 +251,7 @@ def _finish(
     *,
     name: str,
     say: Callable[[str], None],
-) -> PrepareResult:
+) -> None:
     """Write the report and the ledger, and say what became of the rows."""
     survey = passes.survey
     survey.load_verdicts()
@@ -289,7 +273,6 @@ def _finish(
     say(f"{name}: {kept:,} of {read:,} rows stay" + (f"; {removed}" * bool(removed)))
     folder.finish({"read": read, "kept": kept, "removed": told["removed"]})
     shutil.rmtree(folder.state, ignore_errors=True)
-    return PrepareResult(folder.path / "data", read, kept, fresh=True)
 
 
 def _entry(source: DataSourceConfig, *, refuse: bool) -> LedgerEntry:

@@ -107,20 +107,6 @@ class PretrainConfig(TokenTraining):
         return self.denoisers or OBJECTIVES[self.objective]()
 
 
-@dataclass(frozen=True)
-class PretrainResult:
-    """What a stage left behind.
-
-    Attributes:
-        checkpoint: The encoder-decoder.
-        encoder: The encoder alone as an embedding checkpoint; None if no embedding model can
-            have such an encoder.
-    """
-
-    checkpoint: Path
-    encoder: Path | None
-
-
 def run(
     config: PretrainConfig,
     *,
@@ -130,8 +116,10 @@ def run(
     device: str = "cpu",
     say: Callable[[str], None] = print,
     teacher: Path | None = None,
-) -> PretrainResult:
-    """Pretrain the encoder-decoder `init` and leave the result in `out`; resume if interrupted.
+) -> Path:
+    """Pretrain the encoder-decoder `init` and return the folder of the result.
+
+    An interrupted run is resumed.
 
     Args:
         config: The stage's settings.
@@ -161,9 +149,8 @@ def run(
         inputs=[start.fingerprint, *([teaching.fingerprint] if teaching else [])],
         say=say,
     )
-    place = folder.path / "encoder"
     if folder.result():
-        return PretrainResult(folder.checkpoint, place if place.exists() else None)
+        return folder.checkpoint
 
     model = from_arrays(_with_dropout(start.config, config.dropout), start.arrays(), device=device)
     model.train()
@@ -186,7 +173,7 @@ def run(
         freeze=_freeze(config, model),
     )
     if result is None:  # the first process writes
-        return PretrainResult(folder.checkpoint, place)
+        return folder.checkpoint
     result["epochs"] = {
         source.name: round(plan.slots.epochs(i, config.steps), 3)
         for i, source in enumerate(plan.sources)
@@ -195,7 +182,7 @@ def run(
     windows = (plan, tokenizer)
     _write(model, start, config, markers, folder, origin, windows, say=say, name=name)
     finish(folder, result)
-    return PretrainResult(folder.checkpoint, place if place.exists() else None)
+    return folder.checkpoint
 
 
 def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:

@@ -69,19 +69,6 @@ class Seq2SeqConfig(TokenTraining):
             )
 
 
-@dataclass(frozen=True)
-class Seq2SeqResult:
-    """What a stage left behind.
-
-    Attributes:
-        checkpoint: The encoder-decoder.
-        exact_match: Share of the test records answered rightly; None without any.
-    """
-
-    checkpoint: Path
-    exact_match: float | None
-
-
 def run(
     config: Seq2SeqConfig,
     *,
@@ -90,8 +77,10 @@ def run(
     name: str,
     device: str = "cpu",
     say: Callable[[str], None] = print,
-) -> Seq2SeqResult:
-    """Finetune the encoder-decoder `init` and leave the result in `out`; resume if interrupted.
+) -> Path:
+    """Finetune the encoder-decoder `init` and return the folder of the result.
+
+    An interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
@@ -107,8 +96,8 @@ def run(
         inputs=[start.fingerprint],
         say=say,
     )
-    if done := folder.result():
-        return Seq2SeqResult(folder.checkpoint, done["exact_match"])
+    if folder.result():
+        return folder.checkpoint
     pairs, tests = read_pairs(config.train), read_pairs(config.test) if config.test else []
     decoder = replace(
         start.config.decoder, stack=replace(start.config.decoder.stack, dropout=config.dropout)
@@ -138,7 +127,7 @@ def run(
         config, model, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
     )
     if result is None:  # the first process writes, and answers
-        return Seq2SeqResult(folder.checkpoint, None)
+        return folder.checkpoint
     write_encoder_decoder(
         folder.checkpoint,
         start.config,
@@ -156,7 +145,7 @@ def run(
         )
         say(f"{name}: {100 * result['exact_match']:.2f} % of {len(tests)} answers match exactly")
     finish(folder, result)
-    return Seq2SeqResult(folder.checkpoint, result["exact_match"])
+    return folder.checkpoint
 
 
 def answer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,23 +43,6 @@ from culet.train.resume import drop_state
 from culet.train.session import Session
 
 
-@dataclass(frozen=True)
-class TuneResult:
-    """What a stage left behind.
-
-    Attributes:
-        checkpoint: The folder of the tuned model.
-        steps: Steps it took in all.
-        skipped: Bad records left out.
-        fresh: False if the stage was finished before and nothing was done.
-    """
-
-    checkpoint: Path
-    steps: int
-    skipped: int
-    fresh: bool
-
-
 def run(
     config: TuneConfig,
     *,
@@ -69,8 +52,8 @@ def run(
     device: str = "cpu",
     say: Callable[[str], None] = print,
     evaluate: Callable[[EmbeddingModel, int], None] | None = None,
-) -> TuneResult:
-    """Tune the checkpoint `init` and leave the result in `out`; resume if it was interrupted.
+) -> Path:
+    """Tune the checkpoint `init` and return the folder of the result; resume an interrupted run.
 
     Args:
         config: The stage's settings.
@@ -96,8 +79,8 @@ def run(
             settings={name: to_tables(config)},
             writes=world.first,
         )
-    if done := folder.announced(name, say):
-        return TuneResult(folder.checkpoint, done["steps"], done["skipped_records"], fresh=False)
+    if folder.announced(name, say):
+        return folder.checkpoint
 
     prompts = Prompts.from_names(start.prompts)
     sources = _read_sources(config, prompts, say=say, name=name)
@@ -106,15 +89,15 @@ def run(
     trained, session = _train(
         config, start, folder, batcher, projection, device, name=name, say=say, evaluate=evaluate
     )
-    skipped = sum(len(source.records.skipped) for source in sources)
     if trained is not None:  # the first process writes
         _write_result(trained, config, replace(start.config, widths=widths), start, folder)
+        skipped = sum(len(source.records.skipped) for source in sources)
         result = session.summary() | {"skipped_records": skipped}
         folder.finish(result)
         drop_state(folder.state)
         if result["texts_cut"]:
             say(f"{name}: {result['texts_cut']} texts were cut at {config.max_tokens} tokens")
-    return TuneResult(folder.checkpoint, config.steps, skipped, fresh=True)
+    return folder.checkpoint
 
 
 def _train(
