@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from culet.stages.search_mixture import Attempt
+from culet.stages.trials import Attempt
 
 GAINS = {"help": 0.9, "code": 0.5, "words": 0.25}
 # Σ gain·√share is largest where shares are as the squares of the gains (Cauchy and Schwarz).

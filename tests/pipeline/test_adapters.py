@@ -17,12 +17,13 @@ from culet.errors import InputError, RecipeError
 from culet.loading import load
 from culet.pipeline import adapters as glue
 from culet.pipeline import read_recipe, run_recipe
-from culet.pipeline.adapters import Trial, run_merge, with_mixture, with_shares
+from culet.pipeline.adapters import Trial, run_merge
 from culet.pipeline.run import run_stages
 from culet.pipeline.stage import Job
 from culet.stages import mine, prepare, teachers
-from culet.stages.search_mixture import Attempt
+from culet.stages.trials import Attempt
 from culet.stages.tune import TuneConfig
+from culet.stages.tuneconfig import with_mixture, with_shares
 from culet.train.contrastive_step import LossConfig
 from culet.train.processes import World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import types
-from dataclasses import replace
+from collections.abc import Collection, Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,31 +20,38 @@ from culet.architecture.generating_config import EncoderDecoderConfig
 from culet.data.batches.sources import SourceConfig
 from culet.errors import RecipeError
 from culet.pipeline import read_recipe, run_recipe
-from culet.pipeline.plan import rates
-from culet.pipeline.plan import samples as sampling
-from culet.pipeline.plan.architectures import Shapes
-from culet.pipeline.plan.disk import Disk, Writes, foreign_width
-from culet.pipeline.plan.samples import Samples, Texts, look_at, texts_of, tokens
-from culet.pipeline.plan.table import most_at_once, pairs_per_step
-from culet.stages.tune import TuneConfig
+from culet.pipeline.forecast import Forecast
+from culet.pipeline.plan import fullest
+from culet.stages import samples as sampling
+from culet.stages import speed, tuneconfig
+from culet.stages.estimate import Disk, Machine
+from culet.stages.samples import Rows, Texts, joined, look_at, texts_of, tokens
+from culet.stages.teach import foreign_width
+from culet.stages.tuneconfig import TuneConfig, pairs_per_step
 from culet.terminal.tables import thousands
+from culet.train.contrastive_step import LossConfig
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Rates by fiat, so that nothing is measured; the list says what was asked for."""
+    """Speeds by fiat, so that nothing is measured; the list says what was asked for."""
     asked: list[str] = []
 
     def fiat(name: str) -> Any:
-        def rate(shape: object, *rest: object) -> float | None:
+        def found(shape: object, *rest: object, **settings: object) -> float | None:
             asked.append(name)
             return None if shape is None else 10.0
 
-        return rate
+        return found
 
-    for name in ("of_pairs", "of_language", "of_embedding"):
-        monkeypatch.setattr(rates, name, fiat(name))
+    monkeypatch.setattr(tuneconfig, "speed_of_pairs", fiat("pairs"))
+    monkeypatch.setattr(speed, "speed_of_language", fiat("language"))
+    monkeypatch.setattr(speed, "speed_of_embedding", fiat("embedding"))
     return asked
+
+
+def forecast(path: Path, *overrides: str, ready: Collection[str] = ()) -> Forecast:
+    return Forecast(read_recipe(path, overrides), ready)
 
 
 def planned(path: Path, *overrides: str) -> tuple[dict[str, list[str]], list[str]]:
@@ -63,7 +70,9 @@ def planned(path: Path, *overrides: str) -> tuple[dict[str, list[str]], list[str
 def test_every_stage_that_computes_has_tokens_before_anything_has_run(
     tmp_path: Path, quick: list[str]
 ) -> None:
-    rows, rest = planned(make(tmp_path), "pretrain.steps=3")
+    path = make(tmp_path)
+    path.write_text(path.read_text().replace('teacher = "decoder"', ""))
+    rows, rest = planned(path, "pretrain.steps=3")
     assert {row[0] for row in rows.values()} == {"runs"}
     timed = [name for name, row in rows.items() if row[3] != "?"]
     assert timed == [
@@ -89,25 +98,27 @@ def test_every_stage_that_computes_has_tokens_before_anything_has_run(
 
 
 def test_what_stages_have_yet_to_make_is_looked_at_where_it_comes_from(tmp_path: Path) -> None:
-    stages = read_recipe(make(tmp_path)).stages
-    samples = Samples(stages, ())
-    raw = samples.rows(tmp_path / "pairs.jsonl")
-    prepared = samples.rows(stages["prepare"].output())
-    mined = samples.rows(stages["mine"].output() / "toys")
+    path = make(tmp_path)
+    stages = read_recipe(path).stages
+    known = forecast(path)
+    raw = known.rows([tmp_path / "pairs.jsonl"])
+    prepared = known.rows([stages["prepare"].output()])
+    mined = known.rows([stages["mine"].output() / "toys"])
     assert raw is not None
     assert prepared is not None
     assert mined is not None
-    assert prepared == raw == samples.rows(stages["prepare"].output() / "toys")
+    assert prepared == raw == known.rows([stages["prepare"].output() / "toys"])
     assert raw.count == mined.count == 36
     assert {len(t.negatives) for t in mined.parts[0].sample} == {stages["mine"].config.rules.number}
     assert mined.parts[0].sample[0].own == raw.parts[0].sample[0].own
     assert mined.bytes > 1.5 * raw.bytes
-    assert samples.rows(stages["prepare"].output() / "other") is None
-    assert samples.rows(stages["mine"].folder / "report.json") is None
-    assert Samples(stages, {"prepare"}).rows(stages["prepare"].output()) is None  # not there
+    assert known.rows([stages["prepare"].output() / "other"]) is None
+    assert known.rows([stages["mine"].folder / "report.json"]) is None
+    not_there = forecast(path, ready={"prepare"}).rows([stages["prepare"].output()])
+    assert not_there is None
     (stages["prepare"].output() / "toys").mkdir(parents=True)
     write_lines(stages["prepare"].output() / "toys/00000.jsonl", toy_rows(5))
-    lies = Samples(stages, {"prepare"}).rows(stages["mine"].output())
+    lies = forecast(path, ready={"prepare"}).rows([stages["mine"].output()])
     assert lies is not None
     assert lies.count == 5
 
@@ -143,7 +154,7 @@ per_document = 1
 
 
 def test_a_time_that_is_not_shown_has_no_basis(tmp_path: Path, quick: list[str]) -> None:
-    rates.of_language = lambda *args: None  # put back by `quick`
+    speed.speed_of_language = lambda *args, **settings: None  # put back by `quick`
     rows, rest = planned(make(tmp_path))
     assert rows["decoder"][3] == rows["pretrain"][3] == "?"
     assert "time of prefinetune: measured for a moment" in rest
@@ -161,7 +172,7 @@ def test_a_teacher_that_is_not_known_takes_nobody_knows_how_long(
     path.write_text(path.read_text() + teach.format(tmp_path / "teacher"))
     rows, _ = planned(path)
     assert rows["teach"][1] == "-"
-    known = Samples(read_recipe(path).stages, ()).rows(tmp_path / "pairs.jsonl")
+    known = forecast(path).rows([tmp_path / "pairs.jsonl"])
     assert known is not None
     number = known.total(lambda texts: sum(map(tokens, texts.sides)))
     assert rows["teach"][2] == thousands(number, about=True)
@@ -173,19 +184,19 @@ def test_a_teacher_that_is_not_known_takes_nobody_knows_how_long(
 
 
 def test_what_is_on_disk_has_the_shape_that_was_foretold(tmp_path: Path) -> None:
-    stages = read_recipe(make(tmp_path)).stages
-    shapes = Shapes(stages, ())
-    encoder, pair = shapes.of(stages["pretrain"], "model"), shapes.of(stages["adapt"], "seq2seq")
+    path = make(tmp_path)
+    stages = read_recipe(path).stages
+    known = forecast(path)
+    encoder = known.shape(stages["pretrain"].output("model"))
+    pair = known.shape(stages["adapt"].output())
     assert isinstance(encoder, EmbeddingConfig)
     assert isinstance(pair, EncoderDecoderConfig)
     assert (encoder.widths, encoder.encoder.vocab_size) == ((16, 8), 560)
-    assert (
-        shapes.of(stages["merge"], "model") == shapes.of(stages["finetune-b"], "model") == encoder
-    )
-    ready = Shapes(stages, {"finetune-a"})
-    assert ready.of(stages["merge"], "model") is None  # it should be there, and is not
+    soup = stages["merge"].output()
+    assert known.shape(soup) == known.shape(stages["finetune-b"].output()) == encoder
+    assert forecast(path, ready={"finetune-a"}).shape(soup) is None  # it should be there, is not
     checkpoint(stages["finetune-a"].output())
-    found = Shapes(stages, {"finetune-a"}).of(stages["merge"], "model")
+    found = forecast(path, ready={"finetune-a"}).shape(soup)
     assert isinstance(found, EmbeddingConfig)
     assert found.encoder.vocab_size == 272
 
@@ -204,7 +215,7 @@ def test_files_are_looked_at_in_part_and_bad_ones_not_at_all(
     assert whole.rows == 4000
     assert whole.packed_bytes * 4000 == (tmp_path / "packed.jsonl.gz").stat().st_size
     assert set(whole.sample) == {Texts((6, 30), (10,), 8 + 32 + 12)}
-    monkeypatch.setattr(sampling, "_LOOKED_AT", len(lines) // 5)
+    monkeypatch.setattr(sampling, "_READ_BYTES", len(lines) // 5)
     part = look_at(tmp_path / "plain.jsonl")
     assert part is not None
     assert part.rows == pytest.approx(4000, rel=0.01)
@@ -242,6 +253,11 @@ def test_rows_of_every_form_have_sizes(row: dict[str, Any], sides: tuple[int, ..
     assert (found.sides, found.negatives) == (sides, ())
 
 
+def rows_at(paths: Iterable[Path]) -> Rows | None:
+    parts = [look_at(path) for path in paths]
+    return joined(part and Rows((part,)) for part in parts)
+
+
 def test_a_step_of_pairs_has_the_tokens_of_its_mixture(tmp_path: Path) -> None:
     short = [{"query": "q" * 40, "positive": "p" * 40}] * 10
     long = [{"query": "q" * 40, "positive": "p" * 400, "negatives": ["n" * 40] * 3}] * 30
@@ -258,7 +274,7 @@ def test_a_step_of_pairs_has_the_tokens_of_its_mixture(tmp_path: Path) -> None:
             {"path": str(tmp_path / "long.jsonl"), "weight": 1, "batch_size": 4},
         ]
         table = {"steps": 1, "batch_size": 8, "max_tokens": 64, "sources": sources} | settings
-        found, most = pairs_per_step(build(TuneConfig, table, where="x"), Samples({}, ()))
+        found, most = pairs_per_step(build(TuneConfig, table, where="x"), rows_at)
         assert not most
         return found
 
@@ -272,7 +288,7 @@ def test_a_batch_has_no_more_rows_than_its_source(tmp_path: Path) -> None:
     write_lines(tmp_path / "few.jsonl", [{"query": "q" * 40, "positive": "p" * 40}] * 20)
     source = SourceConfig(path=tmp_path / "few.jsonl")
     config = TuneConfig(steps=1, batch_size=128, sources=(source,))
-    assert pairs_per_step(config, Samples({}, ())) == (20 * 36, False)
+    assert pairs_per_step(config, rows_at) == (20 * 36, False)
 
 
 def test_a_dry_run_refuses_weights_that_sum_to_nothing(tmp_path: Path) -> None:
@@ -301,7 +317,7 @@ def clocked(monkeypatch: pytest.MonkeyPatch, wall: float, computing: float) -> l
     clocks = types.SimpleNamespace(
         perf_counter=lambda: now.wall, process_time=lambda: now.computing
     )
-    monkeypatch.setattr(rates, "time", clocks)
+    monkeypatch.setattr(speed, "time", clocks)
     taken: list[int] = []
 
     def step(size: int) -> int:
@@ -311,29 +327,29 @@ def clocked(monkeypatch: pytest.MonkeyPatch, wall: float, computing: float) -> l
         now.computing += first + computing * size
         return size
 
-    rates_step.append(step)
+    steps_to_time.append(step)
     return taken
 
 
-rates_step: list[Any] = []
+steps_to_time: list[Any] = []
 
 
 def test_a_rate_is_that_of_computing_and_not_of_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = clocked(monkeypatch, wall=1e-3, computing=1e-4)  # others have nine tenths of the CPU
-    assert rates.measured(rates_step.pop()) == pytest.approx(1e4)
+    assert speed.timed(steps_to_time.pop()) == pytest.approx(1e4)
     assert taken == [128, 128, 512, 2048]
     clocked(monkeypatch, wall=1e-4, computing=8e-4)  # eight threads
-    assert rates.measured(rates_step.pop()) == pytest.approx(1e4)
+    assert speed.timed(steps_to_time.pop()) == pytest.approx(1e4)
     taken = clocked(monkeypatch, wall=1e-3, computing=1e-4)
-    assert rates.measured(rates_step.pop(), on_cpu=False) == pytest.approx(1e3)
+    assert speed.timed(steps_to_time.pop(), on_cpu=False) == pytest.approx(1e3)
     assert taken == [128, 128, 512]  # a larger step would take too long
     taken = clocked(monkeypatch, wall=1.0, computing=1.0)
-    assert rates.measured(rates_step.pop()) == pytest.approx(1.0)
+    assert speed.timed(steps_to_time.pop()) == pytest.approx(1.0)
     assert taken == [128, 128]
 
 
 def test_a_cpu_is_measured_in_one_thread_and_reckoned_in_those_of_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked: list[int] = []
 
@@ -341,14 +357,9 @@ def test_a_cpu_is_measured_in_one_thread_and_reckoned_in_those_of_the_run(
         asked.append(torch.get_num_threads())
         return 100.0
 
-    monkeypatch.setattr(rates, "measured", step)
-    recipe, before = read_recipe(make(tmp_path)), torch.get_num_threads()
-    stage = recipe.stages["prefinetune"]
-    model = Shapes(recipe.stages, ()).of(stage, "model")
-    found = [
-        rates.of_pairs(model, stage.config, replace(recipe.run, device="cpu", threads=threads))
-        for threads in (1, 2, 16)
-    ]
+    monkeypatch.setattr(speed, "timed", step)
+    before = torch.get_num_threads()
+    found = [speed.measured(lambda device: len, Machine("cpu", threads)) for threads in (1, 2, 16)]
     assert asked == [1, 1, 1]
     assert found == pytest.approx([100, 186.6, 1212.6], rel=1e-3)
     assert torch.get_num_threads() == before
@@ -356,29 +367,38 @@ def test_a_cpu_is_measured_in_one_thread_and_reckoned_in_those_of_the_run(
 
 def test_each_way_of_learning_and_embedding_can_be_measured(tmp_path: Path) -> None:
     path = make(tmp_path)
-    path.write_text(path.read_text().replace('teacher = "decoder"', ""))
-    recipe = read_recipe(path)
-    stages, run, shapes = recipe.stages, recipe.run, Shapes(recipe.stages, ())
-    decoder, pair = stages["decoder"], stages["pretrain"]
-    shape, both = shapes.of(decoder, "decoder"), shapes.of(pair, "seq2seq")
-    model = shapes.of(pair, "model")
-    found = [
-        rates.of_language(shape, decoder, None, run),
-        rates.of_language(both, pair, both, run),
-        rates.of_language(model, decoder, shape, run),  # an encoder from a decoder
-        rates.of_pairs(model, stages["prefinetune"].config, run),
-        rates.of_embedding(model, 20, None, run),
-    ]
-    assert all(rate is not None and rate > 0 for rate in found)
-    assert rates.of_language(None, decoder, None, run) is None
-    assert rates.of_pairs(None, stages["prefinetune"].config, run) is None
-    assert rates.of_embedding(both, 20, None, run) is None
+    text = path.read_text().replace('teacher = "decoder"', "")
+    path.write_text(text.replace("[adapt]", ENCODER.format(folder=tmp_path) + "\n[adapt]"))
+    stages, known = read_recipe(path).stages, forecast(path)
+    for name in ("decoder", "encoder", "pretrain", "prefinetune", "mine"):
+        measure = known.of(stages[name]).speed
+        assert measure is not None
+        assert (measure() or 0) > 0, name
+    pair, machine = known.shape(stages["pretrain"].output()), Machine("cpu", 1)
+    config = stages["decoder"].config
+    assert speed.speed_of_pairs(None, LossConfig(), 32, "float32", machine) is None
+    assert speed.speed_of_embedding(pair, 20, None, machine) is None
+    still = {"candidates": config.candidates, "still": False}
+    assert speed.speed_of_language(None, 16, "float32", machine, **still) is None
+
+
+ENCODER = """
+[encoder]
+steps = 2
+batch_size = 4
+window = 16
+[encoder.head]
+embedding_dim = 16
+widths = [16, 8]
+[[encoder.sources]]
+path = "{folder}/prose.jsonl"
+"""
 
 
 def test_disk_is_what_lies_there_at_the_fullest_moment() -> None:
-    assert most_at_once([]) == 0
-    assert most_at_once([Disk(10, 1), Disk(5, 5), Disk(7, 2)]) == 13  # 1 + 5 + 7
-    assert most_at_once([Disk(100, 1), Disk(5, 5)]) == 100
+    assert fullest([]) == 0
+    assert fullest([Disk(10, 1), Disk(5, 5), Disk(7, 2)]) == 13  # 1 + 5 + 7
+    assert fullest([Disk(100, 1), Disk(5, 5)]) == 100
 
 
 def test_stages_that_keep_no_weights_write_by_their_rows(tmp_path: Path) -> None:
@@ -387,8 +407,8 @@ def test_stages_that_keep_no_weights_write_by_their_rows(tmp_path: Path) -> None
     overrides = ["prepare.near.threshold=0.8", "prepare.compress=false"]
 
     def disk(name: str, *more: str) -> Disk:
-        stages = read_recipe(path, [*overrides, *more]).stages
-        found = Writes(Samples(stages, ()), Shapes(stages, ())).of(stages[name])
+        recipe = read_recipe(path, [*overrides, *more])
+        found = Forecast(recipe, ()).of(recipe.stages[name]).disk
         assert found is not None
         return found
 
@@ -416,13 +436,13 @@ def test_stages_with_weights_keep_them_and_their_state(tmp_path: Path) -> None:
     path = make(tmp_path)
 
     def disk(name: str, *more: str) -> Disk:
-        stages = read_recipe(path, more).stages
-        found = Writes(Samples(stages, ()), Shapes(stages, ())).of(stages[name])
+        recipe = read_recipe(path, more)
+        found = Forecast(recipe, ()).of(recipe.stages[name]).disk
         assert found is not None
         return found
 
     stages = read_recipe(path).stages
-    shape = Shapes(stages, ()).of(stages["prefinetune"], "model")
+    shape = forecast(path).shape(stages["prefinetune"].output())
     assert shape is not None
     weights = shape.num_parameters()
     assert disk("prefinetune") == Disk(weights * (4 + 24), weights * 4)
@@ -432,7 +452,7 @@ def test_stages_with_weights_keep_them_and_their_state(tmp_path: Path) -> None:
     assert weights * 4 < thin.peak < weights * 8
     kept = disk("prefinetune", "prefinetune.snapshot_every=1", "prefinetune.snapshots=5").kept
     assert kept == weights * 4 * 3  # two steps, two snapshots, and the checkpoint
-    pair = Shapes(stages, ()).of(stages["adapt"], "seq2seq")
+    pair = forecast(path).shape(stages["adapt"].output())
     assert pair is not None
     assert disk("pretrain").kept == 4 * (pair.num_parameters() + weights)  # and the encoder alone
     still = disk("pretrain", "pretrain.optim.embed_lr=0.0")
@@ -460,4 +480,4 @@ def test_encoders_that_learn_nothing_take_no_tokens(tmp_path: Path, quick: list[
     path.write_text(text.replace("[adapt]", f"{encoder}\n[adapt]"))
     rows, _ = planned(path)
     assert rows["encoder"][1:4] == ["-", "-", "?"]
-    assert quick.count("of_language") == 2  # of the decoder and of pretrain
+    assert quick.count("language") == 2  # of the decoder and of pretrain

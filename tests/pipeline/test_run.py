@@ -305,7 +305,7 @@ def test_nothing_to_do_is_said(finished: tuple[Path, list[str]]) -> None:
 def test_a_disk_that_is_too_small_is_said_in_advance(
     recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from culet.pipeline.plan import table as planning
+    from culet.pipeline import plan as planning
 
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: types.SimpleNamespace(free=9))
     said: list[str] = []

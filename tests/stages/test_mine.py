@@ -19,7 +19,7 @@ from culet.data.mining.rules import Rules
 from culet.data.records import read_records
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build, to_tables
-from culet.stages import mine
+from culet.stages import mine, miner
 from culet.stages.mine import MineConfig, MineSource
 from culet.text.prompts import Prompts
 
@@ -324,7 +324,7 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_alike(
     expected = go(tmp_path / "whole", rows, block_rows=6) if _made(tmp_path / "whole") else None
     encoded = words.num_encoded
     calls = 0
-    encode, block = words._encode, mine._Miner._mine
+    encode, block = words._encode, miner.Miner._mine
 
     def tick() -> None:
         nonlocal calls
@@ -341,11 +341,11 @@ def test_a_killed_run_goes_on_where_it_stopped_and_ends_alike(
         return block(*arguments)
 
     monkeypatch.setattr(words, "_encode", failing_encode)
-    monkeypatch.setattr(mine._Miner, "_mine", failing_block)
+    monkeypatch.setattr(miner.Miner, "_mine", failing_block)
     with pytest.raises(Killed):
         go(tmp_path, rows, block_rows=6)
     monkeypatch.setattr(words, "_encode", encode)
-    monkeypatch.setattr(mine._Miner, "_mine", block)
+    monkeypatch.setattr(miner.Miner, "_mine", block)
     assert go(tmp_path, rows, block_rows=6) == expected
     assert report(tmp_path) == report(tmp_path / "whole")
     assert words.num_encoded == 2 * encoded  # no text was embedded twice in the broken run
@@ -363,14 +363,14 @@ def test_a_half_written_vector_is_made_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(mine._Miner, "_mine", fail)
+        patch.setattr(miner.Miner, "_mine", fail)
         with pytest.raises(Killed):
             go(tmp_path)
     vectors = tmp_path / "out" / "state" / "toys" / "documents.f16"
     whole = vectors.read_bytes()
     vectors.write_bytes(whole[:-5])
     with monkeypatch.context() as patch:
-        patch.setattr(mine._Miner, "_mine", fail)
+        patch.setattr(miner.Miner, "_mine", fail)
         with pytest.raises(Killed):
             go(tmp_path)
     assert vectors.read_bytes() == whole

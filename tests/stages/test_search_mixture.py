@@ -22,7 +22,8 @@ from culet.stages import mixtures as mixturereport
 from culet.stages import search_mixture
 from culet.stages.folder import look
 from culet.stages.mixtures import Point, best_apart, draw, table
-from culet.stages.search_mixture import Attempt, Objective, SearchMixtureConfig
+from culet.stages.search_mixture import SearchMixtureConfig
+from culet.stages.trials import Attempt, Objective
 
 # greenlet makes the sampler faster and is not needed
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -6,21 +6,19 @@ a merge, `mixture_number` of a tuning stage.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from culet.checkpoints.embedding import read_checkpoint
-from culet.data.batches.sources import MixingConfig, SourceConfig
-from culet.errors import InputError, RecipeError
+from culet.errors import RecipeError
 from culet.files import fingerprint
 from culet.pipeline.stage import Job, Stage
 from culet.stages import tune
-from culet.stages.tune import TuneConfig
+from culet.stages.tuneconfig import TuneConfig, label, with_mixture, with_shares
 
 if TYPE_CHECKING:
-    from culet.stages.search_mixture import Attempt
+    from culet.stages.trials import Attempt
 
 
 @dataclass(frozen=True)
@@ -95,58 +93,6 @@ def run_tune(job: Job) -> object:
         say=job.say,
         evaluate=evaluate,
     )
-
-
-def with_mixture(config: TuneConfig, file: Path, number: int) -> TuneConfig:
-    """Return the settings of a tuning stage with the shares of a mixture that was found.
-
-    Raises:
-        InputError: If the file holds no such mixture, or other sources.
-    """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        names, kept = list(found["sources"]), list(found["kept"])
-        shares = [dict(zip(names, point["shares"], strict=True)) for point in kept]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{file} does not hold the mixtures of a search ({error})") from error
-    if number > len(shares):
-        if len(shares) >= found.get("keep", len(shares) + 1):
-            remedy = f"raise `keep` of the search, which is {found['keep']}"
-        else:
-            remedy = "search longer, or lower `apart` of the search"
-            remedy += "" if "keep" in found else ", or raise its `keep`"
-        raise InputError(
-            f"{file} holds {len(shares)} mixtures that are far enough apart, and number {number} "
-            f"is asked for; {remedy}"
-        )
-    return with_shares(config, shares[number - 1], where=str(file))
-
-
-def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> TuneConfig:
-    """Return settings with these shares of the batches.
-
-    They are shares whatever the sizes of the sources, so `mixing` has no part in them.
-
-    Raises:
-        InputError: If the shares are of other sources.
-    """
-    own = [label(source) for source in config.sources]
-    if sorted(own) != sorted(shares):
-        raise InputError(
-            f"{where} is about the sources {', '.join(shares)}; the stage has {', '.join(own)}: "
-            "name them alike"
-        )
-    sources = tuple(replace(s, weight=shares[label(s)]) for s in config.sources)
-    sources = tuple(source for source in sources if source.weight > 0)
-    loss = config.loss
-    if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
-        loss = replace(loss, distill_projection="prefix")
-    return replace(config, sources=sources, loss=loss, mixing=MixingConfig())
-
-
-def label(source: SourceConfig) -> str:
-    """Return what a source is called in a mixture."""
-    return source.name or source.path.name
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,7 @@ def run_recipe(
     selected = select(recipe, begin=begin, only=only)
     check_inputs(recipe, selected)
     if dry_run:
-        from culet.pipeline.plan.table import plan
+        from culet.pipeline.plan import plan
 
         for line in plan(recipe, selected):
             say(line)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from culet.architecture.embedding_config import check_width
 from culet.checkpoints.embedding import read_checkpoint
 from culet.errors import InputError
+from culet.pipeline.forecast import Forecast
 from culet.pipeline.graph import EvaluateConfig, Recipe
-from culet.pipeline.plan.architectures import Shapes
 from culet.pipeline.stage import Stage
 
 if TYPE_CHECKING:
@@ -37,26 +37,10 @@ def check_widths(recipe: Recipe, config: EvaluateConfig, selected: Collection[st
         if "model" in stage.gives and (stage.name in selected or stage.output("model").exists())
     ]
     if config.widths and models:
-        shapes = Shapes(recipe.stages, [name for name in recipe.stages if name not in selected])
-        trained = _widths_to_come(models[-1], recipe, selected, shapes)
+        forecast = Forecast(recipe, [name for name in recipe.stages if name not in selected])
+        trained = getattr(forecast.shape(models[-1].output("model")), "widths", None)
         if trained is not None:
             _check_widths(config.widths, trained)
-
-
-def _widths_to_come(
-    stage: Stage, recipe: Recipe, selected: Collection[str], shapes: Shapes
-) -> Sequence[int] | None:
-    """Return the widths that a stage's model will be trained at; None if nobody can say yet."""
-    if stage.name in selected:
-        loss = getattr(stage.config, "loss", None)
-        if widths := getattr(loss, "widths", None):
-            return sorted(widths, reverse=True)
-        before = stage.inputs.get("init", stage.inputs.get("models"))
-        before = before[0] if isinstance(before, tuple) else before
-        for above in recipe.stages.values():
-            if "model" in above.gives and above.output("model") == before:
-                return _widths_to_come(above, recipe, selected, shapes)
-    return getattr(shapes.of(stage, "model"), "widths", None)
 
 
 def _check_widths(widths: Sequence[int], trained: Sequence[int]) -> None:

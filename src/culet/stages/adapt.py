@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from culet.architecture.generating_config import CrossAttention
+from culet.architecture.generating_config import CrossAttention, DecoderConfig
 from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
 from culet.checkpoints.t5gemma import write_encoder_decoder
 from culet.data.batches.shuffle import check_seed
@@ -27,6 +27,7 @@ from culet.model.adapt import (
     is_balanced,
     origins,
 )
+from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 
 
@@ -129,6 +130,21 @@ def run(
         f"parameters, {new:,} of them new"
     )
     return folder.checkpoint
+
+
+def estimate(config: AdaptConfig, context: Context) -> Estimate:
+    """Return what the stage would write."""
+    decoder, encoder = (context.shape(context.inputs[key]) for key in ("decoder", "encoder"))
+    if not isinstance(decoder, DecoderConfig):
+        return Estimate()
+    shape = adapted_config(
+        decoder,
+        encoder if isinstance(encoder, DecoderConfig) else None,
+        cross=config.cross,
+        tied_embeddings=config.tied_embeddings,
+        encoder_window=config.encoder_window,
+    )
+    return Estimate(disk=weights_disk(shape, config.dtype), models={"seq2seq": shape})
 
 
 def _folder(

@@ -23,6 +23,7 @@ from culet.data.ledger import training_papers
 from culet.errors import RecipeError
 from culet.files.settings import LATER
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.estimate import Context, Estimate
 from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.stages.language import (
     TokenTraining,
@@ -34,6 +35,7 @@ from culet.stages.language import (
     text_tokenizer,
     train,
 )
+from culet.stages.speed import language_estimate
 from culet.train.language_steps import head_table, windows_step
 from culet.train.processes import current
 
@@ -173,6 +175,22 @@ def run(
     )
     finish(folder, result)
     return folder.checkpoint
+
+
+def estimate(config: DecoderStageConfig, context: Context) -> Estimate:
+    """Return what the stage would take."""
+    shape = context.shape(context.inputs["init"])
+    if context.inputs["init"] is None:
+        shape = decoder_config(config.shape, config.vocab_size)
+    return language_estimate(
+        config,
+        context,
+        trained=shape,
+        models={"decoder": shape},
+        per_step=config.batch_size * config.window,
+        length=config.window,
+        texts=[source.path for source in config.sources],
+    )
 
 
 def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:

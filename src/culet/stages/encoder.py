@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from culet.architecture.encoder_config import EncoderConfig
+from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
 from culet.data.batches.windows import (
     TextSourceConfig,
@@ -29,6 +30,7 @@ from culet.model.adapt import EncoderWindow, adapted_config
 from culet.model.batch import IGNORED
 from culet.model.heads import HeadConfig, embedding_config, with_head
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.language import (
     TokenTraining,
@@ -40,6 +42,7 @@ from culet.stages.language import (
     train,
     write_encoder,
 )
+from culet.stages.speed import language_estimate
 from culet.train.language_steps import windows_step
 from culet.train.processes import current
 
@@ -133,6 +136,25 @@ def run(
     )
     finish(folder, result)
     return folder.checkpoint
+
+
+def estimate(config: EncoderStageConfig, context: Context) -> Estimate:
+    """Return what the stage would take."""
+    before, shape = context.shape(context.inputs["init"]), None
+    if isinstance(before, DecoderConfig):
+        adapted = adapted_config(before, encoder_window=config.encoder_window)
+        shape = embedding_config(adapted.encoder, config.head)
+    if config.objective == "none":
+        return Estimate(disk=weights_disk(shape, config.save_dtype), models={"model": shape})
+    return language_estimate(
+        config,
+        context,
+        trained=before,  # without its mask, and with its head
+        models={"model": shape},
+        per_step=config.batch_size * config.window,
+        length=config.window,
+        texts=[source.path for source in config.sources],
+    )
 
 
 def _train(

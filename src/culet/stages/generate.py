@@ -44,6 +44,7 @@ from culet.errors import InputError, Interrupted, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import identity, to_tables
+from culet.stages.estimate import Context, Estimate
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
 
@@ -162,6 +163,11 @@ def run(
     say(_summary(name, written, account, endpoint))
     folder.finish({"rows": written})
     return data
+
+
+def estimate(config: GenerateConfig, context: Context) -> Estimate:
+    """Return what is known of what a model will write: nothing."""
+    return Estimate()
 
 
 def _rows(config: GenerateConfig, endpoint: ChatClient, account: _Account, name: str) -> Rows:

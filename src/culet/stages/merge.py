@@ -26,6 +26,7 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import to_tables
 from culet.files.tensors import StoredDtype
+from culet.stages.estimate import Context, Disk, Estimate, stored
 from culet.stages.folder import StageFolder
 
 Score = Callable[[Path], float]
@@ -136,6 +137,16 @@ def run(
     shutil.rmtree(stage.state)
     say(f"{name}: averaged {sum(weight != 0 for weight in weights)} of {len(weights)} models")
     return stage.checkpoint
+
+
+def estimate(config: MergeConfig, context: Context) -> Estimate:
+    """Return what the stage would write."""
+    shape = context.shape(context.inputs["models"])
+    if shape is None:
+        return Estimate()
+    kept = stored(shape, config.dtype)
+    candidate = stored(shape, "float32") if config.method == "greedy" else 0
+    return Estimate(disk=Disk(2 * kept + candidate, kept), models={"model": shape})
 
 
 def check_weights(config: MergeConfig, number: int) -> None:

@@ -14,35 +14,32 @@ state/                       texts, vectors and counts, gone once it is finished
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby, islice
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from culet.data.batches.collate import record_prompts
 from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import write_ledgers
-from culet.data.mining.judges import Judge, RescoreConfig, judges_of, ranked
-from culet.data.mining.pair_index import PairIndex, build_index, open_index
-from culet.data.mining.rules import Rules, choose, excluded, highest, nearest, within_margins
-from culet.data.mining.tally import LOOKED_AT, Tally
-from culet.data.records import Record, data_files, stream_records
+from culet.data.mining.judges import RescoreConfig, judges_of
+from culet.data.mining.rules import Rules
+from culet.data.mining.tally import Tally
+from culet.data.records import data_files
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import identity, to_tables
-from culet.files.stores import TextStore, VectorStore
 from culet.loading import load
+from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
-from culet.terminal.progress import Progress
+from culet.stages.miner import Miner
+from culet.stages.samples import Rows, mined
+from culet.stages.speed import embedding_estimate
 from culet.text.prompts import TASKS
+
+_AROUND_A_TEXT = 40  # bytes in a store: its task, brackets, where it begins
+_INDEXED = 64  # bytes of a record in the index
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def run(
     judges = judges_of(config.rescore, device)
     reports, whole = {}, Tally()
     for source in config.sources:
-        miner = _Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
+        miner = Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
         reports[source.label] = miner.run(whole)
     if whole.without == whole.counts["records"]:
         shutil.rmtree(out / "data")  # without negatives it would look like what was asked for
@@ -167,6 +164,36 @@ def run(
     folder.finish({"records": {label: report["records"] for label, report in reports.items()}})
     shutil.rmtree(folder.state, ignore_errors=True)
     return out / "data"
+
+
+def estimate(config: MineConfig, context: Context) -> Estimate:
+    """Return what embedding would take, and the rows with as many negatives as there can be."""
+    shape = context.shape(context.inputs["init"])
+    read = [path for source in config.sources for path in (source.path, *source.corpus)]
+    found = {source.label: context.rows([source.path]) for source in config.sources}
+    number, keep = config.rules.number, config.keep_given
+    return replace(
+        embedding_estimate(context.rows(read), shape, config.precision, context.machine),
+        disk=_disk(config, config.truncate_to or getattr(shape, "embedding_dim", None), context),
+        rows={key: rows and mined(rows, number, keep_given=keep) for key, rows in found.items()},
+    )
+
+
+def _disk(config: MineConfig, width: int | None, context: Context) -> Disk | None:
+    """Return what texts, their vectors of a width and the rows with negatives take."""
+    state = kept = 0.0
+    for source in config.sources:
+        rows = context.rows([source.path])
+        corpus = context.rows(source.corpus) if source.corpus else Rows(())
+        if rows is None or corpus is None or width is None:
+            return None
+        texts = rows.total(lambda row: len(row.own)) + corpus.count
+        written = rows.total(lambda row: row.escaped) + corpus.total(lambda row: row.escaped)
+        state += written + texts * (_AROUND_A_TEXT + 2 * width) + rows.count * _INDEXED
+        documents = corpus if corpus.parts else rows
+        negatives = config.rules.number * documents.mean(lambda row: row.sides[-1])
+        kept += rows.bytes + rows.count * negatives
+    return Disk(state + kept, kept)
 
 
 def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
@@ -183,215 +210,3 @@ def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
     settings = identity(config, run=run)
     settings.pop("block_documents")  # how, not what
     return fingerprint.of_settings([settings, fingerprint.of_files(files), embedder.fingerprint])
-
-
-class _Miner:
-    """Mines one source, a step at a time, each of which can be taken up again."""
-
-    def __init__(
-        self,
-        config: MineConfig,
-        source: MineSource,
-        embedder: Embedder,
-        judges: Sequence[Judge],
-        folder: StageFolder,
-        *,
-        device: str,
-        say: Callable[[str], None],
-        name: str,
-    ) -> None:
-        self._config = config
-        self._source = source
-        self._embedder = embedder
-        self._judges = judges
-        self._device = device
-        self._say = say
-        self._name = f"{name} {source.label}"
-        self._state = folder.state / source.label
-        self._data = folder.path / "data" / source.label
-        self._width = config.truncate_to or embedder.dim
-
-    def run(self, whole: Tally) -> dict[str, Any]:
-        """Mine what is not mined yet, add it to the whole and return the source's report."""
-        index = self._index()
-        queries = self._vectors(index.queries, "queries")
-        documents = self._vectors(index.documents, "documents")
-        self._parts(index, queries, documents)
-        tally = Tally()
-        for path in sorted(self._state.glob("tally-*.json")):
-            tally.add(Tally.read(path))
-        report = tally.report() | {
-            "queries": len(index.queries),
-            "documents": int(index.candidates.sum()),
-        }
-        self._say(f"{self._name}: {tally.summary()}")
-        if 2 * tally.without > tally.counts["records"]:
-            warnings.warn(
-                f"{self._name}: {tally.without:,} of {tally.counts['records']:,} records are "
-                f"without a negative: {tally.why_without()}",
-                stacklevel=2,
-            )
-        whole.add(tally)
-        return report
-
-    def _index(self) -> PairIndex:
-        if (self._state / "index").exists():
-            return open_index(self._state / "index")
-        skipped: list[str] = []
-        index = build_index(
-            self._state / "index",
-            [self._source.path],
-            task=self._source.task,
-            corpus=self._source.corpus,
-            within=self._source.within,
-            skip_bad=self._config.skip_bad_records,
-            check=self._check,
-            skipped=skipped,
-        )
-        if skipped:
-            self._say(
-                f"{self._name}: skipped {len(skipped)} bad records of {self._source.path}, "
-                f"the first: {skipped[0]}"
-            )
-        return index
-
-    def _check(self, record: Record) -> None:
-        """Raise InputError if the embedder has no prompts for a record."""
-        record_prompts(record, prompts=self._embedder.prompts, task=self._source.task)
-
-    def _vectors(self, store: TextStore, what: str) -> VectorStore:
-        """Return the vectors of a store, float16 [N, E], made now or before, on disk.
-
-        They are appended window by window: a file of fewer rows than texts is taken up where it
-        ends. Half precision moves a cosine by less than 0.0005.
-        """
-        path = self._state / f"{what}.f16"
-        row = 2 * self._width
-        done = path.stat().st_size // row if path.exists() else 0
-        with (
-            Progress(f"{self._name}: embedding", total=len(store), unit=what, done=done) as bar,
-            path.open("ab") as file,
-        ):
-            file.truncate(done * row)
-            for vectors in self._embed(store.since(done), what):
-                file.write(vectors.astype(np.float16).tobytes())
-                file.flush()
-                os.fsync(file.fileno())  # else a crash of the machine may leave a hole of zeros
-                bar.advance(len(vectors))
-        return VectorStore(path, self._width)
-
-    def _embed(self, entries: Iterator[list[Any]], what: str) -> Iterator[np.ndarray]:
-        """Yield the vectors of a store's entries; what must be said of long texts is said once."""
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always")
-            for task, run in groupby(entries, key=lambda entry: entry[0]):
-                if task is not None:
-                    texts = (entry[-1] for entry in run)
-                    yield from self._embedder.stream_query(
-                        texts, task=task, truncate_to=self._width
-                    )
-                else:
-                    pairs = ((entry[1], entry[2]) for entry in run)
-                    yield from self._embedder.stream_document(pairs, truncate_to=self._width)
-        if notes:
-            self._say(f"{self._name}: {notes[0].message} ({len(notes)} such windows of {what})")
-
-    def _parts(self, index: PairIndex, queries: VectorStore, documents: VectorStore) -> None:
-        """Write the parts of the output that are not there yet."""
-        skip_bad = self._config.skip_bad_records
-        rows = stream_records([self._source.path], skip_bad=skip_bad, check=self._check)
-        block, total = self._config.block_rows, len(index.query)
-        self._data.mkdir(parents=True, exist_ok=True)
-        with Progress(f"{self._name}: searching", total=total, unit="records") as bar:
-            for first in range(0, total, block):
-                part = list(islice(rows, block))
-                path = self._data / f"part-{first // block:05d}.jsonl"
-                tally_path = self._state / f"tally-{first // block:05d}.json"
-                if not (path.exists() and tally_path.exists()):
-                    found, tally = self._mine(part, first, index, queries, documents)
-                    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-                    with new_file(path) as aside:
-                        # half a surrogate pair in a field that is passed on stays a JSON escape
-                        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-                    with new_file(tally_path) as aside:
-                        tally.write(aside)
-                bar.advance(len(part))
-
-    def _mine(
-        self,
-        part: list[Any],
-        first: int,
-        index: PairIndex,
-        queries: VectorStore,
-        documents: VectorStore,
-    ) -> tuple[list[dict[str, Any]], Tally]:
-        """Return the rows of one block with their negatives, and what was counted."""
-        here, rules = slice(first, first + len(part)), self._config.rules
-        query, right = index.query[here], documents[index.positive[here]]
-        positive = np.einsum(
-            "re,re->r", queries[query].astype(np.float32), right.astype(np.float32)
-        )
-        # under a ceiling of its own each record is searched for, otherwise each distinct query
-        asked, place = np.unique(query, return_inverse=True)
-        if rules.below_margins:
-            asked, place = query, np.arange(len(query))
-        grouped = bool(self._source.within)
-        scores, numbers, top = nearest(
-            queries[asked].astype(np.float32),
-            documents,
-            depth=rules.depth,
-            banned=index.banned(asked),
-            query_groups=index.query_groups[asked] if grouped else None,
-            groups=index.groups if grouped else None,
-            candidates=None if index.candidates.all() else index.candidates,
-            ceiling=highest(positive, rules) if rules.below_margins else None,
-            block=self._config.block_documents,
-            device=self._device,
-        )
-        scores, numbers, top = scores[place], numbers[place], top[place]
-        keep = within_margins(scores, numbers, positive, rules)
-        against = excluded(scores, positive, rules)
-        tally, found = Tally(), []
-        for i, (record, row) in enumerate(part):
-            left, ungraded = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
-            looked = numbers[i] >= 0
-            rng = np.random.default_rng([self._config.seed, first + i])
-            chosen = choose(left, self._config.rules, rng)
-            value = dict(zip(numbers[i].tolist(), scores[i].tolist(), strict=True))
-            tally.count(
-                positive=float(positive[i]),
-                nearest=float(top[i]),
-                left=int(keep[i].sum()),
-                negatives=[value[n] for n in chosen.tolist()],
-                against={LOOKED_AT: int(looked.sum())}
-                | {rule: int((looked & mask[i]).sum()) for rule, mask in against.items()}
-                | ({"rescore": int(keep[i].sum()) - len(left)} if self._judges else {}),
-                ungraded=ungraded,
-            )
-            texts = [index.documents[n][2] for n in chosen.tolist()]
-            if written := self._row(row, record.negatives, texts):
-                found.append(written)
-        return found, tally
-
-    def _ranked(
-        self, record: Any, numbers: np.ndarray, index: PairIndex, scores: np.ndarray
-    ) -> tuple[np.ndarray, int | None]:
-        """Return the documents that judges leave, in their order, and how many have no grade."""
-        if not self._judges or not len(numbers):
-            return numbers, 0 if self._judges else None
-        texts = [index.documents[n][2] for n in numbers.tolist()]
-        places, ungraded = ranked(
-            self._judges, self._config.rescore, record.query, record.positive, texts, scores
-        )
-        return numbers[places], ungraded
-
-    def _row(
-        self, row: dict[str, Any], given: Sequence[str], mined: list[str]
-    ) -> dict[str, Any] | None:
-        """Return a record's line with its negatives, or None if it is to be left out."""
-        if self._config.keep_given:
-            mined = list(dict.fromkeys([*given, *mined]))
-        if not mined and self._config.drop_without:
-            return None
-        kept = {key: v for key, v in row.items() if key not in ("negatives", "teacher_negatives")}
-        return kept | {"negatives": mined} if mined else kept

@@ -29,6 +29,7 @@ from culet.data.endpoints.synthesis import GradesConfig
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, joined, ledger_of, write_ledger
 from culet.data.prepare.consistency import ConsistencyConfig
 from culet.data.prepare.contamination import ContaminationConfig, OverlapIndex
+from culet.data.prepare.dedup import KEY
 from culet.data.prepare.examine import Examiner
 from culet.data.prepare.filters import LanguageConfig, LanguageIdentifier, LengthConfig
 from culet.data.prepare.minhash import NearConfig
@@ -43,8 +44,12 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import identity, to_tables
 from culet.loading import find_checkpoint, load
+from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
+from culet.stages.samples import Rows
 
+_EXACT, _BAND = 20, 12  # bytes of a row, or of its bands, in files of `culet.data.prepare.dedup`
+_PACKAGED_WIDTH = 512  # of the embedder that judges pairs, where none is named
 _GENERIC = ("pairs", "text", "triples", "data", "train")  # names of files that say nothing
 
 
@@ -200,6 +205,24 @@ def run(
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
     _finish(passes, folder, entries, name=name, say=say)
     return data
+
+
+def estimate(config: PrepareConfig, context: Context) -> Estimate:
+    """Return what the stage would leave, as if no row were taken out."""
+    rows = context.rows(source.path for source in config.sources)
+    left = {source.called: context.rows([source.path]) for source in config.sources}
+    return Estimate(disk=None if rows is None else _disk(config, rows), rows=left)
+
+
+def _disk(config: PrepareConfig, rows: Rows) -> Disk:
+    kept = rows.packed if config.compress else rows.bytes
+    near = config.near
+    state = 2 + KEY.itemsize * config.exact + (0 if near is None else 2 * near.hashes)
+    dealt = max(_EXACT * config.exact, 0 if near is None else _BAND * near.bands)
+    pool = 0.0
+    if config.consistency is not None:
+        pool = config.consistency.pool * (4 * (config.consistency.width or _PACKAGED_WIDTH) + 16)
+    return Disk(state * rows.count + pool + max(dealt * rows.count, kept), kept)
 
 
 def _files(config: PrepareConfig) -> tuple[list[Path], list[str]]:

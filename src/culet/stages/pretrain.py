@@ -44,6 +44,7 @@ from culet.model.decoder import Decoder
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.heads import HeadConfig, embedding_config
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.estimate import Context, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.language import (
     TokenTraining,
@@ -55,6 +56,7 @@ from culet.stages.language import (
     train,
     write_encoder,
 )
+from culet.stages.speed import language_estimate
 from culet.text.tokenizer import TextTokenizer, unused_ids
 from culet.train.language_steps import pairs_step
 from culet.train.processes import current
@@ -183,6 +185,22 @@ def run(
     _write(model, start, config, markers, folder, origin, windows, say=say, name=name)
     finish(folder, result)
     return folder.checkpoint
+
+
+def estimate(config: PretrainConfig, context: Context) -> Estimate:
+    """Return what the stage would take; with a teacher, not how long."""
+    before, encoder = context.shape(context.inputs["init"]), None
+    if isinstance(before, EncoderDecoderConfig):
+        encoder = embedding_config(before.encoder, config.head)
+    return language_estimate(
+        config,
+        context,
+        trained=before if context.inputs["teacher"] is None else None,
+        models={"seq2seq": before, "model": encoder},
+        per_step=config.batch_size * config.window,
+        length=config.window,
+        texts=[source.path for source in config.sources],
+    )
 
 
 def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:

@@ -24,6 +24,7 @@ from culet.files.atomic import new_file
 from culet.generation.decode import GenerationConfig, generate
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.estimate import Context, Estimate
 from culet.stages.language import (
     TokenTraining,
     finish,
@@ -32,6 +33,8 @@ from culet.stages.language import (
     text_tokenizer,
     train,
 )
+from culet.stages.samples import Texts, tokens
+from culet.stages.speed import language_estimate
 from culet.terminal.progress import Progress
 from culet.text.tokenizer import TextTokenizer
 from culet.train.language_steps import pairs_step
@@ -146,6 +149,25 @@ def run(
         say(f"{name}: {100 * result['exact_match']:.2f} % of {len(tests)} answers match exactly")
     finish(folder, result)
     return folder.checkpoint
+
+
+def estimate(config: Seq2SeqConfig, context: Context) -> Estimate:
+    """Return what training would take, without answering."""
+    shape, rows = context.shape(context.inputs["init"]), context.rows(config.train)
+    longest = config.max_source_tokens, config.max_target_tokens
+
+    def per_row(texts: Texts) -> float:
+        return sum(map(tokens, texts.sides, longest))
+
+    return language_estimate(
+        config,
+        context,
+        trained=shape,
+        models={"seq2seq": shape},
+        per_step=config.batch_size * (sum(longest) if rows is None else rows.mean(per_row)),
+        at_most=rows is None,
+        length=sum(longest),
+    )
 
 
 def answer(

@@ -24,6 +24,7 @@ from culet.files import fingerprint
 from culet.files.settings import identity, to_tables
 from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
+from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.terminal.progress import Progress
@@ -131,6 +132,12 @@ def run(
     shutil.rmtree(folder.state, ignore_errors=True)
     say(f"{name}: {shape.num_parameters():,} parameters, random weights")
     return folder.checkpoint
+
+
+def estimate(config: StartConfig, context: Context) -> Estimate:
+    """Return what the stage would write."""
+    shape = model_config(config.shape, vocab_size=config.vocab_size)
+    return Estimate(disk=weights_disk(shape, "float32"), models={"model": shape})
 
 
 def model_config(shape: ShapeConfig, *, vocab_size: int) -> EmbeddingConfig:

@@ -32,10 +32,15 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import LATER, identity, to_tables
 from culet.files.stores import TextStore, numbered, write_store
+from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
+from culet.stages.speed import embedding_estimate
 from culet.stages.teachers import EmbedderTeacher, EndpointTeacher, Teacher, folder_teacher
 from culet.terminal.progress import Progress
 from culet.text.prompts import TASKS, Prompts
+
+_AROUND_A_TEXT = 40  # bytes in a store: its task, brackets, where it begins
+_AROUND_A_VECTOR = 36  # the key of its text: 32 hex digits and their length
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,35 @@ def run(
     shutil.rmtree(folder.state)
     say(f"{name}: {len(store):,} texts ({asked:,} with repeats), vectors of {width} numbers")
     return vectors
+
+
+def estimate(config: TeachConfig, context: Context) -> Estimate:
+    """Return what embedding would take, where culet reads the teacher itself."""
+    shape = context.shape(config.teacher)
+    rows = context.rows(source.path for source in config.sources)
+    width = config.truncate_to or getattr(shape, "embedding_dim", None)
+    if width is None and config.teacher is not None:
+        width = foreign_width(config.teacher)
+    disk = None
+    if rows is not None and width is not None:
+        texts = rows.total(lambda row: len(row.own))
+        kept = texts * (2 * width + _AROUND_A_VECTOR)
+        store = rows.total(lambda row: row.escaped) + texts * _AROUND_A_TEXT
+        disk = Disk(store + kept, kept)
+    return replace(embedding_estimate(rows, shape, None, context.machine), disk=disk)
+
+
+def foreign_width(folder: Path) -> int | None:
+    """Return the width of a sentence-transformers folder that culet itself does not read."""
+    width = None
+    for name in [".", *(path.name for path in sorted(folder.glob("[0-9]_*")))]:
+        try:
+            found = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict):
+            width = found.get("out_features", found.get("hidden_size", width))
+    return width if isinstance(width, int) else None
 
 
 def _teacher(config: TeachConfig, device: str, threads: int | None) -> Teacher:

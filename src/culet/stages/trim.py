@@ -36,6 +36,7 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import identity, to_tables
 from culet.files.tensors import StoredDtype
+from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
 from culet.text.vocabulary import Counted, Coverage, Trimmed, count_tokens, coverage, trim
@@ -138,6 +139,13 @@ def run(
     for line in report(facts):
         say(f"{name}: {line}")
     return folder.checkpoint
+
+
+def estimate(config: TrimConfig, context: Context) -> Estimate:
+    """Return what the stage would write at most: nobody knows how many tokens will stay."""
+    shape = context.shape(context.inputs["init"])
+    models = dict.fromkeys(("model", "decoder", "seq2seq"), shape)
+    return Estimate(disk=weights_disk(shape, config.dtype), models=models)
 
 
 def _counts(tokenizer: Tokenizer, texts: Iterable[str], folder: StageFolder) -> np.ndarray:

@@ -30,6 +30,7 @@ from culet.model.lora import add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
 from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
+from culet.stages.tuneconfig import estimate as estimate  # likewise
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
 from culet.train.averaging import saved, step_name, superseded

@@ -1,11 +1,15 @@
-"""What the contrastive stages can be told; see `culet.stages.tune`."""
+"""The settings of the contrastive stages, and what they would take; see `culet.stages.tune`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from culet.architecture.embedding_config import EmbeddingConfig
 from culet.data.batches.mixture import check_weights
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.sources import MixingConfig, SourceConfig
@@ -13,6 +17,9 @@ from culet.errors import InputError, RecipeError
 from culet.files.settings import LATER
 from culet.files.tensors import StoredDtype
 from culet.model.lora import LoraConfig
+from culet.stages.estimate import Context, Disk, Estimate, state_bytes, stored
+from culet.stages.samples import Rows, Texts, tokens
+from culet.stages.speed import speed_of_pairs
 from culet.train.contrastive_step import Chunking, LossConfig
 from culet.train.optim import OptimConfig
 
@@ -86,3 +93,129 @@ class TuneConfig:
             check_weights([source.weight for source in self.sources])
         except InputError as error:
             raise RecipeError(str(error)) from None
+
+
+def estimate(config: TuneConfig, context: Context) -> Estimate:
+    """Return what a contrastive stage would take."""
+    config = _mixed(config, context)
+    shape = context.shape(context.inputs["init"])
+    loss, longest, dtype = config.loss, config.max_tokens, config.compute_dtype
+    per_step, at_most = pairs_per_step(config, context.rows)
+    disk = models = None
+    if isinstance(shape, EmbeddingConfig):
+        disk = _disk(config, shape)
+        models = {"model": replace(shape, widths=tuple(sorted(loss.widths or shape.widths))[::-1])}
+    return Estimate(
+        config.steps,
+        config.steps * per_step,
+        at_most,
+        lambda: speed_of_pairs(shape, loss, longest, dtype, context.machine),
+        disk=disk,
+        models=models or {},
+    )
+
+
+def _mixed(config: TuneConfig, context: Context) -> TuneConfig:
+    """Return the settings with the mixture that the stage would take, if that is known."""
+    file = context.inputs.get("mixture")
+    if not isinstance(file, Path) or not file.exists():
+        return config
+    with suppress(InputError):  # the stage reports what does not fit
+        return with_mixture(config, file, context.extra.mixture_number)
+    return config
+
+
+def pairs_per_step(
+    config: TuneConfig, rows_at: Callable[[Iterable[Path]], Rows | None]
+) -> tuple[float, bool]:
+    """Return the tokens of a contrastive step, and whether that is an upper bound.
+
+    Args:
+        config: Settings of the stage.
+        rows_at: Returns the rows behind some paths.
+    """
+    total = weights = 0.0
+    at_most = False
+    for source in config.sources:
+        rows = rows_at([source.path])
+        batch: float = source.batch_size or config.batch_size
+        number = config.num_negatives if source.num_negatives is None else source.num_negatives
+
+        def per_row(texts: Texts, number: int = number) -> float:
+            read = (*texts.sides, *texts.negatives[:number])
+            return sum(tokens(one, config.max_tokens) for one in read)
+
+        share, each = source.weight, float((2 + number) * config.max_tokens)
+        if rows is not None:
+            mixing = config.mixing
+            share *= min(rows.count, mixing.size_cap or rows.count) ** mixing.size_exponent
+            each = rows.mean(per_row)
+            batch = min(batch, rows.count)  # a batch takes no row twice
+        at_most |= rows is None
+        total += share * batch * each
+        weights += share
+    return total / weights, at_most
+
+
+def _disk(config: TuneConfig, shape: EmbeddingConfig) -> Disk:
+    """Return what the stage writes: a checkpoint, its state, snapshots."""
+    kept = float(stored(shape, config.save_dtype))
+    if config.snapshot_every:
+        kept *= 1 + min(config.snapshots, config.steps // config.snapshot_every)
+    moving = shape.num_parameters()
+    if config.lora is not None:
+        maps = {name: s for name, s in shape.weight_shapes().items() if len(s) == 2}
+        moving = sum(config.lora.rank * sum(s) for name, s in maps.items() if name != "embed")
+    return Disk(kept + state_bytes(moving, config.optim), kept)
+
+
+def with_mixture(config: TuneConfig, file: Path, number: int) -> TuneConfig:
+    """Return the settings of a tuning stage with the shares of a mixture that was found.
+
+    Raises:
+        InputError: If the file holds no such mixture, or other sources.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        names, kept = list(found["sources"]), list(found["kept"])
+        shares = [dict(zip(names, point["shares"], strict=True)) for point in kept]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} does not hold the mixtures of a search ({error})") from error
+    if number > len(shares):
+        if len(shares) >= found.get("keep", len(shares) + 1):
+            remedy = f"raise `keep` of the search, which is {found['keep']}"
+        else:
+            remedy = "search longer, or lower `apart` of the search"
+            remedy += "" if "keep" in found else ", or raise its `keep`"
+        raise InputError(
+            f"{file} holds {len(shares)} mixtures that are far enough apart, and number {number} "
+            f"is asked for; {remedy}"
+        )
+    return with_shares(config, shares[number - 1], where=str(file))
+
+
+def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> TuneConfig:
+    """Return settings with these shares of the batches.
+
+    They are shares whatever the sizes of the sources, so `mixing` has no part in them.
+
+    Raises:
+        InputError: If the shares are of other sources.
+    """
+    own = [label(source) for source in config.sources]
+    if sorted(own) != sorted(shares):
+        raise InputError(
+            f"{where} is about the sources {', '.join(shares)}; the stage has {', '.join(own)}: "
+            "name them alike"
+        )
+    sources = tuple(replace(s, weight=shares[label(s)]) for s in config.sources)
+    sources = tuple(source for source in sources if source.weight > 0)
+    loss = config.loss
+    if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
+        loss = replace(loss, distill_projection="prefix")
+    return replace(config, sources=sources, loss=loss, mixing=MixingConfig())
+
+
+def label(source: SourceConfig) -> str:
+    """Return what a source is called in a mixture."""
+    return source.name or source.path.name

@@ -1,0 +1,176 @@
+"""What a recipe would do, without doing it: steps, tokens, time and disk of each stage.
+
+Tokens and speed come from logs where there are some: of the stage itself, of an earlier run that
+was moved aside, of a like stage of the same run. Otherwise they are the stage's own estimate.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from culet.pipeline.forecast import Forecast
+from culet.pipeline.graph import Recipe
+from culet.pipeline.stage import Stage
+from culet.pipeline.stamp import Standing, standings
+from culet.stages.estimate import Disk, Estimate
+from culet.terminal.tables import aligned, duration, size, thousands
+from culet.train.log import read_log
+
+_WOULD = {
+    "finished": "finished",
+    "unchecked": "finished, to be checked",
+    "changed": "again: settings or inputs changed",
+    "damaged": "again: files damaged or gone",
+    "interrupted": "goes on",
+    "new": "runs",
+}
+_NONE = "-"  # of a stage without steps or tokens
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What a stage would take from now on; None where nobody knows.
+
+    Attributes:
+        estimate: What it says of itself.
+        steps: Steps that are left.
+        tokens: Tokens of those, or that are embedded.
+        at_most: `tokens` is an upper bound.
+        seconds: The time it would take.
+        basis: Where that comes from.
+    """
+
+    estimate: Estimate
+    steps: int | None
+    tokens: float | None
+    at_most: bool
+    seconds: float | None
+    basis: str
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Return steps, tokens, time and disk as a person reads them."""
+        up_to = "up to " if self.at_most else ""
+        tokens = (up_to * (self.tokens is not None)) + thousands(self.tokens, about=True)
+        disk = self.estimate.disk
+        return (
+            _NONE if self.steps is None else thousands(self.steps),
+            _NONE if self.estimate.speed is None else tokens,
+            up_to * (self.seconds is not None) + duration(self.seconds),
+            size(None if disk is None else disk.peak),
+        )
+
+
+def plan(recipe: Recipe, selected: Sequence[str]) -> list[str]:
+    """Return the lines of a table of what would run, and of what it would take in all."""
+    known = standings(recipe)
+    done = ("finished", "unchecked")
+    ready = {n for n, s in known.items() if n not in selected or s.state in done}
+    forecast = Forecast(recipe, ready)
+    planned = {
+        name: _planned(stage, forecast.of(stage), recipe)
+        for name, stage in recipe.stages.items()
+        if name in selected and known[name].state != "finished"
+    }
+    rows: list[Sequence[str]] = [("stage", "would", "steps", "tokens", "time", "disk")]
+    rows += [_row(n, known[n], planned.get(n)) for n in recipe.stages if n in selected]
+    scores = recipe.evaluate is not None and "evaluate" in selected
+    if recipe.evaluate is not None and scores:
+        rows.append(("evaluate", f"scores {recipe.evaluate.tasks}", "", "", "", ""))
+    lines = aligned(rows)
+    lines += [f"{name}: {s.found.damage}" for name, s in known.items() if s.found.damage]
+    timed = {name: p for name, p in planned.items() if p.seconds is not None}
+    lines += sorted({f"time of {name}: {p.basis}" for name, p in timed.items()})
+    if bounds := [name for name, p in planned.items() if p.at_most]:
+        lines.append(
+            f"tokens of {', '.join(bounds)}: the most there can be; its texts are not there"
+        )
+    return lines + _in_all(recipe, planned, scores=scores)
+
+
+def _row(name: str, standing: Standing, planned: Planned | None) -> tuple[str, ...]:
+    cells = ("", "", "", "") if planned is None else planned.cells
+    return (name, _WOULD[standing.state], *cells)
+
+
+def _in_all(recipe: Recipe, planned: Mapping[str, Planned], *, scores: bool) -> list[str]:
+    """Return the sums with what is not in them, and a warning if the disk is too small."""
+    if not planned:
+        return ["nothing to do"]
+    untimed = [name for name, p in planned.items() if p.seconds is None]
+    untimed += ["evaluate"] if scores else []
+    seconds = sum(p.seconds or 0 for p in planned.values())
+    disks = {name: p.estimate.disk for name, p in planned.items()}
+    need = fullest([disk for disk in disks.values() if disk is not None])
+    unsized = [name for name, disk in disks.items() if disk is None]
+    folder = recipe.run.folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    time = f"about {duration(seconds)}{_without(untimed)}" if seconds else "time unknown"
+    lines = [f"in all: {time}; disk {size(need)} of {size(free)} free{_without(unsized)}"]
+    if need > free:
+        lines.append("the disk is too small for this")
+    return lines
+
+
+def _without(names: Sequence[str]) -> str:
+    return f", without {', '.join(names)}" if names else ""
+
+
+def fullest(disks: Sequence[Disk]) -> float:
+    """Return the bytes that stages need which run one after the other and keep what they leave."""
+    kept = most = 0.0
+    for disk in disks:
+        most = max(most, kept + disk.peak)
+        kept += disk.kept
+    return max(most, kept)
+
+
+def _planned(stage: Stage, estimate: Estimate, recipe: Recipe) -> Planned:
+    """Return what a stage would take, by logs before its own estimate."""
+    steps, tokens, at_most = estimate.steps, estimate.tokens, estimate.at_most
+    log = [] if steps is None else read_log(stage.folder / "log.jsonl")
+    earlier = log or ([] if steps is None else _log_aside(stage))
+    if steps is not None:
+        done = log[-1]["step"] if log and (stage.folder / "state").exists() else 0
+        per_step = None if tokens is None else tokens / steps
+        if earlier:
+            per_step, at_most = sum(line["tokens"] for line in earlier) / len(earlier), False
+        steps = max(0, steps - done)
+        tokens = None if per_step is None else steps * per_step
+    if tokens is None or estimate.speed is None:
+        return Planned(estimate, steps, tokens, at_most, None, "")
+    speed, basis = _speed(stage, estimate, recipe, earlier)
+    return Planned(estimate, steps, tokens, at_most, tokens / speed if speed else None, basis)
+
+
+def _speed(
+    stage: Stage, estimate: Estimate, recipe: Recipe, earlier: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, str]:
+    """Return tokens a second, waiting for data included, and where that comes from."""
+    if earlier:
+        return _logged(earlier), "from its own log"
+    module = estimate.logged_by or stage.kind.module
+    for other in reversed(list(recipe.stages.values())):
+        log = read_log(other.folder / "log.jsonl")
+        if log and other.kind.module == module:
+            return _logged(log), f"at the rate of {other.name}"
+    assert estimate.speed is not None  # _planned
+    return estimate.speed(), "measured for a moment"
+
+
+def _logged(log: Sequence[Mapping[str, Any]]) -> float:
+    waited = [line["tokens"] / (line["seconds"] + line["waited_seconds"]) for line in log]
+    return float(median(waited))
+
+
+def _log_aside(stage: Stage) -> list[dict[str, Any]]:
+    """Return the log of the youngest earlier run of a stage that was moved aside."""
+    logs = sorted(
+        stage.folder.parent.glob(f"{stage.name}.*/log.jsonl"), key=lambda file: file.stat().st_mtime
+    )
+    return read_log(logs[-1]) if logs else []

@@ -1,1 +1,0 @@
-"""What a recipe would do: steps, tokens, time and disk of each stage."""
