@@ -19,7 +19,7 @@ from culet.errors import RecipeError, TrainingError
 from culet.files import fingerprint
 from culet.files.settings import build
 from culet.stages import mixtures as mixturereport
-from culet.stages import search_mixture
+from culet.stages import search_mixture, trials
 from culet.stages.folder import look
 from culet.stages.mixtures import Point, best_apart, draw, table
 from culet.stages.search_mixture import SearchMixtureConfig
@@ -48,7 +48,7 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> None:
     def sampler(config: SearchMixtureConfig, begun: int) -> RandomSampler:
         return RandomSampler(seed=100 * config.seed + begun)
 
-    monkeypatch.setattr(search_mixture, "_sampler", sampler)
+    monkeypatch.setattr(trials, "_sampler", sampler)
 
 
 def mixtures(found: dict[str, Any]) -> list[tuple[Any, ...]]:
