@@ -9,13 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 from word_embedder import WordEmbedder
 
-from culet.bulk import output as vectorio
-from culet.bulk.output import EmbeddingWriter, embed_rows
+from culet.bulk import job
+from culet.bulk.job import EmbedSettings, embed_rows
+from culet.bulk.output import EmbeddingWriter
 from culet.errors import InputError
 from culet.files.rows import TextRow
 from culet.files.vectors import json_lines
@@ -276,7 +278,7 @@ def test_of_a_parquet_file_that_cannot_be_read_nothing_is_promised(tmp_path: Pat
     pytest.importorskip("pyarrow")
     (tmp_path / "a.parquet.part").write_bytes(b"PAR1")
     message = (
-        r"a\.parquet\.part holds what cannot be read of an interrupted run; begin anew with "
+        r"a\.parquet\.part holds unreadable rows of an interrupted run; begin anew with "
         "--overwrite, or move"
     )
     with pytest.raises(InputError, match=message):
@@ -299,14 +301,14 @@ def test_going_on_with_something_else_is_refused(tmp_path: Path) -> None:
         EmbeddingWriter(path, resume=True).begin(width, settings).rest(rows)
 
     resume()
-    start = r"a\.npy\.part cannot be gone on with: "
-    with pytest.raises(InputError, match=start + "its width is 2, and that of this run is 3; give"):
+    start = r"a\.npy\.part cannot be resumed: "
+    with pytest.raises(InputError, match=start + "its width is 2, and that of this run is 3; use"):
         resume(width=3)
     with pytest.raises(InputError, match=start + "its model is '0123', and that of .* is '4567'"):
         resume(settings=SETTINGS | {"model": "4567"})
     other = [ROWS[0], TextRow("another"), ROWS[2]]
     for rows in (other, ROWS[:1], [TextRow("one", None, "1"), *ROWS[1:]]):
-        with pytest.raises(InputError, match=start + "its 2 rows are not of the first 2 texts"):
+        with pytest.raises(InputError, match=start + "its 2 rows do not belong to the first 2"):
             resume(rows=rows)
     with pytest.raises(InputError, match="--resume goes on and --overwrite begins anew; give one"):
         EmbeddingWriter(path, resume=True, overwrite=True)
@@ -315,7 +317,7 @@ def test_going_on_with_something_else_is_refused(tmp_path: Path) -> None:
         resume()
     for damage in ("[]", "{}", "{"):
         (tmp_path / "a.npy.part.json").write_text(damage)
-        with pytest.raises(InputError, match=start + r"a\.npy\.part\.json, which says what it"):
+        with pytest.raises(InputError, match=start + r"a\.npy\.part\.json, the record of what it"):
             resume()
 
 
@@ -354,7 +356,7 @@ def test_names_that_cannot_be_written_are_refused_at_once(tmp_path: Path) -> Non
 
 
 def test_rows_are_embedded_in_order_across_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectorio, "BATCH_TEXTS", 2)
+    monkeypatch.setattr(job, "BATCH_TEXTS", 2)
     embedder = WordEmbedder()
     rows = [TextRow(text) for text in ("a", "b b", "c", "d", "e")]
     seen: list[str] = []
@@ -374,14 +376,13 @@ def test_side_task_titles_and_width_reach_the_embedder() -> None:
     embedder = WordEmbedder()
     got: list[np.ndarray] = []
     rows = [TextRow("mars", "planets")]
-    for side in ("query", "document"):
+    sides: list[Literal["query", "document"]] = ["query", "document"]
+    for side in sides:
         embed_rows(
             embedder,  # type: ignore[arg-type]
             rows,
             lambda _, embedding: got.append(embedding),
-            side=side,
-            task="clustering",
-            truncate_to=32,
+            EmbedSettings(side, "clustering", truncate_to=32),
             progress=False,
         )
     assert np.array_equal(
@@ -398,29 +399,29 @@ def test_a_task_or_width_that_is_not_there_is_refused_before_the_first_row() -> 
         raise AssertionError("a row was read")
         yield
 
-    for options, message in (
-        ({"side": "query", "task": "sreach"}, "unknown task 'sreach'"),
-        ({"truncate_to": 31}, r"trained widths \(64, 32\), got 31"),
+    for settings, message in (
+        (EmbedSettings("query", "sreach"), "unknown task 'sreach'"),
+        (EmbedSettings(truncate_to=31), r"trained widths \(64, 32\), got 31"),
     ):
         with pytest.raises(InputError, match=message):
-            embed_rows(WordEmbedder(), rows(), lambda *_: None, **options)  # type: ignore[arg-type]
+            embed_rows(WordEmbedder(), rows(), lambda *_: None, settings)  # type: ignore[arg-type]
 
 
 def test_an_error_in_a_later_batch_says_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectorio, "BATCH_TEXTS", 2)
+    monkeypatch.setattr(job, "BATCH_TEXTS", 2)
     rows = [TextRow("a"), TextRow("b"), TextRow("c"), TextRow("word " * 99)]
     with pytest.raises(InputError, match="text 3 has 99 words"):
         embed_rows(
             WordEmbedder(),  # type: ignore[arg-type]
             rows,
             lambda *_: None,
-            on_long="error",
+            EmbedSettings(on_long="error"),
             progress=False,
         )
 
 
 def test_cut_texts_are_reported_with_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vectorio, "BATCH_TEXTS", 2)
+    monkeypatch.setattr(job, "BATCH_TEXTS", 2)
     rows = [TextRow("a"), TextRow("b"), TextRow("word " * 99)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

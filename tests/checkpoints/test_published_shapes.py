@@ -25,7 +25,7 @@ from culet.architecture import generating_config as ours
 from culet.architecture.encoder_config import every_sixth
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.gemma import read_generating
-from culet.cli.info import generating_json
+from culet.cli.description import facts_of
 from culet.text.tokenizer_training import byte_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -102,7 +102,7 @@ def published(folder: Path, config: dict[str, Any], shapes: Shapes) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    return generating_json(read_generating(folder))
+    return facts_of(read_generating(folder))
 
 
 def test_gemma_3_1b(tmp_path: Path) -> None:

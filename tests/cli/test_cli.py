@@ -89,7 +89,7 @@ def test_resume_with_nothing_to_go_on_with_begins(run: Run, tmp_path: Path) -> N
     assert (code, err.splitlines()) == (
         0,
         [
-            f"culet: there is nothing to go on with in {out}.part; beginning",
+            f"culet: there is nothing to resume in {out}.part; beginning",
             f"1 vectors of 64 numbers in {out}",
         ],
     )
@@ -166,7 +166,7 @@ def test_a_missing_file_is_noticed_before_a_model_is_loaded(
         "a.jsonl": "a.jsonl is the input itself; give --out another name",
         "link.jsonl": "link.jsonl is the input itself",
         "d.npy": "d.npy: a folder of that name is there",
-        "b.npy": "b.npy.part holds what cannot be read of an interrupted run",
+        "b.npy": "b.npy.part holds unreadable rows of an interrupted run",
         "none/b.npy": "the folder",
     }.items():
         code, _, err = run("embed", texts, "-o", tmp_path / out)

@@ -7,9 +7,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from culet.cli.hits import hits_json, show_hits, show_rows, show_skipped
+from culet.cli.hits import hits_json, show_hits, show_skipped
 from culet.search.documents import Chunk, Corpus, Skipped
 from culet.search.exact import Hit, Hits
+from culet.terminal.tables import show_rows
 
 TEXT = "## Bread\n\nHow to bake bread at home\n[not markup] and a very long line " + "x" * 100
 CHUNK = Chunk("docs/a.md", 3, 6, "Food > Bread", TEXT)

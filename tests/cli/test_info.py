@@ -18,8 +18,9 @@ from random_checkpoint import random_arrays, write_random
 from culet.checkpoints.embedding import Checkpoint
 from culet.checkpoints.gemma import write_decoder
 from culet.cli import main as cli
-from culet.cli.info import generating_json, read_described
+from culet.cli.description import facts_of, read_described
 from culet.errors import CheckpointError
+from culet.terminal.tables import size
 from culet.text.tokenizer_training import byte_tokenizer
 
 Shown = Callable[[Path], str]
@@ -50,7 +51,7 @@ def write_own(folder: Path, **changes: Any) -> Path:
 def facts(path: Path) -> dict[str, Any]:
     found = read_described(path)
     assert not isinstance(found, Checkpoint)
-    return json.loads(json.dumps(generating_json(found)))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(facts_of(found)))  # type: ignore[no-any-return]
 
 
 def test_a_decoder_is_told_with_its_tables_apart(shown: Shown, tmp_path: Path) -> None:
@@ -118,7 +119,7 @@ def test_a_gguf_file_is_told(shown: Shown, tmp_path: Path) -> None:
     assert ", 2 of them unused ones" in text
     assert "tensors are stored as " in text
     assert " Q8_0" in text
-    assert f"a.gguf  {(tmp_path / 'a.gguf').stat().st_size / 1000:,.1f} kB" in text
+    assert f"a.gguf  {size((tmp_path / 'a.gguf').stat().st_size)}" in text
 
 
 def test_an_embedding_model_is_one(tmp_path: Path) -> None:

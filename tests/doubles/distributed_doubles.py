@@ -132,7 +132,7 @@ def stopping(folder: Path) -> None:
     """Train; in its third step the second process raises an error, or is killed."""
     import torch
 
-    from culet.cli.main import ending_by_signal
+    from culet.cli.signals import ending_by_signal
     from culet.errors import CuletError, InputError
     from culet.stages import tune
     from culet.train import processes as distributed

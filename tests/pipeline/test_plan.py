@@ -28,7 +28,7 @@ from culet.stages.estimate import Disk, Machine
 from culet.stages.samples import Rows, Texts, joined, look_at, texts_of, tokens
 from culet.stages.teach import foreign_width
 from culet.stages.tuneconfig import TuneConfig, pairs_per_step
-from culet.terminal.tables import thousands
+from culet.terminal.tables import duration, thousands
 from culet.train.contrastive_step import LossConfig
 
 
@@ -131,7 +131,7 @@ def test_where_no_text_can_be_looked_at_the_bounds_of_a_batch_are_said(
     path.write_text(text.replace('path = "{folder}/pairs.jsonl"', ""))
     rows, rest = planned(path, 'prepare.sources.0.path="@generate"')
     most = 2 * 8 * 2 * 64  # steps, pairs, texts of a pair, tokens of a text
-    assert rows["prefinetune"][2:4] == ["up to 2.0 k", f"up to {most / 600:.0f} min"]
+    assert rows["prefinetune"][2:4] == ["up to 2.0 k", f"up to {duration(most / 10)}"]
     assert rows["mine"][2:4] == ["?", "?"]
     assert "tokens of prefinetune, search_mixture, finetune-a, finetune-b: the most " in rest[-2]
     assert {name for name, row in rows.items() if row[4] == "?"} == {"generate", "prepare", "mine"}

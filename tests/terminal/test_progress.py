@@ -151,19 +151,3 @@ def test_an_interrupted_bar_gives_the_screen_back() -> None:
     with pytest.raises(ValueError, match="x"), Progress("a", stream=Terminal()):
         raise ValueError("x")
     assert progress_module._on_screen is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0.04, "0.0 s"), (9.94, "9.9 s"), (59.4, "59 s"), (59.9, "1 min 00 s"), (7800, "2 h 10 min")],
-)
-def test_durations_read_like_words(seconds: float, words: str) -> None:
-    assert progress_module._duration(seconds) == words
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [(1234567, "1,234,567"), (12.345, "12.3"), (4567.8, "4,568"), (2e-5, "2.0e-05"), (0.0, "0")],
-)
-def test_numbers_are_short(value: float, words: str) -> None:
-    assert progress_module._number(value) == words

@@ -1,9 +1,9 @@
-"""Texts → a file of vectors, in bounded memory: the work of `culet embed`.
+"""A file of vectors that appears when it is whole, and that a later run can complete.
 
 Vectors are written batch by batch as .npy, JSONL or Parquet. The file grows as NAME.part and gets
-its name only when it is whole; NAME.part.json beside it says of which texts and which model the
-rows are. If the work stops early, both stay. The next run with that name then refuses to begin,
-unless it is told to go on after the rows that are there, or to overwrite them.
+its name once it is whole; NAME.part.json beside it records which texts and which model the rows
+come from. If the work stops early, both stay. The next run with that name then refuses to begin
+unless it is asked to resume after those rows or to overwrite them.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ import hashlib
 import io
 import json
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from culet.architecture.embedding_config import check_width
 from culet.errors import InputError, need
 from culet.files.atomic import take
 from culet.files.rows import TextRow
@@ -32,114 +30,40 @@ from culet.files.vectors import (
     VectorFile,
     count_rows,
 )
-from culet.terminal.progress import Progress
-from culet.text.inputs import windows
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from culet.embedder import Embedder, Prepared
-
 WRITABLE = (".npy", ".jsonl", ".parquet")
-BATCH_TEXTS = 512  # enough to sort by length, few enough for the bar to move on a slow machine
-
-
-def embed_rows(
-    embedder: Embedder,
-    rows: Iterable[TextRow],
-    write: Callable[[list[TextRow], np.ndarray], None],
-    *,
-    side: Literal["query", "document"] = "document",
-    task: str = "search",
-    truncate_to: int | None = None,
-    on_long: Literal["truncate", "error"] = "truncate",
-    first: int = 0,
-    total: int | None = None,
-    progress: bool | None = None,
-) -> int:
-    """Embed rows in their order, hand each batch to `write`, and return how many there were.
-
-    Rows are taken on the caller's thread; another one tokenizes a batch ahead.
-
-    Args:
-        embedder: The model.
-        rows: From `read_texts`.
-        write: `EmbeddingWriter.write`, or anything that takes rows and vectors [B, E].
-        side: "document" puts titles to use; "query" takes `task`.
-        task: The task of queries.
-        truncate_to: A trained width.
-        on_long: What happens to a text longer than the model reads.
-        first: The number of the first row, where earlier ones are done already.
-        total: How many rows there are with these, if that is known.
-        progress: True shows it, False never, None when it lasts.
-
-    Raises:
-        InputError: Before the first row: an unknown task, an untrained width. Later: a text that
-            cannot be embedded; the message says in which rows.
-    """
-    check_settings(embedder, side=side, task=task, truncate_to=truncate_to)
-
-    def prepare(batch: list[TextRow], number: int) -> tuple[list[TextRow], Prepared]:
-        texts = [row.text for row in batch]
-        if side == "query":
-            return batch, embedder.prepare_query(texts, task=task, on_long=on_long, first=number)
-        titles = [row.title for row in batch]
-        return batch, embedder.prepare_document(texts, titles=titles, on_long=on_long, first=number)
-
-    done = 0
-    with (
-        Progress("embedding", total=total, unit="texts", done=first, show=progress) as bar,
-        closing(windows(rows, prepare, BATCH_TEXTS, first=first)) as ahead,
-    ):
-        for batch, tokens in ahead:
-            if tokens.note:
-                _report(bar, tokens.note, progress)
-            write(batch, embedder.embed(tokens, truncate_to=truncate_to, bar=bar))
-            done += len(batch)
-    return done
-
-
-def check_settings(embedder: Embedder, *, side: str, task: str, truncate_to: int | None) -> None:
-    """Raise InputError for a task or a width that the model has not."""
-    if side == "query":
-        embedder.prompts.query(task)
-    if truncate_to is not None:
-        check_width(truncate_to, embedder.widths)
-
-
-def _report(bar: Progress, text: str, progress: bool | None) -> None:
-    if progress is False:
-        warnings.warn(text, UserWarning, stacklevel=3)
-    else:
-        bar.note(f"warning: {text}")
 
 
 class EmbeddingWriter:
-    """Writes a file of vectors aside, and gives it its name when all of it is there.
+    """Writes vectors to NAME.part, and renames it once all of them are there.
 
     Used as a context manager after `begin`. Nothing is opened before the first batch, so a run
-    that fails until then leaves what it found.
+    that fails before that leaves everything as it was.
 
     Args:
         path: The file: .npy, .jsonl or .parquet.
         resume: Go on after the rows of an interrupted run; where there are none, begin.
-        overwrite: Begin anew, whatever an interrupted run has left.
+        overwrite: Start over, whatever an interrupted run has left.
 
     Attributes:
-        path: As given.
+        path: The file.
+        resume: As given.
         part: The file while it grows.
         num_rows: Whole rows in it.
         kept: After an error, `part` if there is something in it.
 
     Raises:
-        InputError: Another ending, a missing folder, a folder of that name; rows of an interrupted
-            run and neither `resume` nor `overwrite`; another run that is at it; `resume` of
+        InputError: Another suffix, a missing folder, a folder of that name; rows of an interrupted
+            run and neither `resume` nor `overwrite`; another run that is writing it; `resume` of
             a .parquet.
         MissingExtra: .parquet without pyarrow.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path, self.resume = Path(path), resume
         self.kept: Path | None = None
         self.num_rows = 0
         kind = self.path.suffix.lower()
@@ -158,7 +82,7 @@ class EmbeddingWriter:
             need("pyarrow", extra="parquet", purpose="writing Parquet")
         if resume and kind == ".parquet":
             raise InputError(
-                f"cannot go on with {self.path}: rows cannot be added to a Parquet file; "
+                f"cannot resume {self.path}: rows cannot be added to a Parquet file; "
                 "--resume takes .npy and .jsonl"
             )
         if resume and overwrite:
@@ -177,26 +101,26 @@ class EmbeddingWriter:
     def begin(
         self, width: int, settings: Mapping[str, str | int | None] | None = None
     ) -> EmbeddingWriter:
-        """Say what is written; return this writer.
+        """Record what is written; return this writer.
 
         Args:
-            width: Numbers of a vector.
-            settings: What else the vectors depend on, by its name for a person. With `resume`, all
-                of it must be what it was.
+            width: Numbers in a vector.
+            settings: What else the vectors depend on, under names for a person. With `resume`, all
+                of it must be as it was.
 
         Raises:
-            InputError: With `resume`: something is another than it was, or cannot be told.
+            InputError: With `resume`: something differs, or the record is missing or damaged.
         """
         self._record = {**(settings or {}), "width": width}
         if self._resume:
-            self._take_up()
+            self._check_record()
         return self
 
     def rest(self, rows: Iterable[TextRow]) -> Iterator[TextRow]:
         """Return the rows after those that the file holds.
 
         Raises:
-            InputError: If those are not the texts the file was begun with.
+            InputError: If those are not the first texts of the file.
         """
         rows = iter(rows)
         if not self.num_rows:
@@ -204,7 +128,7 @@ class EmbeddingWriter:
         self._add_to_hash(islice(rows, self.num_rows))
         if self._hash.hexdigest() != self._record["texts"]:
             raise InputError(
-                f"{self.part} cannot be gone on with: its {self.num_rows:,} rows are not of the "
+                f"{self.part} cannot be resumed: its {self.num_rows:,} rows do not belong to the "
                 f"first {self.num_rows:,} texts of this input; begin anew with --overwrite"
             )
         return rows
@@ -213,7 +137,7 @@ class EmbeddingWriter:
         """Append the vectors [B, M] of these rows.
 
         Raises:
-            InputError: If it cannot be written; `num_rows` are whole in the file.
+            InputError: If it cannot be written; the first `num_rows` stay whole.
         """
         with _named(self.part):
             file = self._opened()
@@ -244,7 +168,7 @@ class EmbeddingWriter:
                 self._keep()
         finally:
             if self._raw is not None:
-                self._raw.close()  # and with it goes the lock
+                self._raw.close()  # which also releases the lock
 
     def _finish(self) -> None:
         with _named(self.part):
@@ -264,7 +188,7 @@ class EmbeddingWriter:
             self.num_rows = self._file.num_rows
             with suppress(OSError, ValueError):  # ArrowInvalid is a ValueError
                 self._file.close()
-            if isinstance(self._file, ParquetFile):  # without its end it is nothing
+            if isinstance(self._file, ParquetFile):  # unreadable without its end
                 self.num_rows = count_rows(self.part) or 0
         if self.num_rows:
             self.kept = self.part
@@ -273,7 +197,7 @@ class EmbeddingWriter:
             self._record_path.unlink(missing_ok=True)
 
     def _opened(self) -> VectorFile:
-        """Return the file, opened and locked when first asked for."""
+        """Return the file, opened and locked on first use."""
         if self._file is None:
             there = self.part.exists()
             if there and not (self._resume or self._overwrite):
@@ -285,45 +209,45 @@ class EmbeddingWriter:
         return self._file
 
     def _check_part(self, wanted: bool) -> None:
-        """Raise InputError if rows of an interrupted run are in the way, or another run is."""
+        """Raise InputError if rows of an interrupted run, or another run, are in the way."""
         if not self.part.exists():
             return
         with _named(self.part), io.FileIO(self.part, "r+") as file:
             _lock(file, self.part)
         if not wanted:
             rows = count_rows(self.part)
-            what = "what cannot be read" if rows is None else f"{rows:,} rows"
+            what = "unreadable rows" if rows is None else f"{rows:,} rows"
             resume = "" if self._make is ParquetFile else "go on after them with --resume, "
             raise InputError(
                 f"{self.part} holds {what} of an interrupted run; {resume}begin anew with "
                 "--overwrite, or move it away"
             )
 
-    def _take_up(self) -> None:
-        """Compare what the interrupted run has noted with what is wanted now."""
+    def _check_record(self) -> None:
+        """Compare the record of the interrupted run with what is wanted now."""
         begin_anew = "begin anew with --overwrite"
         try:
             record = json.loads(self._record_path.read_text(encoding="utf-8"))
-            noted_rows = int(record["rows"])
+            recorded = int(record["rows"])
         except (OSError, ValueError, TypeError, KeyError):
             raise InputError(
-                f"{self.part} cannot be gone on with: {self._record_path.name}, which says what "
-                f"it holds, is missing or damaged; {begin_anew}"
+                f"{self.part} cannot be resumed: {self._record_path.name}, the record of what it "
+                f"holds, is missing or damaged; {begin_anew}"
             ) from None
         for name, value in self._record.items():
             if record.get(name) != value:
                 raise InputError(
-                    f"{self.part} cannot be gone on with: its {name} is {record.get(name)!r}, and "
-                    f"that of this run is {value!r}; give the same, or {begin_anew}"
+                    f"{self.part} cannot be resumed: its {name} is {record.get(name)!r}, and "
+                    f"that of this run is {value!r}; use the same, or {begin_anew}"
                 )
-        held = count_rows(self.part) if noted_rows else 0
-        if held is None or held < noted_rows:
+        held = count_rows(self.part) if recorded else 0
+        if held is None or held < recorded:
             raise InputError(
-                f"{self.part} cannot be gone on with: it is damaged, with "
-                f"{held or 0:,} whole rows of {noted_rows:,}; {begin_anew}"
+                f"{self.part} cannot be resumed: it is damaged, with "
+                f"{held or 0:,} whole rows of {recorded:,}; {begin_anew}"
             )
         self._record["texts"] = record.get("texts")
-        self.num_rows = noted_rows  # a batch more may be there, of which nothing was noted
+        self.num_rows = recorded  # one more batch may be there, not yet recorded
 
     def _add_to_hash(self, rows: Iterable[TextRow]) -> None:
         for row in rows:
@@ -332,7 +256,7 @@ class EmbeddingWriter:
             )
 
     def _write_record(self) -> None:
-        """Note how far it is; a kill at any moment leaves this record or the one before."""
+        """Record the rows so far; a kill at any moment leaves this record or the one before."""
         self._record |= {"rows": self.num_rows, "texts": self._hash.hexdigest()}
         aside = self._record_path.with_name(f".{self._record_path.name}.{os.getpid()}")
         try:
@@ -343,12 +267,12 @@ class EmbeddingWriter:
 
 
 def _lock(file: io.FileIO, path: Path) -> None:
-    """Take the file for this run alone, as long as it is open."""
+    """Lock the file for this run, as long as it is open."""
     if not take(file.fileno(), path):
-        raise _taken(path)
+        raise _in_use(path)
 
 
-def _taken(path: Path) -> InputError:
+def _in_use(path: Path) -> InputError:
     return InputError(
         f"{path} is being written by another run; wait until it ends, or give another name"
     )
@@ -359,6 +283,6 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except FileExistsError:
-        raise _taken(path) from None
+        raise _in_use(path) from None
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import sys
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from culet.cli.options import JsonOption, QuietOption, print_json
 from culet.errors import InputError
+from culet.terminal.lines import say
+
+if TYPE_CHECKING:
+    from culet.corpora.build import Built
+    from culet.corpora.corpus import Corpus
 
 
 def corpus(
@@ -48,50 +54,60 @@ def corpus(
         str | None, typer.Option(help="An npm registry. Default: npm's own, else the public one.")
     ] = None,
     suite: Annotated[str | None, typer.Option(help="A Debian release. Default: bookworm.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Build training pairs, texts and facts from public packages, or go on building."""
-    from culet.corpora.catalogue import CORPORA, find
-
     if show:
         _show_list(as_json)
         return
-    if not names:
-        raise InputError(f"give the NAME of a corpus; the known are {', '.join(CORPORA)}")
+    wanted = _wanted(names, packages, like)
     if out is None:
         raise InputError("give the folder the corpora are written to: --out FOLDER")
+    from culet.corpora.build import build
+    from culet.corpora.places.hosts import find_hosts
+
+    build_one = partial(
+        build,
+        out=out,
+        packages=packages or (),
+        like=like,
+        hosts=find_hosts(pypi=pypi, debian=debian, npm=npm, suite=suite),
+        folder=folder,
+        say=say,
+        progress=False if quiet else None,
+    )
+    _report(((one, build_one(one)) for one in wanted), as_json)
+
+
+def _wanted(names: list[str] | None, packages: list[str] | None, like: Path | None) -> list[Corpus]:
+    """Return the corpora to build, after checking that the options fit them."""
+    from culet.corpora.catalogue import CORPORA, find
+
+    if not names:
+        raise InputError(f"give the NAME of a corpus; the known are {', '.join(CORPORA)}")
     wanted = [find(name) for name in dict.fromkeys(names)]
     if (packages or like) and len(wanted) > 1:
         raise InputError("--package and --like are for one corpus; give one NAME with them")
     if packages and like:
         raise InputError("--package and --like exclude each other; give one")
-    from culet.corpora.build import build
-    from culet.corpora.places.hosts import find_hosts
+    return wanted
 
-    hosts = find_hosts(pypi=pypi, debian=debian, npm=npm, suite=suite)
+
+def _report(corpora: Iterable[tuple[Corpus, Built]], as_json: bool) -> None:
+    """Say of each corpus, as it is built, what it holds; exit with 1 if packages are left out."""
     results = []
-    for one in wanted:
-        built = build(
-            one,
-            out,
-            packages=packages or (),
-            like=like,
-            hosts=hosts,
-            folder=folder,
-            say=_say,
-            progress=False if quiet else None,
-        )
+    for corpus, built in corpora:
         counts = ", ".join(f"{count:,} {kind}" for kind, count in built.counts.items() if count)
-        _say(f"{one.name}: {counts or 'no rows'} in {built.folder}")
+        say(f"{corpus.name}: {counts or 'no rows'} in {built.folder}")
         results.append(
-            {"corpus": one.name, "folder": str(built.folder), "counts": built.counts}
+            {"corpus": corpus.name, "folder": str(built.folder), "counts": built.counts}
             | ({"left_out": built.failed} if built.failed else {})
         )
     if as_json:
-        print(json.dumps(results, ensure_ascii=False, indent=2))
+        print_json(results)
     if left := sum(len(result.get("left_out", ())) for result in results):
-        _say(f"{left:,} packages are left out; the manifest says why")
+        say(f"{left:,} packages are left out; the manifest says why")
         raise typer.Exit(1)
 
 
@@ -99,21 +115,9 @@ def _show_list(as_json: bool) -> None:
     from culet.corpora.catalogue import CORPORA
 
     if as_json:
-        told = [
-            {
-                "name": c.name,
-                "about": c.about,
-                "licence": c.licence,
-                "kind": c.kind,
-                "packages": c.packages,
-            }
-            for c in CORPORA.values()
-        ]
-        print(json.dumps(told, ensure_ascii=False, indent=2))
+        fields = ("name", "about", "licence", "kind", "packages")
+        print_json([{name: getattr(one, name) for name in fields} for one in CORPORA.values()])
         return
-    for c in CORPORA.values():
-        print(f"{c.name}\n    {c.about}\n    licence: {c.licence}; packages: {len(c.packages)}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    for one in CORPORA.values():
+        print(f"{one.name}\n    {one.about}")
+        print(f"    licence: {one.licence}; packages: {len(one.packages)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from culet.cli.options import (
+    TEXT_FILE,
     DeviceOption,
     ModelOption,
     PrecisionOption,
@@ -20,9 +20,9 @@ from culet.cli.options import (
     ThreadsOption,
     WidthOption,
     load_model,
-    say,
 )
 from culet.errors import InputError
+from culet.terminal.lines import say
 
 if TYPE_CHECKING:
     from culet.bulk.output import EmbeddingWriter
@@ -37,13 +37,7 @@ class OnLong(StrEnum):
 
 
 def embed(
-    source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT",
-            help="A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin.",
-        ),
-    ] = None,
+    source: Annotated[str | None, typer.Argument(metavar="INPUT", help=TEXT_FILE)] = None,
     text: Annotated[
         list[str] | None, typer.Option("--text", "-t", help="A text itself; may be repeated.")
     ] = None,
@@ -79,53 +73,20 @@ def embed(
     quiet: QuietOption = False,
 ) -> None:
     """Turn texts into vectors, in their order."""
-    from culet.bulk.output import EmbeddingWriter, check_settings, embed_rows
+    from culet.bulk.job import EmbedSettings, embed_rows, embed_to_file
     from culet.files.rows import count_texts
 
     side = _side(query, document, task)
-    if out is None and (resume or overwrite):
-        raise InputError("--resume and --overwrite are about the file of --out; give one")
     rows = _rows(source, text, field, titles_field, side)
-    if out is not None and source not in (None, "-") and out.exists() and out.samefile(source):
-        raise InputError(f"{out} is the input itself; give --out another name")
-    writer = None if out is None else EmbeddingWriter(out, resume=resume, overwrite=overwrite)
+    writer = _writer(out, source, resume, overwrite)
     total = len(text or ()) if source is None else count_texts(source)
+    settings = EmbedSettings(side, task or "search", truncate_to, on_long.value)
     embedder = load_model(model, device, precision, threads)
-    check_settings(embedder, side=side, task=task or "search", truncate_to=truncate_to)
-    width = truncate_to or embedder.dim
-    if writer is not None:
-        writer.begin(
-            width,
-            {
-                "model": embedder.fingerprint,
-                "precision": embedder.precision,
-                "side": side,
-                "task": task or "search",
-                "on_long": on_long.value,
-            },
-        )
-        rows = writer.rest(rows)
-        if resume:
-            say(_going_on(writer))
-    try:
-        with writer or nullcontext():
-            embed_rows(
-                embedder,
-                rows,
-                writer.write if writer else _to_stdout,
-                side=side,
-                task=task or "search",
-                truncate_to=truncate_to,
-                on_long=on_long.value,
-                first=writer.num_rows if writer else 0,
-                total=total,
-                progress=False if quiet else None,
-            )
-    finally:
-        if writer is not None and writer.kept is not None:
-            say(_kept(writer))
-    if writer is not None:
-        say(f"{writer.num_rows:,} vectors of {width} numbers in {out}")
+    show = False if quiet else None
+    if writer is None:
+        embed_rows(embedder, rows, _to_stdout, settings, total=total, progress=show)
+    else:
+        embed_to_file(embedder, rows, writer, settings, total=total, progress=show, report=say)
 
 
 def _side(query: bool, document: bool, task: str | None) -> Literal["query", "document"]:
@@ -172,15 +133,19 @@ def _rows(
     return read_texts(source, field=field or "text", titles_field=titles_field)
 
 
-def _going_on(writer: EmbeddingWriter) -> str:
-    if writer.num_rows:
-        return f"culet: going on after {writer.num_rows:,} vectors in {writer.part}"
-    return f"culet: there is nothing to go on with in {writer.part}; beginning"
+def _writer(
+    out: Path | None, source: str | None, resume: bool, overwrite: bool
+) -> EmbeddingWriter | None:
+    """Return the writer of --out, or None where vectors go to standard output."""
+    from culet.bulk.output import EmbeddingWriter
 
-
-def _kept(writer: EmbeddingWriter) -> str:
-    kept = f"culet: the first {writer.num_rows:,} vectors are kept in {writer.kept}"
-    return f"{kept}; --resume goes on after them" if writer.can_resume else kept
+    if out is None:
+        if resume or overwrite:
+            raise InputError("--resume and --overwrite are about the file of --out; give one")
+        return None
+    if source not in (None, "-") and out.exists() and out.samefile(source):
+        raise InputError(f"{out} is the input itself; give --out another name")
+    return EmbeddingWriter(out, resume=resume, overwrite=overwrite)
 
 
 def _to_stdout(batch: list[TextRow], embedding: Any) -> None:

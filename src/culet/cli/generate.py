@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
+from culet.cli.options import TEXT_FILE, QuietOption
 from culet.errors import InputError, need
 
 if TYPE_CHECKING:
@@ -25,14 +26,7 @@ def generate(
     prompt: Annotated[
         list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.")
     ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--input",
-            "-i",
-            help="A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin.",
-        ),
-    ] = None,
+    source: Annotated[str | None, typer.Option("--input", "-i", help=TEXT_FILE)] = None,
     field: Annotated[str, typer.Option(help="The input's field of the text.")] = "text",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .jsonl file. Default: stdout.")
@@ -44,7 +38,7 @@ def generate(
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Continue prompts with a decoder, or answer them with an encoder-decoder."""
     if (prompt is None) == (source is None):

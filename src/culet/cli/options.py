@@ -1,15 +1,16 @@
-"""What the verbs of the command line share: options, and what they say on standard error."""
+"""Options and answers that several verbs share."""
 
 from __future__ import annotations
 
-import sys
-from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from culet.embedder import Embedder
+
+TEXT_FILE = "A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin."
 
 ModelOption = Annotated[
     str | None,
@@ -35,13 +36,12 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progre
 def load_model(
     model: str | None, device: str | None, precision: str | None, threads: int | None
 ) -> Embedder:
-    """Load what the options name."""
+    """Load the model that the options name."""
     from culet.loading import load
 
     return load(model, device=device, precision=precision, threads=threads)
 
 
-def say(text: str) -> None:
-    """Print a line on standard error, if anybody is there to read it."""
-    with suppress(OSError):  # the terminal may be gone
-        print(text, file=sys.stderr, flush=True)
+def print_json(value: Any) -> None:
+    """Print a result as indented JSON."""
+    print(json.dumps(value, ensure_ascii=False, indent=2))

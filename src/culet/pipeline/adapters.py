@@ -16,6 +16,7 @@ from culet.files import fingerprint
 from culet.pipeline.stage import Job, Stage
 from culet.stages import tune
 from culet.stages.tuneconfig import TuneConfig, label, with_mixture, with_shares
+from culet.terminal.lines import silent
 
 if TYPE_CHECKING:
     from culet.stages.trials import Attempt
@@ -124,7 +125,7 @@ class Trial:
             out=attempt.folder,
             name="trial",
             device=self.device,
-            say=_silent,
+            say=silent,
         )
         return mean_score(tuned, self.dev, self.device, self.threads)
 
@@ -225,7 +226,3 @@ def _dev(stage: Stage, given: Path | None, *, needed_for: str) -> Path:
             "the recipe a section [evaluate]"
         )
     return given
-
-
-def _silent(line: str) -> None:
-    pass

@@ -19,6 +19,7 @@ from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.stage import Job, Stage
 from culet.pipeline.stamp import Standing, note, stamp_of, standing
 from culet.stages.folder import look
+from culet.terminal.lines import silent
 from culet.terminal.tables import duration
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run_recipe(
     """
     recipe = read_recipe(path, overrides)
     if os.environ.get("RANK", "0") != "0":
-        say = _silent  # the first process says the same
+        say = silent  # the first process says the same
     if status:
         from culet.pipeline.status import status as table
 
@@ -213,7 +214,3 @@ def _joined(recipe: Recipe) -> Iterator[World]:
 def _held(recipe: Recipe, world: World) -> AbstractContextManager[None]:
     """Keep other runs out of the folder, which the first process writes."""
     return locked(recipe.run.folder, what="a run") if world.first else nullcontext()
-
-
-def _silent(line: str) -> None:
-    pass

@@ -19,6 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from culet.terminal.tables import duration, measure
+
 Field = int | float | str
 
 LONG_JOB_SECONDS = 2.0  # with show=None nothing is said before
@@ -140,10 +142,10 @@ class Progress:
         """Return rate, time left and fields, as they follow the count in both forms."""
         parts = []
         if self.rate > 0:
-            parts.append(f"{_number(self.rate)} {self.unit}/s")
+            parts.append(f"{measure(self.rate)} {self.unit}/s")
         if self.seconds_left is not None and self.seconds_left > 0:
-            parts.append(f"{_duration(self.seconds_left)} left")
-        parts += [f"{name} {_number(value)}" for name, value in self._fields.items()]
+            parts.append(f"{duration(self.seconds_left)} left")
+        parts += [f"{name} {measure(value)}" for name, value in self._fields.items()]
         return ", ".join(parts)
 
     def _count(self) -> str:
@@ -152,11 +154,11 @@ class Progress:
 
     def _summary(self, finished: bool) -> str:
         state = "" if finished else "stopped at "
-        words = f"{self.what}: {state}{self._count()} in {_duration(self.elapsed_seconds)}"
+        words = f"{self.what}: {state}{self._count()} in {duration(self.elapsed_seconds)}"
         if self.mean_rate > 0:
-            words += f", {_number(self.mean_rate)} {self.unit}/s"
+            words += f", {measure(self.mean_rate)} {self.unit}/s"
         for name, value in self._fields.items():
-            words += f", {name} {_number(value)}"
+            words += f", {name} {measure(value)}"
         return words
 
 
@@ -228,23 +230,3 @@ class _Bar:
             self.bars.stop()
             _on_screen = None
         self.bars.console.print(progress._summary(finished), markup=False, highlight=False)
-
-
-def _number(value: Field) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}" if value == 0 or abs(value) >= 1e-4 else f"{value:.1e}"
-
-
-def _duration(seconds: float) -> str:
-    """Return a span of time in its two largest units: "41 s", "3 min 05 s", "2 h 10 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

@@ -1,0 +1,153 @@
+"""The verb `culet evaluate`."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from culet.cli.options import (
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    QuietOption,
+    ThreadsOption,
+    load_model,
+)
+from culet.errors import InputError, need
+from culet.terminal.lines import say
+
+if TYPE_CHECKING:
+    from culet.embedder import Embedder
+    from culet.evaluate import TaskResult
+
+
+class Precision(StrEnum):
+    """How vectors are stored when they are scored."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    int8 = "int8"
+    binary = "binary"
+
+
+def evaluate(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of task folders.")],
+    model: ModelOption = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where results are written.")] = Path(
+        "results"
+    ),
+    truncate_to: Annotated[
+        list[int] | None, typer.Option(help="A width to score; may be repeated.")
+    ] = None,
+    vector_precision: Annotated[
+        list[Precision] | None, typer.Option(help="Of the vectors; may be repeated.")
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", help="The name of a task; may be repeated.")
+    ] = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Score a model on evaluation tasks by MTEB's protocols."""
+    from culet.architecture.embedding_config import check_width
+
+    evaluation = need("culet.evaluate", extra="eval", purpose="culet evaluate")
+    tasks = _chosen_tasks(evaluation, folders, only)
+    _check_folder(out)
+    embedder = load_model(model, device, precision, threads)
+    for width in truncate_to or ():
+        check_width(width, embedder.widths)
+    # None names the full width in results, so that it is one column under both of its names.
+    asked = dict.fromkeys(truncate_to or [embedder.dim])
+    widths = [None if width == embedder.dim else width for width in asked]
+    precisions = [str(item) for item in dict.fromkeys(vector_precision or [Precision.float32])]
+    results, failures = _score(evaluation, embedder, tasks, out, widths, precisions, not quiet)
+    evaluation.print_report({embedder.name: results}, failures=failures)
+    if results:
+        say(f"results, computed in {embedder.precision} by {embedder.backend}, are in {out}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _score(
+    evaluation: Any,
+    embedder: Embedder,
+    tasks: dict[Path, list[str]],
+    out: Path,
+    widths: list[int | None],
+    precisions: list[str],
+    show: bool,
+) -> tuple[list[TaskResult], dict[str, str]]:
+    """Return the results of the tasks of every folder, and what failed and why."""
+    from culet.terminal.progress import Progress
+
+    results: list[TaskResult] = []
+    failures: dict[str, str] = {}
+    scores = sum(map(len, tasks.values())) * len(widths) * len(precisions)
+    with Progress("evaluating", total=scores, unit="scores", show=show) as bar:
+
+        def note(result: TaskResult) -> None:
+            bar.advance(1, task=result.info.name, score=100 * result.main_score)
+
+        for folder, names in tasks.items():
+            outcome = evaluation.evaluate_folder(
+                embedder,
+                folder,
+                out,
+                name=embedder.name,
+                revision=embedder.fingerprint,
+                only=names,
+                widths=widths,
+                precisions=precisions,
+                on_result=note,
+            )
+            results += outcome.results
+            failures |= outcome.failures
+    return results, failures
+
+
+def _chosen_tasks(
+    evaluation: Any, folders: list[Path], only: list[str] | None
+) -> dict[Path, list[str]]:
+    """Return the names of the tasks to score in each folder that has some of them.
+
+    Raises:
+        InputError: If a task is asked for that no folder has, or one that two have: their results
+            would have one name.
+    """
+    names = {folder: [info.name for info in evaluation.list_tasks(folder)] for folder in folders}
+    known = sorted({name for found in names.values() for name in found})
+    if unknown := sorted(set(only or ()) - set(known)):
+        have = "folder has" if len(names) == 1 else "folders have"
+        raise InputError(f"unknown task {', '.join(unknown)}; the {have} {', '.join(known)}")
+    chosen = {
+        folder: [name for name in found if not only or name in only]
+        for folder, found in names.items()
+    }
+    places: dict[str, Path] = {}
+    for folder, found in chosen.items():
+        for name in found:
+            if name in places:
+                raise InputError(
+                    f"{places[name]} and {folder} both have a task {name}; evaluate them one by "
+                    "one, with another --out each"
+                )
+            places[name] = folder
+    return {folder: found for folder, found in chosen.items() if found}
+
+
+def _check_folder(out: Path) -> None:
+    """Raise InputError unless results can be written to a folder, which need not be there yet."""
+    nearest = next(place for place in (out, *out.parents) if os.path.exists(place))
+    if not nearest.is_dir():
+        raise InputError(f"cannot write results to {out}: {nearest} is a file; name a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write results to {out}: {nearest} cannot be written; name another folder"
+        )

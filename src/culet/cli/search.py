@@ -1,0 +1,70 @@
+"""The verb `culet search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from culet.cli.options import (
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    QuietOption,
+    TaskOption,
+    ThreadsOption,
+    WidthOption,
+    load_model,
+    print_json,
+)
+from culet.errors import InputError
+from culet.terminal.lines import say
+
+
+def search(
+    corpus: Annotated[Path, typer.Argument(help="A folder of text and code, a file, or a JSONL.")],
+    question: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", help="How many places to show.")] = 5,
+    model: ModelOption = None,
+    task: TaskOption = None,
+    truncate_to: WidthOption = None,
+    as_json: JsonOption = False,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Keep the vectors for the next search.")
+    ] = True,
+    field: Annotated[str, typer.Option(help="Field of a JSONL that holds the text.")] = "text",
+    skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of a JSONL.")] = False,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    threads: ThreadsOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Find the places in a folder that answer a question."""
+    from culet.cli.hits import hits_json, show_hits, show_skipped
+    from culet.search.exact import search_corpus
+
+    if not corpus.exists():
+        raise InputError(f"{corpus} does not exist; expected a folder, a text file or a JSONL")
+    embedder = load_model(model, device, precision, threads)
+    hits, read = search_corpus(
+        embedder,
+        corpus,
+        question,
+        k=k,
+        task=task or "search",
+        truncate_to=truncate_to,
+        text_field=field,
+        on_bad_line="skip" if skip_bad else "error",
+        cached=cache,
+        progress=False if quiet else None,
+        report=say,
+    )
+    if as_json:
+        print_json(hits_json(hits, read, model=embedder.name, fingerprint=embedder.fingerprint))
+        return
+    show_hits(hits, Console(), root=corpus if corpus.is_dir() else corpus.parent)
+    if not quiet:
+        show_skipped(read, Console(stderr=True))
