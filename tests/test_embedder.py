@@ -19,7 +19,6 @@ from culet.architecture.embedding_config import tiny
 from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError, MissingExtra
-from culet.runtime.pytorch import _chunks
 from culet.text.tokenizer_training import byte_tokenizer
 
 TEXTS = [text_of(length, seed=length) for length in (600, 4, 90, 3, 1500, 90, 1500, 12)]
@@ -210,13 +209,7 @@ def test_a_text_beyond_the_context_is_cut_with_a_warning_that_counts(tmp_path: P
         embedder.encode_query(texts, on_long="drop")  # type: ignore[arg-type]
 
 
-# --- work in chunks, progress --------------------------------------------------------------------
-
-
-def test_chunks_hold_texts_of_like_length_within_the_budget_longest_first() -> None:
-    chunks = _chunks([5, 9, 1, 5, 30, 2], budget=10)
-    assert [chunk.tolist() for chunk in chunks] == [[4], [1], [0, 3], [5, 2]]
-    assert _chunks([], budget=10) == []
+# --- progress --------------------------------------------------------------------
 
 
 def test_progress_is_shown_on_stderr_only_when_asked(

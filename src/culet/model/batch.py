@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -190,6 +191,25 @@ def pack_pairs(
             for start, count in zip(starts, counts, strict=True)
         ),
     )
+
+
+def split_by_length(
+    lengths: Sequence[int], budget: int, *, first: Literal["longest", "shortest"]
+) -> list[np.ndarray]:
+    """Return indices of texts of similar length, groups of at most `budget` tokens together.
+
+    A text that is longer than the budget is a group of its own.
+    """
+    counts = np.asarray(lengths, dtype=np.int64)
+    groups: list[list[int]] = []
+    filled = 0
+    for i in np.argsort(-counts if first == "longest" else counts, kind="stable"):
+        if not groups or filled + counts[i] > budget:
+            groups.append([])
+            filled = 0
+        groups[-1].append(int(i))
+        filled += int(counts[i])
+    return [np.array(group) for group in groups]
 
 
 def _lengths(texts: Texts) -> np.ndarray:

@@ -10,7 +10,7 @@ import torch
 
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import InputError
-from culet.model.batch import pack
+from culet.model.batch import pack, split_by_length
 from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.weights import from_arrays
 
@@ -52,7 +52,7 @@ class TorchEngine:
                 "use spawn"
             )
         budget = _CHUNK_TOKENS.get(self._device.partition(":")[0], 2048)
-        for index in _chunks([len(ids) for ids in texts], budget):
+        for index in split_by_length([len(ids) for ids in texts], budget, first="longest"):
             with torch.inference_mode():  # not around the yield: it would reach the caller
                 batch = pack([texts[i] for i in index]).to(self._device)
                 vectors = self._model(batch, compute_dtype=self._dtype).cpu().numpy()
@@ -95,20 +95,3 @@ def torch_engine(
         torch.set_num_threads(threads)
     model = from_arrays(checkpoint.config, checkpoint.arrays(), dtype=dtype, device=device)
     return TorchEngine(model, device=device, dtype=dtype)
-
-
-def _chunks(lengths: Sequence[int], budget: int) -> list[np.ndarray]:
-    """Return indices of texts of similar length, at most `budget` tokens together, longest first.
-
-    Longest first, so that memory peaks at once and not after an hour.
-    """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
-    chunks: list[list[int]] = []
-    filled = budget
-    for i in order:
-        if filled + lengths[i] > budget:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(int(i))
-        filled += lengths[i]
-    return [np.array(chunk) for chunk in chunks]

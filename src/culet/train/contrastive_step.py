@@ -33,7 +33,7 @@ from culet.losses.contrastive import (
     samtone,
     spread_out,
 )
-from culet.model.batch import pack
+from culet.model.batch import pack, split_by_length
 from culet.model.embedding_model import EmbeddingModel
 from culet.train.gather import gather_batch
 from culet.train.processes import World, current
@@ -331,19 +331,12 @@ def _chunks(texts: Sequence[np.ndarray], chunking: Chunking) -> list[tuple[np.nd
     The longest texts come first and are replayed; the shortest are kept.
     """
     lengths = np.array([len(text) for text in texts])
-    chunks: list[list[int]] = []
-    filled = chunking.chunk_tokens + 1
-    for i in np.argsort(-lengths, kind="stable"):
-        if filled + lengths[i] > chunking.chunk_tokens:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(int(i))
-        filled += lengths[i]
+    chunks = split_by_length(lengths.tolist(), chunking.chunk_tokens, first="longest")
     keep, kept_tokens = [], 0
     for chunk in reversed(chunks):
         kept_tokens += int(lengths[chunk].sum())
         keep.append(kept_tokens <= chunking.keep_tokens)
-    return [(np.array(c), k) for c, k in zip(chunks, reversed(keep), strict=True)]
+    return list(zip(chunks, reversed(keep), strict=True))
 
 
 def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:

@@ -6,7 +6,7 @@ gradients are those of the whole batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from culet.data.batches.windows import TokenPairs, TokenWindows
 from culet.losses.tokens import Teacher, TokenLoss, token_loss
-from culet.model.batch import IGNORED, Seq2SeqBatch, TokenBatch, pack, pack_pairs
+from culet.model.batch import IGNORED, Seq2SeqBatch, TokenBatch, pack, pack_pairs, split_by_length
 from culet.model.decoder import Decoder
 from culet.model.encoder import Encoder
 from culet.model.encoder_decoder import EncoderDecoder
@@ -67,7 +67,7 @@ def pairs_step(
     device = next(model.parameters()).device
     lengths = [len(s) + len(t) for s, t in zip(batch.sources, batch.targets, strict=True)]
     sums = _Sums(batch.num_labels)
-    parts = list(_parts(lengths, config.chunk_tokens))
+    parts = split_by_length(lengths, config.chunk_tokens, first="shortest")
     missing = current().missing_passes(len(parts))
     for part in parts:
         sources = [batch.sources[i] for i in part]
@@ -113,7 +113,8 @@ def windows_step(
     device = table.device
     counts = [int((labels != IGNORED).sum()) for labels in batch.labels]
     sums = _Sums(sum(counts))
-    parts = list(_parts([len(text) for text in batch.texts], config.chunk_tokens))
+    lengths = [len(text) for text in batch.texts]
+    parts = split_by_length(lengths, config.chunk_tokens, first="shortest")
     missing = current().missing_passes(len(parts))
     for part in parts:
         packed = pack([batch.texts[i] for i in part])
@@ -156,20 +157,6 @@ class _Sums:
 
 def _send_nothing_back(hidden: Tensor) -> None:
     hidden.backward(torch.zeros_like(hidden))  # type: ignore[no-untyped-call]
-
-
-def _parts(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Yield the texts in order of length, as many at once as have `most` tokens."""
-    part: list[int] = []
-    tokens = 0
-    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if part and tokens + lengths[i] > most:
-            yield part
-            part, tokens = [], 0
-        part.append(i)
-        tokens += lengths[i]
-    if part:
-        yield part
 
 
 def _starts(packed: TokenBatch) -> np.ndarray:
