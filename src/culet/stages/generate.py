@@ -6,21 +6,21 @@ One of three jobs, see `culet.data.endpoints.synthesis`:
 [<stage>.grades]          pairs and their negatives → grades, which the miner can fuse
 [<stage>.classification]  labels → texts with labels, as training rows
 
-Every answer but an empty one is kept in a file beside the stage's folder under the hash of its
-question: a stopped run asks only what it has not asked yet, and so does one with other settings
-where questions are the same.
+Every answer that is not empty is kept in a file beside the stage's folder, under a hash of its
+question. A run that was stopped, or one with other settings, pays only for questions that have not
+been answered yet.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import islice, tee
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from culet.data.endpoints.chat import ChatAnswer, ChatClient, ChatEndpoint
+from culet.data.endpoints.chat import ChatAnswer, ChatClient, ChatEndpoint, Messages
 from culet.data.endpoints.synthesis import (
     By,
     ClassificationConfig,
@@ -49,6 +49,7 @@ from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
 
 Rows = Iterator[dict[str, Any]]
+Subject = TypeVar("Subject")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PairGradesConfig:
     """Grades of pairs and of their negatives.
 
     Attributes:
-        by: Ways of asking, each a ranking of its own: Gemini Embedding fuses two.
+        by: Ways of asking. Each gives a ranking of its own; Gemini Embedding fuses two.
     """
 
     by: tuple[By, ...] = ("relevance", "likelihood")
@@ -68,17 +69,17 @@ class PairGradesConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """One job for a language model.
+    """One job for a language model: exactly one of `queries`, `grades` and `classification`.
 
     Attributes:
-        endpoint: Whom to ask.
+        endpoint: The language model.
         inputs: Files or folders of rows: documents (or pairs, whose positives are the documents)
             for `queries`, pairs for `grades`; none for `classification`.
-        limit: Rows of the inputs that are used; 0 uses all.
-        queries: Ask for queries.
-        grades: Ask for grades.
+        limit: How many rows of the inputs to use; 0 uses all.
+        queries: Ask for queries of documents.
+        grades: Ask for grades of pairs.
         classification: Ask for texts with labels.
-        licence: What the ledger says of the result; that of the inputs if left out.
+        licence: Licence of the result in the ledger; that of the inputs if left out.
         cache: File of answers; beside the stage's folder if left out.
     """
 
@@ -101,18 +102,6 @@ class GenerateConfig:
             raise RecipeError(f"limit must not be negative, got {self.limit}; 0 uses all rows")
 
 
-@dataclass
-class _Account:
-    """What happens on the way: rows used, answers of no use, rows that went."""
-
-    used: int = 0
-    tally: Tally = field(default_factory=Tally)
-
-    def count_unusable(self, what: str, answer: ChatAnswer) -> None:
-        """Count an answer of no use; an empty one by itself, which another run asks for again."""
-        self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
-
-
 def run(
     config: GenerateConfig,
     *,
@@ -121,7 +110,7 @@ def run(
     device: str = "cpu",
     say: Callable[[str], None] = print,
 ) -> Path:
-    """Do the job and return the folder of the rows.
+    """Do the job and return the folder of its rows; report and ledger lie beside it in `out`.
 
     Args:
         config: The job.
@@ -141,26 +130,18 @@ def run(
     if folder.announced(name, say):
         return data
     cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
-    endpoint = ChatClient(config.endpoint, cache)
-    account = _Account()
-    written = 0
+    job = _Job(config, ChatClient(config.endpoint, cache))
     try:
-        with (
-            new_file(data / "rows.jsonl") as aside,
-            aside.open("w", encoding="utf-8") as file,
-            Progress(f"{name}: asking {config.endpoint.model}", unit="rows", show=None) as progress,
-        ):
-            for row in _rows(config, endpoint, account, name):
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                written += 1
-                progress.advance(1, paid=endpoint.cost.paid, cached=endpoint.cost.cached)
+        written = _write_rows(job, data / "rows.jsonl", name)
     except KeyboardInterrupt:
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
     if not written:
         (data / "rows.jsonl").unlink()
-        raise _none_usable(name, config.endpoint.model, cache, account.tally)
-    _write_papers(config, folder, account, endpoint, name=name, written=written)
-    say(_summary(name, written, account, endpoint))
+        raise _none_usable(name, config.endpoint.model, cache, job.tally)
+    _write_report(job, folder.path / "report.json", written)
+    write_ledger(folder.path / LEDGER, [_ledger_entry(job, name, written)])
+    counts = "".join(f", {count:,} {reason}" for reason, count in job.tally.counts.items())
+    say(f"{name}: {written:,} rows; {job.client.cost.summary()}{counts}")
     folder.finish({"rows": written})
     return data
 
@@ -170,141 +151,156 @@ def estimate(config: GenerateConfig, context: Context) -> Estimate:
     return Estimate()
 
 
-def _rows(config: GenerateConfig, endpoint: ChatClient, account: _Account, name: str) -> Rows:
-    """Return the rows of the job, as answers come in."""
-    if config.queries is not None:
-        made = _queries(_inputs(config, account), config.queries, endpoint, account)
-        if config.queries.min_grade:
-            made = _graded(made, config.queries.min_grade, endpoint, account)
-    elif config.grades is not None:
-        return _grades(config, config.grades, endpoint, account)
-    else:
-        assert config.classification is not None
-        made = _classified(config.classification, endpoint, account)
-    return (row | {"source": name, "made_by": config.endpoint.model} for row in made)
+class _Job:
+    """Rows from answers, and an account of the rows used and of what was of no use."""
 
+    def __init__(self, config: GenerateConfig, client: ChatClient) -> None:
+        self.config = config
+        self.client = client
+        self.used = 0
+        self.tally = Tally()
 
-def _inputs(config: GenerateConfig, account: _Account) -> Iterator[Row]:
-    def rows() -> Iterator[Row]:
-        for path in config.inputs:
+    def rows(self) -> Rows:
+        """Return the rows of the job, as answers come in."""
+        if self.config.queries is not None:
+            made = self._queries(self.config.queries)
+            lowest = self.config.queries.min_grade
+            return self._graded(made, lowest) if lowest else made
+        if self.config.grades is not None:
+            return self._grades(self.config.grades)
+        assert self.config.classification is not None  # __post_init__
+        return self._classified(self.config.classification)
+
+    def _answered(
+        self, subjects: Iterable[Subject], question: Callable[[Subject], Messages]
+    ) -> Iterator[tuple[Subject, ChatAnswer]]:
+        """Yield each subject with the answer to the question about it."""
+        kept, shown = tee(subjects)
+        return zip(kept, self.client.answers(map(question, shown)), strict=True)
+
+    def _count_unusable(self, what: str, answer: ChatAnswer) -> None:
+        """Count an answer of no use; an empty one by itself, which another run asks for again."""
+        self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
+
+    def _documents(self) -> Iterator[Row]:
+        for path in self.config.inputs:
             for file in data_files(path):
                 for line, raw in raw_rows(file, also=None):
                     yield parse_row(raw, f"{file}:{line}")
 
-    for row in islice(rows(), config.limit or None):
-        account.used += 1
-        yield row
-
-
-def _queries(
-    rows: Iterable[Row], config: QueriesConfig, endpoint: ChatClient, account: _Account
-) -> Rows:
-    documents, shown = tee(rows)
-    questions = (query_question(row.positive, config, lang=row.lang) for row in shown)
-    for row, answer in zip(documents, endpoint.answers(questions), strict=True):
-        queries = read_queries(answer.text, config)
-        if queries is None:
-            account.count_unusable(row.origin, answer)
-        for query in queries or ():
-            lang = {} if row.lang is None else {"lang": row.lang}
-            yield {"query": query, "positive": row.positive} | lang
-
-
-def _graded(rows: Rows, lowest: int, endpoint: ChatClient, account: _Account) -> Rows:
-    """Pass on rows whose own grade is high enough; those without a grade as well."""
-    kept, shown = tee(rows)
-    questions = (grade_question(row["query"], row["positive"]) for row in shown)
-    for row, answer in zip(kept, endpoint.answers(questions), strict=True):
-        grade = read_grade(answer.text)
-        if grade is None:
-            account.tally.add("ungraded", example=_shown(row["query"], answer))
+    def _used(self, rows: Iterable[Subject]) -> Iterator[Subject]:
+        for row in islice(rows, self.config.limit or None):
+            self.used += 1
             yield row
-        elif grade >= lowest:
-            yield row | {"grade": grade}
-        else:
-            example = {key: cut(row[key]) for key in ("query", "positive")}
-            account.tally.add("low grade", example=example | {"grade": str(grade)})
+
+    def _queries(self, config: QueriesConfig) -> Rows:
+        def question(row: Row) -> Messages:
+            return query_question(row.positive, config, lang=row.lang)
+
+        for row, answer in self._answered(self._used(self._documents()), question):
+            queries = read_queries(answer.text, config)
+            if queries is None:
+                self._count_unusable(row.origin, answer)
+            for query in queries or ():
+                lang = {} if row.lang is None else {"lang": row.lang}
+                yield {"query": query, "positive": row.positive} | lang
+
+    def _graded(self, rows: Rows, lowest: int) -> Rows:
+        """Pass on rows whose own grade is high enough; those without a grade as well."""
+
+        def question(row: dict[str, Any]) -> Messages:
+            return grade_question(row["query"], row["positive"])
+
+        for row, answer in self._answered(rows, question):
+            grade = read_grade(answer.text)
+            if grade is None:
+                self.tally.add("ungraded", example=_shown(row["query"], answer))
+                yield row
+            elif grade >= lowest:
+                yield row | {"grade": grade}
+            else:
+                example = {key: cut(row[key]) for key in ("query", "positive")}
+                self.tally.add("low grade", example=example | {"grade": str(grade)})
+
+    def _grades(self, config: PairGradesConfig) -> Rows:
+        wanted = (
+            (record.query, document, by)
+            for record, _ in self._used(stream_records(self.config.inputs))
+            for document in (record.positive, *record.negatives)
+            for by in config.by
+        )
+        for subject, answer in self._answered(wanted, lambda subject: grade_question(*subject)):
+            query, document, by = subject
+            grade = read_grade(answer.text)
+            if grade is None:
+                self._count_unusable(query, answer)
+            else:
+                yield {"query": query, "document": document, "grade": grade, "by": by}
+
+    def _classified(self, config: ClassificationConfig) -> Rows:
+        (listed,) = self.client.answers([list_question(config)])
+        subjects = read_list(listed.text)
+        if not subjects:
+            self._count_unusable("list", listed)
+            return
+
+        def question(wanted: tuple[int, tuple[str, str]]) -> Messages:
+            number, (label, subject) = wanted
+            return example_question(label, subject, number, config)
+
+        texts = []
+        wanted = enumerate(drawn_examples(subjects, config))
+        for (_, (label, subject)), answer in self._answered(wanted, question):
+            self.used += 1
+            text = read_example(answer.text)
+            if text is None:
+                self._count_unusable(subject, answer)
+            else:
+                texts.append((label, text))
+        yield from classification_rows(texts, config)
 
 
-def _grades(
-    config: GenerateConfig, grades: PairGradesConfig, endpoint: ChatClient, account: _Account
-) -> Rows:
-    def wanted() -> Iterator[tuple[str, str, By]]:
-        for record, _ in islice(stream_records(config.inputs), config.limit or None):
-            account.used += 1
-            for document in (record.positive, *record.negatives):
-                for by in grades.by:
-                    yield record.query, document, by
-
-    kept, shown = tee(wanted())
-    questions = (grade_question(query, document, by) for query, document, by in shown)
-    for (query, document, by), answer in zip(kept, endpoint.answers(questions), strict=True):
-        grade = read_grade(answer.text)
-        if grade is None:
-            account.count_unusable(query, answer)
-        else:
-            yield {"query": query, "document": document, "grade": grade, "by": by}
+def _write_rows(job: _Job, path: Path, name: str) -> int:
+    """Write the rows of a job, all or none, and return how many they are."""
+    model, cost, written = job.config.endpoint.model, job.client.cost, 0
+    origin = {} if job.config.grades is not None else {"source": name, "made_by": model}
+    with (
+        new_file(path) as aside,
+        aside.open("w", encoding="utf-8") as file,
+        Progress(f"{name}: asking {model}", unit="rows", show=None) as progress,
+    ):
+        for row in job.rows():
+            file.write(json.dumps(row | origin, ensure_ascii=False) + "\n")
+            written += 1
+            progress.advance(1, paid=cost.paid, cached=cost.cached)
+    return written
 
 
-def _classified(config: ClassificationConfig, endpoint: ChatClient, account: _Account) -> Rows:
-    (listed,) = endpoint.answers([list_question(config)])
-    subjects = read_list(listed.text)
-    if not subjects:
-        account.count_unusable("list", listed)
-        return
-    wanted = drawn_examples(subjects, config)
-    questions = (
-        example_question(label, subject, number, config)
-        for number, (label, subject) in enumerate(wanted)
-    )
-    texts = []
-    for (label, subject), answer in zip(wanted, endpoint.answers(questions), strict=True):
-        account.used += 1
-        text = read_example(answer.text)
-        if text is None:
-            account.count_unusable(subject, answer)
-        else:
-            texts.append((label, text))
-    yield from classification_rows(texts, config)
-
-
-def _write_papers(
-    config: GenerateConfig,
-    folder: StageFolder,
-    account: _Account,
-    endpoint: ChatClient,
-    *,
-    name: str,
-    written: int,
-) -> None:
+def _write_report(job: _Job, path: Path, written: int) -> None:
     report = {
-        "rows": {"used": account.used, "written": written},
-        "answers": dict(account.tally.counts),
-        "examples": account.tally.examples,
-        "cost": endpoint.cost.report(),
+        "rows": {"used": job.used, "written": written},
+        "answers": dict(job.tally.counts),
+        "examples": job.tally.examples,
+        "cost": job.client.cost.report(),
     }
-    with new_file(folder.path / "report.json") as aside:
+    with new_file(path) as aside:
         text = json.dumps(report, indent=1, ensure_ascii=False)
         aside.write_text(text + "\n", encoding="utf-8")
-    entries = ledger_of(config.inputs) or [LedgerEntry(name)]
+
+
+def _ledger_entry(job: _Job, name: str, written: int) -> LedgerEntry:
+    entries = ledger_of(job.config.inputs) or [LedgerEntry(name)]
     licences = dict.fromkeys(entry.licence for entry in entries)
-    own = LedgerEntry(
+    credited = dict.fromkeys(entry.attribution for entry in entries if entry.attribution)
+    return LedgerEntry(
         name,
-        licence=config.licence or ", ".join(licences) or UNSTATED,
+        licence=job.config.licence or ", ".join(licences) or UNSTATED,
+        attribution=", ".join(credited),
         origin=", ".join(entry.source for entry in entries if entry.source != name),
-        made_by=config.endpoint.model,
-        rows_read=account.used,
+        made_by=job.config.endpoint.model,
+        rows_read=job.used,
         rows_kept=written,
     )
-    who = dict.fromkeys(entry.attribution for entry in entries if entry.attribution)
-    write_ledger(folder.path / LEDGER, [replace(own, attribution=", ".join(who))])
-
-
-def _summary(name: str, written: int, account: _Account, endpoint: ChatClient) -> str:
-    words = f"{name}: {written:,} rows; {endpoint.cost.summary()}"
-    for reason, count in account.tally.counts.items():
-        words += f", {count:,} {reason}"
-    return words
 
 
 def _shown(what: str, answer: ChatAnswer) -> dict[str, str]:

@@ -1,11 +1,11 @@
 """Stage teach: the vectors of a teacher for every text of some sources, made once.
 
 EmbeddingGemma (arXiv 2509.20354, section 2.2) matches the teacher's embeddings of queries,
-positives and hard negatives. Here each distinct text is embedded once, whatever the number of
-epochs, mixtures and students; a source then names this stage's vectors as its `teacher`.
+positives and hard negatives. Here each distinct text is embedded once for any number of epochs,
+mixtures and students; a source then names this stage's vectors as its `teacher`.
 
 vectors/   shards of float16 vectors by text; see `culet.data.teacher_vectors`
-state/     the texts, and what an endpoint answered that no shard holds; gone once it is finished
+state/     the texts, and answers of an endpoint that are in no shard yet; gone at the end
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import shutil
 import warnings
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -35,7 +35,7 @@ from culet.files.stores import TextStore, numbered, write_store
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.speed import embedding_estimate
-from culet.stages.teachers import EmbedderTeacher, EndpointTeacher, Teacher, folder_teacher
+from culet.stages.teachers import EndpointTeacher, Teacher, folder_teacher
 from culet.terminal.progress import Progress
 from culet.text.prompts import TASKS, Prompts
 
@@ -62,18 +62,18 @@ class TaughtSource:
 
 @dataclass(frozen=True)
 class TeachConfig:
-    """Who teaches what.
+    """A teacher, and the records whose texts it embeds.
 
     Attributes:
-        sources: Records to embed the texts of.
+        sources: The records.
         teacher: Folder of a model that culet or sentence-transformers reads.
         endpoint: An OpenAI-compatible endpoint, instead of a folder.
-        licence: Licence of the teacher, for the ledger of what learns from it; what its README.md
-            says if left out.
-        truncate_to: Keep only so many numbers of each vector: the prefix of a Matryoshka teacher.
-        shard_texts: Texts in a shard, and what a killed run loses; of an endpoint it loses only the
-            requests under way.
-        skip_bad_records: Leave bad lines out instead of stopping.
+        licence: Licence of the teacher, for the ledgers of its students; read from its README.md
+            if left out.
+        truncate_to: Length of the prefix to keep of each vector of a Matryoshka teacher.
+        shard_texts: Texts in a shard, which is what a killed run loses; with an endpoint it loses
+            only the requests under way.
+        skip_bad_records: Skip bad lines instead of stopping.
     """
 
     sources: tuple[TaughtSource, ...]
@@ -107,7 +107,7 @@ def run(
 ) -> Path:
     """Embed the texts of the sources and return the folder of the vectors, `out`/vectors.
 
-    What an endpoint has cost is said at the end, and is the `cost` of done.json.
+    The cost of an endpoint is reported at the end, and is the `cost` of done.json.
 
     Raises:
         InputError: At a bad record, if the endpoint fails or the budget is spent (what it answered
@@ -117,8 +117,7 @@ def run(
     teacher = _teacher(config, device, threads)
     files = [file for source in config.sources for file in data_files(source.path)]
     settings = identity(config, run=out.parent)
-    if config.endpoint is not None:  # of these only what is asked matters
-        settings.pop("endpoint")
+    settings.pop("endpoint", None)  # only what is asked matters: the teacher's fingerprint
     folder = StageFolder(
         out,
         fingerprint=fingerprint.of_settings(
@@ -130,27 +129,17 @@ def run(
     if folder.announced(name, say):
         return vectors
     store, asked = _texts(config, teacher, folder.state, name=name, say=say)
-    client = teacher.client if isinstance(teacher, EndpointTeacher) else None
-    if client is not None:
-        client.keep_in(folder.state / "answers.sqlite")
+    if teacher.client is not None:
+        teacher.client.keep_in(folder.state / "answers.sqlite")
     vectors.mkdir(exist_ok=True)
-    width = _shards(config, teacher, store, vectors, name=name, say=say)
-    manifest = {
-        "teacher": teacher.name,
-        "width": width,
-        "by_role": teacher.by_role,
-        "texts": len(store),
-        "fingerprint": folder.fingerprint,
-        # an endpoint may answer otherwise under the same name
-        "content": fingerprint.of_files(sorted(vectors.glob("*.parquet"))),
-    }
-    write_ledger(vectors / LEDGER, [_entry(config, teacher, len(store))])
-    with new_file(vectors / MANIFEST) as aside:
-        aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    result = {"texts": len(store), "texts_with_repeats": asked, "width": width}
-    folder.finish(result | ({} if client is None else {"cost": client.spent()}))
-    if client is not None:
-        say(f"{name}: {client.cost.summary('texts')}")
+    width = _write_shards(config, teacher, store, vectors, name=name, say=say)
+    write_ledger(vectors / LEDGER, [_ledger_entry(config, teacher, len(store))])
+    _write_manifest(vectors, teacher, width=width, texts=len(store), run=folder.fingerprint)
+    result: dict[str, Any] = {"texts": len(store), "texts_with_repeats": asked, "width": width}
+    if teacher.client is not None:
+        result["cost"] = teacher.client.spent()
+        say(f"{name}: {teacher.client.cost.summary('texts')}")
+    folder.finish(result)
     shutil.rmtree(folder.state)
     say(f"{name}: {len(store):,} texts ({asked:,} with repeats), vectors of {width} numbers")
     return vectors
@@ -192,11 +181,25 @@ def _teacher(config: TeachConfig, device: str, threads: int | None) -> Teacher:
     return folder_teacher(config.teacher, device=device, threads=threads)
 
 
-def _entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
-    """Return what the ledger of a student says of the teacher."""
+def _write_manifest(folder: Path, teacher: Teacher, *, width: int, texts: int, run: str) -> None:
+    manifest = {
+        "teacher": teacher.name,
+        "width": width,
+        "by_role": teacher.by_role,
+        "texts": texts,
+        "fingerprint": run,
+        # an endpoint may answer otherwise under the same name
+        "content": fingerprint.of_files(sorted(folder.glob("*.parquet"))),
+    }
+    with new_file(folder / MANIFEST) as aside:
+        aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+
+def _ledger_entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
+    """Return the entry of the teacher in the ledger of a student."""
     stated = None if config.teacher is None else card_licence(config.teacher)
     place = Path(teacher.name)
-    generic = place.name in ("checkpoint", "model")  # of folders that many models are in
+    generic = place.name in ("checkpoint", "model")  # the folder above says which one
     return LedgerEntry(
         f"vectors of {place.parent.name if generic else place.name}",
         licence=config.licence or stated or UNSTATED,
@@ -210,14 +213,13 @@ def _entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:
 def _texts(
     config: TeachConfig, teacher: Teacher, state: Path, *, name: str, say: Callable[[str], None]
 ) -> tuple[TextStore, int]:
-    """Return the distinct texts in order of first occurrence, and how many there are with repeats.
+    """Return the distinct texts in order of first occurrence, and their number with repeats.
 
     Like `culet.data.mining.pair_index`, in two passes: hashes, then texts.
     """
-    prompts = _prompts(teacher)
     keys = array("Q")
     skipped: list[str] = []
-    for text in _spoken(config, prompts, skipped):
+    for text in _role_texts(config, teacher.prompts, skipped):
         keys.append(int(text.key(by_role=teacher.by_role)[:16], 16))
     if skipped:
         say(f"{name}: skipped {len(skipped)} bad records, the first: {skipped[0]}")
@@ -225,27 +227,19 @@ def _texts(
         raise InputError(f"no usable record in {[str(source.path) for source in config.sources]}")
     if not (state / "texts").exists():
         _, first = numbered(np.frombuffer(keys, dtype=np.uint64))
-        rows = ([text.task, text.title, text.text] for text in _spoken(config, prompts))
+        rows = ([text.task, text.title, text.text] for text in _role_texts(config, teacher.prompts))
         write_store(state / "texts", compress(rows, first))
     return TextStore(state / "texts"), len(keys)
 
 
-def _prompts(teacher: Teacher) -> Prompts | None:
-    """Return the prompts that decide which tasks a teacher knows; None if it takes any.
-
-    A teacher that is not culet's has at most one prompt for all queries: what the student makes of
-    a task is for the student's stage to say.
-    """
-    return teacher.prompts if isinstance(teacher, EmbedderTeacher) else None
-
-
-def _spoken(
+def _role_texts(
     config: TeachConfig, prompts: Prompts | None, skipped: list[str] | None = None
 ) -> Iterator[Spoken]:
+    """Yield the texts of all records; one whose task the prompts do not know is a bad record."""
     for source in config.sources:
 
         def check(record: Record, task: str = source.task) -> None:
-            if prompts is not None:  # a title without a place goes in front of its text
+            if prompts is not None:  # without a place for it, a title goes in front of the text
                 record_prompts(replace(record, title=None), prompts=prompts, task=task)
 
         for record, _ in stream_records(
@@ -257,7 +251,7 @@ def _spoken(
             yield from negatives
 
 
-def _shards(
+def _write_shards(
     config: TeachConfig,
     teacher: Teacher,
     store: TextStore,
@@ -267,45 +261,47 @@ def _shards(
     say: Callable[[str], None],
 ) -> int:
     """Write the shards that are not there yet; return the width of their vectors."""
-    size, notes = config.shard_texts, 0
-    present = [folder / f"{i:05d}.parquet" for i in range(-(-len(store) // size))]
-    done = sum(size for path in present if path.exists())
-    client = teacher.client if isinstance(teacher, EndpointTeacher) else None
+    size, client = config.shard_texts, teacher.client
+    shards = [folder / f"{i:05d}.parquet" for i in range(-(-len(store) // size))]
+    done = sum(size for path in shards if path.exists())
+    warned = False
     with Progress(name, total=len(store), unit="texts", done=min(done, len(store))) as bar:
 
         def advance(number: int) -> None:
             paid = {"paid": client.cost.paid} if client and client.config.input_price else {}
             bar.advance(number, **paid)
 
-        for number, path in enumerate(present):
+        for number, path in enumerate(shards):
             if path.exists():
                 continue
             part = [Spoken(*row) for row in store[number * size : (number + 1) * size]]
-            with warnings.catch_warnings(record=True) as heard:
+            with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                vectors = teacher.embed(part, advance)
-            if heard and not notes:
-                say(f"{name}: {heard[0].message}")
-            notes += len(heard)
-            if config.truncate_to is not None:
-                if vectors.shape[1] < config.truncate_to:
-                    raise InputError(
-                        f"truncate_to is {config.truncate_to}, but {teacher.name} gives vectors "
-                        f"of {vectors.shape[1]} numbers"
-                    )
-                vectors = vectors[:, : config.truncate_to]
+                vectors = _prefixes(teacher.embed(part, advance), config.truncate_to, teacher)
+            if caught and not warned:
+                say(f"{name}: {caught[0].message}")
+                warned = True
             write_shard(path, [text.key(by_role=teacher.by_role) for text in part], vectors)
             if client is not None:
                 client.forget()
+    return _common_width(shards)
+
+
+def _prefixes(vectors: np.ndarray, length: int | None, teacher: Teacher) -> np.ndarray:
+    if length is not None and vectors.shape[1] < length:
+        raise InputError(
+            f"truncate_to is {length}, but {teacher.name} gives vectors of {vectors.shape[1]} "
+            "numbers"
+        )
+    return vectors[:, :length]
+
+
+def _common_width(shards: Sequence[Path]) -> int:
     import pyarrow.parquet as pq
 
-    widths = {_width(pq.read_schema(path)) for path in present}
+    widths = {int(pq.read_schema(path).field("vector").type.list_size) for path in shards}
     if len(widths) != 1:
         raise InputError(
-            f"{folder} holds vectors of widths {sorted(widths)}; was the model changed?"
+            f"{shards[0].parent} holds vectors of widths {sorted(widths)}; was the model changed?"
         )
     return widths.pop()
-
-
-def _width(schema: Any) -> int:
-    return int(schema.field("vector").type.list_size)

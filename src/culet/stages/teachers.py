@@ -14,14 +14,17 @@ from culet.embedder import Embedder
 from culet.errors import CheckpointError, need
 from culet.files import fingerprint
 from culet.loading import load
+from culet.text.prompts import Prompts
+
+Advance = Callable[[int], None]  # called with how many more texts have their vectors
 
 
 class Teacher(Protocol):
-    """Whatever makes vectors of texts.
+    """A model that gives vectors of texts.
 
     Attributes:
-        name: For messages.
-        by_role: Whether the same words have another vector as a query than as a document.
+        name: What messages call it.
+        by_role: Whether the same words get another vector as a query than as a document.
         fingerprint: Changes with the model.
     """
 
@@ -29,23 +32,25 @@ class Teacher(Protocol):
     by_role: bool
     fingerprint: str
 
-    def embed(
-        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
-    ) -> np.ndarray:
-        """Return a vector for each text, float32 [B, T].
+    @property
+    def prompts(self) -> Prompts | None:
+        """The prompts that decide which tasks it knows; None if it takes any.
 
-        Args:
-            texts: The texts.
-            advance: Told how many more texts have their vectors, as they come.
+        A model that culet does not read has at most one prompt for all queries.
         """
+
+    @property
+    def client(self) -> EmbeddingClient | None:
+        """The client of an endpoint, if it is behind one."""
+
+    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
+        """Return a vector for each text, float32 [B, T]."""
 
 
 class EmbedderTeacher:
-    """A checkpoint that culet reads, through its own engines and prompts.
+    """A checkpoint that culet reads, through its own engines and prompts."""
 
-    Attributes:
-        prompts: The prompts it puts in front of texts.
-    """
+    client = None
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
@@ -54,34 +59,29 @@ class EmbedderTeacher:
         self.by_role = not embedder.prompts.empty
         self.fingerprint = embedder.fingerprint
 
-    def embed(
-        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
-    ) -> np.ndarray:
+    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
         """Return unit vectors; queries carry the prompt of their task."""
         vectors = np.empty((len(texts), self._embedder.dim), dtype=np.float32)
         for task in sorted({text.task for text in texts}, key=lambda task: task or ""):
             places = [i for i, text in enumerate(texts) if text.task == task]
-            own = [texts[i] for i in places]
-            if task is not None:
-                asked = [text.text for text in own]
-                found = self._embedder.encode_query(asked, task=task, progress=False)
-            elif self._embedder.prompts.takes_title:
-                found = self._embedder.encode_document(
-                    [text.text for text in own],
-                    titles=[text.title for text in own],
-                    progress=False,
-                )
-            else:
-                found = self._embedder.encode_document(
-                    [text.titled for text in own], progress=False
-                )
-            vectors[places] = found
+            vectors[places] = self._of_task(task, [texts[i] for i in places])
             advance(len(places))
         return vectors
+
+    def _of_task(self, task: str | None, texts: Sequence[Spoken]) -> np.ndarray:
+        words = [text.text for text in texts]
+        if task is not None:
+            return self._embedder.encode_query(words, task=task, progress=False)
+        titles = [text.title for text in texts]
+        if self.prompts.takes_title:
+            return self._embedder.encode_document(words, titles=titles, progress=False)
+        return self._embedder.encode_document([text.titled for text in texts], progress=False)
 
 
 class SentenceTransformerTeacher:
     """Any local sentence-transformers folder; prompts named query and document if it has them."""
+
+    prompts = client = None
 
     def __init__(self, folder: Path, *, device: str = "cpu", batch_size: int = 64) -> None:
         need("sentence_transformers", extra="rerank", purpose=f"the teacher {folder}")
@@ -98,20 +98,16 @@ class SentenceTransformerTeacher:
         except (OSError, ValueError, KeyError) as error:
             raise CheckpointError(f"{folder} cannot be read: {error}") from error
         self._batch_size = batch_size
-        self._prompts = {
-            side: (self._model.prompts or {}).get(side) or "" for side in ("query", "document")
-        }
+        prompts = self._model.prompts or {}
+        self._query, self._document = prompts.get("query") or "", prompts.get("document") or ""
         self.name = str(folder)
-        self.by_role = self._prompts["query"] != self._prompts["document"]
+        self.by_role = self._query != self._document
         self.fingerprint = fingerprint.of_files(_files(folder), relative_to=folder)
 
-    def embed(
-        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
-    ) -> np.ndarray:
+    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
         """Return the model's vectors."""
-        sides = ["document" if text.task is None else "query" for text in texts]
         vectors = self._model.encode(
-            [self._prompts[s] + t.titled for s, t in zip(sides, texts, strict=True)],
+            _prefixed(texts, query=self._query, document=self._document),
             prompt="",
             batch_size=self._batch_size,
             convert_to_numpy=True,
@@ -119,6 +115,10 @@ class SentenceTransformerTeacher:
         )
         advance(len(texts))
         return np.asarray(vectors, dtype=np.float32)
+
+
+def _prefixed(texts: Sequence[Spoken], *, query: str, document: str) -> list[str]:
+    return [(document if text.task is None else query) + text.titled for text in texts]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -133,14 +133,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 class EndpointTeacher:
-    """A model behind an OpenAI-compatible endpoint.
+    """A model behind an OpenAI-compatible endpoint."""
 
-    Attributes:
-        client: Who asks it, keeps what it answers and counts what that costs.
-    """
+    prompts = None
 
     def __init__(self, config: EmbeddingEndpoint) -> None:
-        self._config = config
         self.client = EmbeddingClient(config)
         self.name = f"{config.model} at {config.shown_url}"
         self.by_role = config.query_prefix != config.document_prefix
@@ -148,16 +145,11 @@ class EndpointTeacher:
             [config.model, config.query_prefix, config.document_prefix]
         )
 
-    def embed(
-        self, texts: Sequence[Spoken], advance: Callable[[int], None] = lambda number: None
-    ) -> np.ndarray:
+    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
         """Return the endpoint's vectors."""
-        prefixes = [
-            self._config.document_prefix if text.task is None else self._config.query_prefix
-            for text in texts
-        ]
-        asked = [p + t.titled for p, t in zip(prefixes, texts, strict=True)]
-        return self.client.embed(asked, advance)
+        config = self.client.config
+        prefixes = {"query": config.query_prefix, "document": config.document_prefix}
+        return self.client.embed(_prefixed(texts, **prefixes), advance)
 
 
 def folder_teacher(folder: Path, *, device: str = "cpu", threads: int | None = None) -> Teacher:
