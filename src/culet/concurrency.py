@@ -1,6 +1,6 @@
-"""Work done ahead on a thread: tokenizing beside the engine, batches beside the training step.
+"""Work done ahead on a thread: tokenizing while the engine runs, batches during training steps.
 
-The tokenizer releases the interpreter lock, so one thread is enough; how long the reader waited
+The tokenizer releases the interpreter lock, so one thread is enough. How long the reader waited
 is counted, so that it can be reported.
 """
 
@@ -15,19 +15,19 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_PATIENCE = 5.0  # seconds for the thread to end; one that waits for input is left behind
-_LEAVE = 1.0  # seconds for work that was begun to end; nobody waits longer on Ctrl-C
+_PATIENCE = 5.0  # seconds for the thread to end; one still waiting for input is then left behind
+_LEAVE = 1.0  # seconds for work already begun to end; on Ctrl-C we wait no longer
 
 
 class Ahead(Generic[Item]):
     """An iterator that a thread keeps a few items ahead of its reader.
 
-    Errors of the source surface at the item they belong to. Use as a context manager, so that
-    the thread ends with the block.
+    Errors of the source are raised at the item they belong to. Use it as a context manager, so
+    that the thread ends with the block.
 
     Args:
         items: The source; only the thread reads it.
-        depth: Items that wait at most.
+        depth: The most items that wait.
 
     Attributes:
         waited_seconds: How long the reader has waited for items so far.
@@ -46,7 +46,7 @@ class Ahead(Generic[Item]):
             item, error = self._queue.get()
             self.waited_seconds += time.perf_counter() - before
             if error is not None:
-                self._put((None, StopIteration()))  # whoever asks again hears that it is over
+                self._put((None, StopIteration()))  # a further call finds the end
                 if isinstance(error, StopIteration):
                     return
                 raise error
@@ -89,13 +89,13 @@ def ahead_map(
 ) -> Generator[Result, None, None]:
     """Yield `work(item)` in order: items are taken here, and a thread works ahead on them.
 
-    For items that belong to the caller's thread (a database cursor, standard input): while one
-    is waited for, Ctrl-C ends the wait. Errors surface at the item they belong to. Close the
-    iterator when it is left early (`contextlib.closing`), so that the thread ends.
+    For items that belong to the caller's thread (a database cursor, standard input): Ctrl-C ends
+    a wait for one. Errors are raised at the item they belong to. Close the iterator when it is
+    left early (`contextlib.closing`), so that the thread ends.
 
     Args:
         work: Done on the thread, one item after the other.
-        items: Taken by whoever asks for results, `depth` more of them than it has got.
+        items: Taken on the caller's thread, up to `depth` ahead of the results it has received.
         depth: Items that are worked on ahead.
     """
     todo: queue.SimpleQueue[Item | _End] = queue.SimpleQueue()

@@ -38,11 +38,11 @@ class Engine(Protocol):
 
     @property
     def backend(self) -> str:
-        """What computes: "openvino" or "torch"."""
+        """What computes the vectors: "openvino" or "torch"."""
 
     @property
     def precision(self) -> str:
-        """What it computes in: "float32", "bfloat16", "int8" or "int4"."""
+        """What they are computed in: "float32", "bfloat16", "int8" or "int4"."""
 
     def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done."""
@@ -54,7 +54,7 @@ class Prepared:
 
     Attributes:
         ids: Token ids of each text, prompt included.
-        note: What must be said of texts that were cut, or None.
+        note: A warning about texts that were cut, or None.
     """
 
     ids: list[np.ndarray]
@@ -65,23 +65,23 @@ class Embedder:
     """A loaded model with its tokenizer and prompts.
 
     `pickle` and `copy` load it again, from the same folder, in the same precision. A forked child
-    compiles the model once more for itself.
+    compiles the model for itself.
 
     Args:
         checkpoint: The model.
-        engine: What computes.
-        name: What it was loaded by.
-        again: Loads it once more, in another process; None where it is not from a folder.
+        engine: What computes the vectors.
+        name: The name it was loaded by.
+        again: Loads it in another process; None where it does not come from a folder.
 
     Attributes:
-        name: What it was loaded by.
+        name: The name it was loaded by.
         prompts: The checkpoint's prompts.
         widths: Trained widths, largest first.
         dim: The full width.
-        max_length: Longest text in tokens, prompt, BOS and EOS included.
+        max_length: The longest text in tokens, prompt, BOS and EOS included.
         fingerprint: 16 hex digits that change with weights, config, tokenizer or prompts.
-        backend: What computes: "openvino" or "torch".
-        precision: What it computes in: "float32", "bfloat16", "int8" or "int4".
+        backend: What computes the vectors: "openvino" or "torch".
+        precision: What they are computed in: "float32", "bfloat16", "int8" or "int4".
     """
 
     def __init__(
@@ -137,15 +137,17 @@ class Embedder:
         valid text: its vector is that of the prompt alone.
 
         Args:
-            texts: What is searched with; also both sides of symmetric tasks.
+            texts: The queries; for symmetric tasks, both sides.
             task: One of `embedder.prompts.tasks`: "search", "similarity", "classification", …
-            instruction: Own words in place of the task's.
+            instruction: Your own words in place of the task's.
             truncate_to: A trained width; None means the full one.
-            on_long: A text beyond `max_length` tokens is cut with a warning, or an error.
-            progress: True shows it, False does not, None once it takes more than two seconds.
+            on_long: Whether a text of more than `max_length` tokens is cut, with a warning, or
+                refused.
+            progress: True shows it, False never, None once it has taken two seconds.
 
         Raises:
-            InputError: Unknown task, untrained width, or a text that is none or too long.
+            InputError: An unknown task, an untrained width, something that is not a text, or one
+                that is too long.
         """
         self.prompts.query(task, instruction=instruction)  # refused before the first text
         given = listed(texts)
@@ -207,11 +209,11 @@ class Embedder:
         """Yield the vectors of queries as they are done, float32 [b, M], in their order.
 
         For inputs that do not fit into memory: two windows of texts are held. They are taken on
-        the thread that asks for vectors, a window ahead.
+        the thread that asks for vectors, one window ahead.
 
-        Arguments and errors are those of `encode_query`, errors as the text is reached, but for
-        one string, which is refused; `window` texts are sorted by length together and come out
-        together.
+        Arguments and errors are those of `encode_query`, except that one string is refused, and
+        an error in a text is raised when that text is reached. `window` texts are sorted by
+        length together and come out together.
         """
         self.prompts.query(task, instruction=instruction)
 
@@ -232,7 +234,7 @@ class Embedder:
     ) -> Iterator[np.ndarray]:
         """Yield the vectors of documents as they are done, float32 [b, M], in their order.
 
-        `texts` are documents or pairs (title or None, document); all else is as in
+        `texts` are documents or pairs (title or None, document); the rest is as in
         `stream_query`.
         """
 
@@ -256,7 +258,7 @@ class Embedder:
         on_long: OnLong = "truncate",
         first: int = 0,
     ) -> Prepared:
-        """Return queries tokenized; `embed` takes them, on another thread if need be.
+        """Return tokenized queries for `embed`, which may run on another thread.
 
         Arguments are those of `encode_query`; `first` is the number of the first text in messages.
         """
@@ -271,7 +273,7 @@ class Embedder:
         on_long: OnLong = "truncate",
         first: int = 0,
     ) -> Prepared:
-        """Return documents tokenized; `embed` takes them, on another thread if need be.
+        """Return tokenized documents for `embed`, which may run on another thread.
 
         Arguments are those of `encode_document`; `first` is the number of the first text in
         messages.
@@ -292,7 +294,7 @@ class Embedder:
         Args:
             prepared: From `prepare_query` or `prepare_document`.
             truncate_to: A trained width; None means the full one.
-            bar: Moved as texts are done.
+            bar: Advanced as texts are done.
 
         Raises:
             InputError: If that width was not trained.
@@ -352,7 +354,7 @@ class Embedder:
         truncate_to: int | None,
         window: int,
     ) -> Iterator[np.ndarray]:
-        """Return the vectors of windows; what is wrong with the arguments is said now."""
+        """Return the vectors of windows; wrong arguments are refused at once."""
         width = self._width(truncate_to)
         prepared = windows(several(texts), prepare, check_window(window))
 

@@ -6,9 +6,9 @@ CuletError
 ├── RecipeError       a recipe with unknown, missing or contradictory settings
 ├── TrainingError     a run that had to stop (a loss that is not finite, a state that does not fit)
 ├── MissingExtra      an optional package that is not installed
-└── (Interrupted, a KeyboardInterrupt: a run stopped by Ctrl-C after saving what it had)
+└── (Interrupted, a KeyboardInterrupt: a run that Ctrl-C stopped after it had saved its state)
 
-Every message says what was expected, what came, and what to do. The command line prints it
+Every message says what was expected, what was found, and what to do. The command line prints it
 without a traceback and exits with code 2.
 """
 
@@ -22,7 +22,7 @@ _INSTALLED_AS = {"sklearn": "scikit-learn", "sentence_transformers": "sentence-t
 
 
 class CuletError(Exception):
-    """The root of all errors a user of culet can cause and mend."""
+    """The root of all errors that a user of culet can cause and fix."""
 
 
 class InputError(CuletError, ValueError):
@@ -38,7 +38,7 @@ class RecipeError(CuletError):
 
 
 class TrainingError(CuletError):
-    """A run that stopped to protect what it had learnt so far."""
+    """A run that stopped to protect what it had learned so far."""
 
 
 class MissingExtra(CuletError, ImportError):
@@ -75,4 +75,4 @@ def need(module: str, *, extra: str, purpose: str) -> Any:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A long run that stopped when asked to, with what it had saved; it says how to go on."""
+    """A long run that stopped when asked to; the message says what is saved and how to resume."""

@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_listed_with_its_reason(
     assert reasons["b.txt"] == "a binary file"
     assert "neither UTF-8 nor UTF-16 (byte 3)" in reasons["c.txt"]
     assert "more than the limit" in reasons["d.txt"]
-    assert "not a kind of text" in reasons["e.png"]
+    assert "not known by its name to be text" in reasons["e.png"]
     assert "name the file itself" in reasons["f.jsonl"]
     assert "cannot be opened" in reasons["g.txt"]
 
@@ -84,7 +84,7 @@ def test_a_pipe_in_a_folder_is_listed_and_not_waited_for(tmp_path: Path) -> None
     assert [chunk.path for chunk in corpus.chunks] == ["a.txt"]
     reasons = {skipped.path: skipped.reason for skipped in corpus.skipped}
     assert list(reasons) == ["b.txt", "c.jsonl"]
-    assert reasons["b.txt"] == "a pipe, a socket or a device, and not a file"
+    assert reasons["b.txt"] == "a pipe, a socket or a device, not a file"
     with pytest.raises(InputError, match=r"b\.txt is a pipe, .*; expected a folder, a text file"):
         read_corpus(tmp_path / "b.txt")
 

@@ -1,1 +1,1 @@
-"""Search over a folder of documents, compared with every chunk."""
+"""Search over a folder of documents: a question is compared with every chunk."""

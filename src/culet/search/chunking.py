@@ -17,8 +17,8 @@ from typing import Literal
 Kind = Literal["markdown", "rst", "text", "code"]
 
 _NO_START = 1_000  # the rank of a line at which no chunk should begin
-_FENCED = 500  # a paragraph inside a fenced block: only if nothing else will do
-_SMALL_SHARE = 4  # a section under a quarter of the target looks for company
+_FENCED = 500  # a paragraph inside a fenced block: only as a last resort
+_SMALL_SHARE = 4  # a section under a quarter of the target is merged with a neighbour
 
 _HEADING = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -29,7 +29,7 @@ _SENTENCE = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])|(?<=[;:])\s+")
 
 @dataclass(frozen=True)
 class Span:
-    """A run of lines, counted from 0, the last one included.
+    """A run of lines, counted from 0, the last one inclusive.
 
     Attributes:
         first: Its first line.
@@ -57,7 +57,7 @@ def divide(lines: Sequence[str], kind: Kind, target_chars: int) -> list[Span]:
     fenced = _fenced(lines) if kind == "markdown" else [False] * len(lines)
     if kind == "code":
         sections = _definitions(lines)
-        small = target_chars  # definitions have no subject in common to lose
+        small = target_chars  # definitions have no common subject to lose
     else:
         sections = _headed(lines, kind, fenced)
         small = target_chars // _SMALL_SHARE
@@ -77,7 +77,7 @@ def divide(lines: Sequence[str], kind: Kind, target_chars: int) -> list[Span]:
 def _with_heading(piece: Span, section: _Section, lines: Sequence[str], kind: Kind) -> Span:
     heading = " > ".join(section.headings) or None
     if kind == "code":
-        # The head of a long definition is worth repeating over its later parts.
+        # The first line of a long definition is worth repeating above its later parts.
         starts = section.first
         heading = lines[starts].strip()[:120] if piece.first > starts else None
     return Span(piece.first, piece.last, heading, piece.text)
@@ -139,12 +139,12 @@ def _headings(
 
 
 def _underline(lines: Sequence[str], i: int, kind: Kind) -> str | None:
-    """Return the mark that underlines the line before line i, if line i does that."""
+    """Return the mark with which line i underlines the line before it, or None."""
     match = _UNDERLINE.match(lines[i])
     if not match or i == 0 or not lines[i - 1].strip() or _UNDERLINE.match(lines[i - 1]):
         return None
     if kind == "markdown":
-        # A row of dashes under a list, table or paragraph of several lines is no heading.
+        # A row of dashes under a list, a table or a paragraph of several lines makes no heading.
         alone = i == 1 or not lines[i - 2].strip()
         heading = alone and match[1] in "=-" and not lines[i - 1].lstrip().startswith(tuple("-*|>"))
         return match[1] if heading else None
@@ -165,7 +165,7 @@ def _definitions(lines: Sequence[str]) -> list[_Section]:
 def _merged(
     sections: Sequence[_Section], sizes: Sequence[int], small: int, target_chars: int
 ) -> list[_Section]:
-    """Return the sections with small neighbours joined, as long as the whole fits the target."""
+    """Return the sections with small neighbours joined where the result fits the target."""
     merged: list[_Section] = []
     for section in sections:
         if merged:
@@ -186,7 +186,7 @@ def _size(section: _Section, sizes: Sequence[int]) -> int:
 
 
 def _joint(smaller: tuple[str, ...], larger: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the headings two sections share; the larger's where one is within the other."""
+    """Return the headings two sections share, or the larger one's if one contains the other."""
     shared = 0
     for one, other in zip(smaller, larger, strict=False):
         if one != other:
@@ -197,7 +197,7 @@ def _joint(smaller: tuple[str, ...], larger: tuple[str, ...]) -> tuple[str, ...]
 
 
 def _ranks(lines: Sequence[str], kind: Kind, fenced: Sequence[bool]) -> list[int]:
-    """Return how unwelcome it is that a chunk begins at each line."""
+    """Return how bad a place each line is for a chunk to begin."""
     ranks = []
     for i, line in enumerate(lines):
         if i == 0 or lines[i - 1].strip() or not line.strip():
@@ -219,7 +219,7 @@ def _cuts(
         while end < last and sizes[end + 2] - sizes[first] <= target_chars:
             end += 1
         if end < last:
-            # Prefer the best start of a next piece in the later half; among equals, the latest.
+            # Prefer the best start of the next piece in the later half; among equals, the latest.
             half = first + (end - first) // 2
             end = min(range(half, end + 1), key=lambda i: (ranks[i + 1], -i))
             yield first, end
@@ -230,7 +230,7 @@ def _cuts(
 
 
 def _piece(lines: Sequence[str], first: int, last: int, target_chars: int) -> Iterator[Span]:
-    """Yield the lines as one span without blank edges; a too long single line as several."""
+    """Yield the lines as one span without blank edges; a single overlong line, as several."""
     while first <= last and not lines[first].strip():
         first += 1
     while last >= first and not lines[last].strip():

@@ -1,13 +1,13 @@
-"""A folder, a file or a JSONL → the chunks that can be found in it.
+"""A folder, a file or a JSONL → the chunks that a search can find in it.
 
 What is special here:
 
 - a chunk is a run of whole lines of one file, so that its line numbers are exact; only a single
   line that is too long by itself is divided, at sentences
-- every line that is not blank lies in a chunk; nothing is dropped to make things fit
+- every line that is not blank belongs to a chunk; nothing is dropped to make things fit
 - Markdown and reStructuredText are divided at headings, code at top-level definitions, everything
   else at paragraphs; small neighbours are merged, long pieces divided again
-- a file or folder that is not read is listed with its reason
+- a file or folder that is not read is listed with the reason
 - a file whose name is not UTF-8 is read too; the name is shown with those bytes escaped
 """
 
@@ -27,7 +27,7 @@ from culet.search.chunking import Kind, Span, divide
 TARGET_CHARS = 1200
 MAX_FILE_BYTES = 10_000_000
 _SNIFFED_BYTES = 8192
-_IRREGULAR = "a pipe, a socket or a device, and not a file"
+_IRREGULAR = "a pipe, a socket or a device, not a file"
 
 _KINDS: dict[Kind, str] = {
     "markdown": "md markdown mdx mkd",
@@ -59,10 +59,10 @@ class Chunk:
     Attributes:
         path: The file, relative to the corpus, as it is shown.
         first_line: Its first line in the file, counted from 1.
-        last_line: Its last line, included.
+        last_line: Its last line, inclusive.
         title: The heading path, the file name or the document's own title.
         text: The lines.
-        id: The document's own name, where a JSONL gives one.
+        id: The document's id, where a JSONL gives one.
     """
 
     path: str
@@ -87,8 +87,8 @@ class Corpus:
 
     Attributes:
         chunks: In the order of paths and lines.
-        skipped: Files, lines of a JSONL, folders that cannot be entered and links to folders, all
-            left out. Hidden files and folders of tools (`.git`, `node_modules`) are not counted.
+        skipped: What was left out: files, lines of a JSONL, folders that cannot be entered, links
+            to folders. Hidden files and folders of tools (`.git`, `node_modules`) are not listed.
         num_files: How many files were read.
     """
 
@@ -104,15 +104,15 @@ def read_corpus(
     text_field: str = "text",
     on_bad_line: Literal["error", "skip"] = "error",
 ) -> Corpus:
-    """Return the chunks of a folder, of one text file, or of a JSONL with a document a line.
+    """Return the chunks of a folder, of one text file, or of a JSONL with one document per line.
 
     Args:
-        path: A folder is walked in the order of names. A JSONL (.jsonl, .jsonl.gz, .ndjson) is
+        path: A folder is walked in order of names. A JSONL (.jsonl, .jsonl.gz, .ndjson) is
             read as documents with the fields `text_field`, and optionally "title" and "id".
-        target_chars: Chunks are merged up to this size and divided when they are half as long
-            again.
+        target_chars: Chunks are merged up to this size, and divided from one and a half times
+            this size.
         text_field: The field of a JSONL that holds the text.
-        on_bad_line: Whether a bad line of a JSONL stops the reading, or is listed as skipped.
+        on_bad_line: Whether a bad line of a JSONL is an error or is listed as skipped.
 
     Raises:
         InputError: The path does not exist or cannot be entered, or a line of a JSONL is bad.
@@ -146,7 +146,7 @@ def _read_folder(root: Path, target_chars: int) -> Corpus:
         if kind is None:
             if _is_empty(path):
                 continue
-            reason = "not a kind of text that is known by its name"
+            reason = "not known by its name to be text"
             if is_json_lines(path):
                 reason = "a JSONL is a corpus of its own; name the file itself to search it"
             skipped.append(Skipped(name, reason))
@@ -184,7 +184,7 @@ def _walk(root: Path) -> Iterator[Path | Skipped]:
 
 
 def _shown(name: str) -> str:
-    """Return a name of the file system as text that a tokenizer reads and a screen shows."""
+    """Return a file system name as text that a tokenizer can read and a screen can show."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -266,7 +266,7 @@ def _read_documents(
 def _document_chunks(
     path: Path, line: int, record: dict[str, object], target_chars: int, text_field: str
 ) -> list[Chunk]:
-    """Return one document of a JSONL: one chunk, or several on the same line if it is long."""
+    """Return the chunks of one document of a JSONL: several, on the same line, if it is long."""
     text, title = record.get(text_field), record.get("title")
     if not isinstance(text, str):
         raise InputError(

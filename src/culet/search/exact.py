@@ -1,7 +1,7 @@
 """A question → the nearest chunks of a corpus, compared with every one of them.
 
-Exact: no index and no approximation, which for a folder of documents is a matrix product. What
-takes time is embedding the corpus, so its vectors are kept between searches.
+Exact: no index and no approximation; for a folder of documents that is one matrix product. What
+takes time is embedding the corpus, so its vectors are cached between searches.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from culet.terminal.progress import Progress
 if TYPE_CHECKING:
     from culet.embedder import Embedder
 
-_CHARS_A_TOKEN = 2  # cautious, so that hardly any chunk is longer than the model reads
-_ENCODED_AT_ONCE = 128
+_CHARS_PER_TOKEN = 2  # cautious, so that hardly any chunk is longer than the model reads
+_CHUNKS_PER_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Hit:
 
     Attributes:
         score: Cosine similarity with the question, at most 1.
-        chunk: What was found.
+        chunk: The chunk.
     """
 
     score: float
@@ -47,7 +47,7 @@ class Hits:
         question: What was asked.
         hits: Best first; chunks of equal score in the order of the corpus.
         num_chunks: How many chunks were compared.
-        num_embedded: How many of them had to be embedded now; the others were kept from before.
+        num_embedded: How many of them had to be embedded now; the others were cached.
     """
 
     question: str
@@ -73,12 +73,12 @@ def search(
     Args:
         embedder: The model.
         chunks: From `read_corpus`.
-        question: What is looked for.
-        k: How many chunks to return at most.
+        question: What to look for.
+        k: The most chunks to return.
         task: The task of the question: "search", "question_answering", "code", …
         truncate_to: A trained width; None means the full one.
-        cache: File for the vectors of this corpus (`vectorcache.cache_path`); None for none.
-        progress: True shows it, False never, None when embedding takes long.
+        cache: File for the vectors of this corpus (`vector_cache.cache_path`); None for none.
+        progress: True shows it, False never, None once embedding takes a while.
         report: Receives a sentence when the cache is damaged or a chunk had to be cut.
 
     Raises:
@@ -88,7 +88,7 @@ def search(
         raise InputError("the question is blank; ask for something")
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
-    # The question first: a wrong task or width shows before the corpus is embedded.
+    # The question first: a wrong task or width is refused before the corpus is embedded.
     query = embedder.encode_query([question], task=task, truncate_to=truncate_to, progress=False)
     document, num_embedded = _embed_chunks(embedder, chunks, cache, progress, report)
     width = query.shape[1]
@@ -114,14 +114,14 @@ def search_corpus(
 ) -> tuple[Hits, Corpus]:
     """Read a corpus, search it, and return the hits with the corpus they came from.
 
-    Args are those of `read_corpus` and `search`; `cached` keeps vectors in the user's cache
-    folder. Chunks are sized so that this model reads them whole.
+    Arguments are those of `read_corpus` and `search`; with `cached`, vectors are kept in the
+    user's cache folder. Chunks are sized so that the model rarely has to cut one.
 
     Raises:
         InputError: As `read_corpus` and `search`, or there is nothing to search.
     """
     path = Path(path)
-    target_chars = min(TARGET_CHARS, _CHARS_A_TOKEN * embedder.max_length)
+    target_chars = min(TARGET_CHARS, _CHARS_PER_TOKEN * embedder.max_length)
     corpus = read_corpus(
         path, target_chars=target_chars, text_field=text_field, on_bad_line=on_bad_line
     )
@@ -149,7 +149,7 @@ def _embed_chunks(
     progress: bool | None,
     report: Report,
 ) -> tuple[np.ndarray, int]:
-    """Return the full vectors [B, E] of the chunks and how many were embedded now."""
+    """Return the full-width vectors [B, E] of the chunks, and how many were embedded now."""
     if embedder.prompts.takes_title:
         titles = [chunk.title for chunk in chunks]
         texts = [chunk.text for chunk in chunks]
@@ -164,16 +164,16 @@ def _embed_chunks(
     def encode(places: list[int]) -> Iterator[np.ndarray]:
         warned: list[str] = []
         with Progress("embedding", total=len(places), unit="chunks", show=progress) as bar:
-            for start in range(0, len(places), _ENCODED_AT_ONCE):
-                some = places[start : start + _ENCODED_AT_ONCE]
+            for start in range(0, len(places), _CHUNKS_PER_BATCH):
+                batch = places[start : start + _CHUNKS_PER_BATCH]
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     embedding = embedder.encode_document(
-                        [texts[i] for i in some], titles=[titles[i] for i in some], progress=False
+                        [texts[i] for i in batch], titles=[titles[i] for i in batch], progress=False
                     )
                 warned += [str(warning.message) for warning in caught]
                 yield embedding
-                bar.advance(len(some))
+                bar.advance(len(batch))
         if warned:  # one sentence for the whole corpus, not one for each batch
             more = f" (and {len(warned) - 1} more batches like this one)" if warned[1:] else ""
             report(f"while embedding the corpus: {warned[0]}{more}")

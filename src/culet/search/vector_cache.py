@@ -1,12 +1,12 @@
-"""Vectors of a corpus kept on disk, so that a second search embeds only what has changed.
+"""Vectors of a corpus cached on disk, so that a second search embeds only what has changed.
 
-One file for each model, engine and corpus. Inside, a vector for each text, known by the hash of
-the text with its prompt: an edited file costs its edited chunks, a moved one costs nothing. The
-file's name follows from the model's fingerprint and from backend and precision, so that no vector
-of another model or of a coarser precision is ever found.
+One file for each model, engine and corpus. Inside, a vector for each text, under the hash of the
+text with its prompt: an edited file costs its edited chunks, a moved one costs nothing. The file's
+name is derived from the model's fingerprint, the backend and the precision, so that a vector of
+another model or a coarser precision is never used.
 
 The cache is a convenience: a file that is damaged or cannot be written is reported and otherwise
-ignored. Searches at the same time may write the same file; the last one stays.
+ignored. Concurrent searches may write the same file; the last one wins.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from culet.files.cache import cache_folder
 
 _KEY_BYTES = 16
 
-# What a damaged archive raises: TypeError where it is another kind of numpy file.
+# What a damaged archive raises; TypeError if it is another kind of numpy file.
 _DAMAGES = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 Report = Callable[[str], None]
 
 
 class Computed(Protocol):
-    """What says which vectors it gives, as an `Embedder` does: weights, backend, precision."""
+    """What identifies the vectors it gives, as an `Embedder` does: weights, backend, precision."""
 
     fingerprint: str
     backend: str
@@ -41,14 +41,14 @@ class Computed(Protocol):
 
 
 def cache_path(embedder: Computed, corpus: Path) -> Path:
-    """Return where the vectors of this corpus under this model and precision are kept."""
+    """Return the file for the vectors of this corpus under this model and precision."""
     made_by = f"{embedder.fingerprint}\0{embedder.backend}\0{embedder.precision}\0"
     name = hashlib.sha256(made_by.encode() + os.fsencode(corpus.resolve())).hexdigest()[:24]
     return cache_folder() / "search" / f"{name}.npz"
 
 
 def text_key(text: str) -> bytes:
-    """Return what a text, prompt included, is known by."""
+    """Return the key of a text, prompt included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
 
 
@@ -62,15 +62,15 @@ def with_cache(
 ) -> tuple[np.ndarray, int]:
     """Return the vectors [B, E] of the texts known by `keys`, and how many had to be encoded.
 
-    What was encoded is written back, also when the work is interrupted; vectors whose texts are
-    gone are dropped then.
+    What was encoded is written back, even if the work is interrupted; vectors whose texts are
+    gone are dropped.
 
     Args:
         path: The file; None for no cache.
         keys: `text_key` of each text; equal texts are encoded once.
         encode: Positions of texts → their vectors, batch by batch [B, E].
         dim: The width E.
-        report: Receives a sentence when the cache is damaged or cannot be written.
+        report: Receives a sentence if the cache is damaged or cannot be written.
     """
     kept = _read(path, dim, report) if path is not None else {}
     stale = len(kept.keys() - set(keys))
@@ -95,7 +95,7 @@ def _read(path: Path, dim: int, report: Report) -> dict[bytes, np.ndarray]:
     if not path.is_file():
         return {}
     try:
-        # The archive carries checksums, so that damage anywhere in it is noticed.
+        # The archive has checksums, so that damage anywhere in it is noticed.
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             keys, vectors = file["keys"], file["vectors"]
         expected = keys.dtype == np.uint8 and vectors.dtype == np.float32

@@ -1,6 +1,6 @@
 """What a person sees while something long runs.
 
-In a terminal: one line with a bar, the rate, the time left and whatever fields the caller wants to
+In a terminal: one line with a bar, the rate, the time left and any fields the caller wants to
 show. Elsewhere (a log file, CI): a plain line every few seconds. Both go to stderr, so that stdout
 carries only results.
 """
@@ -23,7 +23,7 @@ from culet.terminal.tables import duration, measure
 
 Field = int | float | str
 
-LONG_JOB_SECONDS = 2.0  # with show=None nothing is said before
+LONG_JOB_SECONDS = 2.0  # with show=None nothing is shown before
 _RATE_WINDOW_SECONDS = 30.0  # the rate forgets what is older, so the time left follows the present
 
 # The terminal bars on screen now; an inner Progress becomes a second line of the outer one's.
@@ -31,19 +31,19 @@ _on_screen: Bars | None = None
 
 
 class Progress:
-    """The account of one long job, used as a context manager.
+    """The progress of one long job, used as a context manager.
 
     ``with Progress("embedding", total=n, unit="texts") as progress: progress.advance(64)``
 
     Args:
         what: What is being done: "embedding".
-        total: How many units there are; None where nobody knows.
+        total: How many units there are; None where that is unknown.
         unit: What is counted, in the plural: "texts".
-        done: How many were done before this run, when a job resumes. They do not count as speed.
+        done: How many were done before this run, when a job resumes; they do not enter the rate.
         show: True shows it at once, False never, None once the job has lasted two seconds.
         every_seconds: How often a plain line is written where there is no terminal.
         stream: Where it is shown; stderr if None.
-        clock: Seconds; replaced in tests.
+        clock: Returns seconds; replaced in tests.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Progress:
             self._painter.close(self, finished=kind is None)
 
     def advance(self, amount: int = 1, **fields: Field) -> None:
-        """Count `amount` more units as done; fields replace those shown before under their name."""
+        """Count `amount` more units as done; fields replace those shown under the same names."""
         self.done += amount
         self._fields.update(fields)
         now = self._clock()
@@ -125,7 +125,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the end at the present rate; None where that cannot be said."""
+        """Seconds until the end at the present rate; None where that is unknown."""
         if self.total is None or self.rate <= 0:
             return None
         return max(self.total - self.done, 0) / self.rate
@@ -139,7 +139,7 @@ class Progress:
         self._painter = _Bar(self, self._stream) if terminal else _Lines(self, self._stream)
 
     def _account(self) -> str:
-        """Return rate, time left and fields, as they follow the count in both forms."""
+        """Return rate, time left and fields, which follow the count in both forms."""
         parts = []
         if self.rate > 0:
             parts.append(f"{measure(self.rate)} {self.unit}/s")
@@ -188,7 +188,7 @@ class _Lines:
 
 
 class _Bar:
-    """A bar in a terminal, alone or as a further line of the one already there."""
+    """A bar in a terminal, on its own or as a further line under one already there."""
 
     def __init__(self, progress: Progress, stream: TextIO) -> None:
         global _on_screen

@@ -1,7 +1,7 @@
-"""What callers give as texts: one string or several, told from what only looks like them.
+"""Texts as callers pass them: one string or several, with lookalikes refused.
 
-A string, bytes and a mapping can all be iterated over, and would be embedded letter by letter,
-number by number, key by key.
+A string, bytes and a mapping can all be iterated over, and would otherwise be embedded letter by
+letter, number by number, key by key.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ Prepared = TypeVar("Prepared")
 
 
 def listed(texts: Any, what: str = "a string or a list of strings") -> list[Any]:
-    """Return what was given as a list; one string is a list of one.
+    """Return the texts as a list; one string becomes a list of one.
 
     Raises:
-        InputError: If it is neither a string nor holds items.
+        InputError: If it is neither a string nor an iterable of items.
     """
     return [texts] if isinstance(texts, str) else list(several(texts, what))
 
@@ -29,11 +29,11 @@ def several(texts: Any, what: str = "an iterable of texts") -> Iterator[Any]:
     """Return an iterator over texts.
 
     Args:
-        texts: As given.
+        texts: As the caller passed them.
         what: What is expected, for the message.
 
     Raises:
-        InputError: If it is a string, bytes, a mapping, or nothing that holds items.
+        InputError: If it is a string, bytes, a mapping, or not iterable.
     """
     advice = ""
     if isinstance(texts, str):
@@ -49,7 +49,7 @@ def several(texts: Any, what: str = "an iterable of texts") -> Iterator[Any]:
 
 
 def title_and_text(item: Any, number: int) -> tuple[str | None, str]:
-    """Return (title, text) of a text, or of a pair of both.
+    """Return (title, text) of a text, or of a pair of title and text.
 
     Args:
         item: A string, or a tuple or list of a title (or None) and a text.
@@ -71,10 +71,10 @@ def title_and_text(item: Any, number: int) -> tuple[str | None, str]:
 
 
 def check_window(window: Any) -> int:
-    """Return the number of texts of a window.
+    """Return the number of texts in a window.
 
     Raises:
-        InputError: If it is no whole number of at least 1.
+        InputError: If it is not a whole number of at least 1.
     """
     if not isinstance(window, int) or isinstance(window, bool) or window < 1:
         raise InputError(f"window must be a whole number of at least 1, got {window!r}")
@@ -89,14 +89,14 @@ def windows(
     first: int = 0,
     ahead: bool = True,
 ) -> Generator[Prepared, None, None]:
-    """Yield windows of texts prepared, one of them ahead on a thread.
+    """Yield prepared windows of texts, one of them prepared ahead on a thread.
 
     Args:
         texts: Taken on the caller's thread.
         prepare: Called with a window's texts and the number of the first.
-        window: Texts in a window.
+        window: The number of texts in a window.
         first: The number of the first text.
-        ahead: False where a thread is not worth its start.
+        ahead: False where starting a thread is not worth it.
     """
 
     def numbered() -> Iterator[tuple[list[Any], int]]:
