@@ -221,6 +221,22 @@ def test_a_head_of_rights_is_taken_off_a_file() -> None:
     assert without_header("/* What it does */\nint a;\n") == "/* What it does */\nint a;\n"
 
 
+# Repeated, each would keep a pattern busy for hours that scans a run from each of its places.
+_HOSTILE = [
+    *("-", ":a", "a:(", "a: ", "a:\n@b\n", "x:\n@b\n\n", "{@link a ", "[a](", "[a][", "<a", "{"),
+    *(":a:`b<", ":a:` ", "`a ", " ", "\n ", "# ", "/*", "<?php "),
+]
+
+
+@pytest.mark.parametrize("unit", _HOSTILE)
+@pytest.mark.parametrize("before", ["", "Words of a comment\n", "Words of a comment "])
+def test_a_comment_of_any_size_is_read_once(unit: str, before: str) -> None:
+    text = before + unit * (300_000 // len(unit))
+    found = summary(text)
+    assert found is None or len(found) <= 400
+    assert without_header(text) == text
+
+
 PYTHON = '''
 class Number:
     @property
