@@ -31,7 +31,8 @@ from culet.stages.start import ShapeConfig, model_config
 from culet.stages.tune import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
-from culet.train.contrastive_step import Chunking, LossConfig, contrastive_step
+from culet.train.contrastive_step import LossConfig, contrastive_step
+from culet.train.gradient_cache import Chunking, one_tower
 from culet.train.optim import OptimConfig, Optimizer
 
 SHAPE = ShapeConfig(
@@ -77,7 +78,7 @@ def culet_step(
 
     def gradients() -> float:
         model.zero_grad()
-        parts = contrastive_step(model, batch, config, chunking=chunking)
+        parts = contrastive_step(one_tower(model), batch, config, chunking=chunking)
         gradients.embed = model.encoder.embed.grad  # type: ignore[attr-defined]
         return parts["loss"]
 

@@ -277,3 +277,18 @@ def test_the_origin_of_every_record_goes_with_the_batch() -> None:
     batch = batch_of(records, source="toys")
     assert batch.origin == ("f:0", "f:1", "f:2")
     assert batch.source == "toys"
+
+
+def test_of_two_towers_each_has_rows_of_its_own_for_equal_texts() -> None:
+    records = [
+        Record("a", "b", negatives=("a",), task="similarity", origin="x:1"),
+        Record("b", "a", task="similarity", origin="x:2"),
+    ]
+    one = batch_of(records, num_negatives=1)
+    assert (len(one.texts), len(one.tower)) == (2, 0)
+    two = batch_of(records, num_negatives=1, towers=2)
+    assert two.tower.tolist() == [0, 1, 1, 0]
+    assert (two.query.tolist(), two.positive.tolist()) == ([0, 3], [1, 2])
+    assert two.negative.tolist() == [[2], [-1]]
+    assert len(set(two.keys.tolist())) == 4
+    assert set(one.keys.tolist()) < set(two.keys.tolist())

@@ -22,7 +22,8 @@ from culet.stages import tune
 from culet.stages.tune import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
-from culet.train.contrastive_step import Chunking, LossConfig
+from culet.train.contrastive_step import LossConfig
+from culet.train.gradient_cache import Chunking
 from culet.train.optim import OptimConfig
 
 # Products this small are ten times slower on two busy cores than on one: the threads wait spinning.

@@ -18,13 +18,13 @@ from culet.losses.contrastive import duplicates, embed_distill, info_nce, matryo
 from culet.model.batch import TokenBatch, pack
 from culet.model.embedding_model import EmbeddingModel
 from culet.train.contrastive_step import (
-    Chunking,
     LossConfig,
     Projection,
     Temperature,
     contrastive_loss,
     contrastive_step,
 )
+from culet.train.gradient_cache import Chunking, Towers, one_tower
 
 LOSS = LossConfig(temperature=0.1)
 
@@ -85,7 +85,7 @@ def test_cached_gradients_equal_the_plain_pass(
     expected_loss = plain_pass(net, batch, config, temperature)
     expected = gradients(net) | ({} if temperature is None else gradients(temperature))
     parts = contrastive_step(
-        net,
+        one_tower(net),
         batch,
         config,
         temperature=temperature,
@@ -131,7 +131,7 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_parts_by_hand() -> None:
         + embed_distill(p, teacher["positive"])
         + embed_distill(n[there], teacher["negative"][there])
     )
-    parts = contrastive_step(net, batch, config)
+    parts = contrastive_step(one_tower(net), batch, config)
     assert parts["contrastive"] == pytest.approx(contrastive.item(), rel=1e-5)
     assert parts["spread_out"] == pytest.approx(float(spread), rel=1e-5)
     assert parts["distill"] == pytest.approx(distill.item(), rel=1e-5)
@@ -142,13 +142,41 @@ def test_the_loss_of_a_batch_is_the_sum_of_its_parts_by_hand() -> None:
 
 def test_gradients_add_up_over_steps_until_they_are_cleared() -> None:
     net, batch = model(), random_batch()
-    contrastive_step(net, batch, LOSS)
+    contrastive_step(one_tower(net), batch, LOSS)
     once = gradients(net)
-    contrastive_step(net, batch, LOSS)
-    contrastive_step(net, batch, LOSS)
+    contrastive_step(one_tower(net), batch, LOSS)
+    contrastive_step(one_tower(net), batch, LOSS)
     twice = gradients(net)
     for name, gradient in once.items():
         assert torch.allclose(twice[name], 2 * gradient, rtol=1e-5, atol=1e-7), name
+
+
+def test_two_towers_get_the_gradients_of_one_pass_each() -> None:
+    batch = random_batch(6, negatives=1, repeats=True)
+    asked = np.isin(np.arange(len(batch.texts)), batch.query)
+    nets = [model(seed=1), model(seed=2)]
+    embedding = torch.zeros(len(batch.texts), 16)
+    for net, own in zip(nets, (asked, ~asked), strict=True):
+        places = torch.from_numpy(np.flatnonzero(own))
+        vectors = net(pack([batch.texts[i] for i in places.tolist()]))
+        embedding = embedding.index_put((places,), vectors)
+    total, _ = contrastive_loss(embedding, batch, LOSS, temperature=0.1, widths=(16, 8))
+    total.backward()
+    expected = [gradients(net) for net in nets]
+    towers = Towers(
+        lambda texts, tower: nets[tower](texts, compute_dtype=torch.float32),
+        dim=16,
+        widths=(16, 8),
+        device=torch.device("cpu"),
+        number=2,
+    )
+    for chunking in (Chunking(40, 0), Chunking(40, 90), Chunking()):
+        parts = contrastive_step(
+            towers, replace(batch, tower=(~asked).astype(np.int64)), LOSS, chunking=chunking
+        )
+        assert parts["loss"] == pytest.approx(total.item(), rel=1e-5)
+        for net, gradient in zip(nets, expected, strict=True):
+            assert_close(gradients(net), gradient)
 
 
 # --- dropout
@@ -173,7 +201,7 @@ def test_dropout_is_replayed_bit_for_bit_in_the_second_pass() -> None:
     net, batch = model(dropout=0.3), random_batch(8, negatives=1)
     spy = Spy(net)
     torch.manual_seed(7)
-    contrastive_step(net, batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
+    contrastive_step(one_tower(net), batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
     half = len(spy.outputs) // 2
     assert half > 3
     assert spy.with_graph == [False] * half + [True] * half
@@ -181,7 +209,7 @@ def test_dropout_is_replayed_bit_for_bit_in_the_second_pass() -> None:
         assert torch.equal(spy.texts[first], spy.texts[second])
         assert torch.equal(spy.outputs[first], spy.outputs[second])
     torch.manual_seed(8)
-    contrastive_step(net, batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
+    contrastive_step(one_tower(net), batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
     assert not torch.equal(spy.outputs[0], spy.outputs[2 * half])
 
 
@@ -192,7 +220,7 @@ def test_keeping_graphs_or_replaying_them_gives_the_same_gradients_under_dropout
     for keep_tokens in (0, 120, 10_000):
         torch.manual_seed(7)
         contrastive_step(
-            net, batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=keep_tokens)
+            one_tower(net), batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=keep_tokens)
         )
         found.append(gradients(net))
         after.append(torch.get_rng_state())
@@ -206,8 +234,8 @@ def test_keeping_graphs_or_replaying_them_gives_the_same_gradients_under_dropout
 def test_the_next_step_draws_other_numbers() -> None:
     net, batch = model(dropout=0.3), random_batch()
     torch.manual_seed(7)
-    first = contrastive_step(net, batch, LOSS)["loss"]
-    second = contrastive_step(net, batch, LOSS)["loss"]
+    first = contrastive_step(one_tower(net), batch, LOSS)["loss"]
+    second = contrastive_step(one_tower(net), batch, LOSS)["loss"]
     assert first != second
 
 
@@ -247,7 +275,10 @@ def test_no_more_graphs_live_than_were_asked_for(
 
     monkeypatch.setattr(EmbeddingModel, "forward", marked)
     contrastive_step(
-        net, batch, LOSS, chunking=Chunking(chunk_tokens=chunk_tokens, keep_tokens=keep_tokens)
+        one_tower(net),
+        batch,
+        LOSS,
+        chunking=Chunking(chunk_tokens=chunk_tokens, keep_tokens=keep_tokens),
     )
     assert batch.num_tokens > 2 * (keep_tokens + chunk_tokens)
     assert alive == 0
@@ -258,7 +289,7 @@ def test_no_more_graphs_live_than_were_asked_for(
 def test_chunks_stay_under_their_token_budget_and_hold_each_text_once() -> None:
     batch, net = random_batch(16, negatives=1), model()
     spy = Spy(net)
-    contrastive_step(net, batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
+    contrastive_step(one_tower(net), batch, LOSS, chunking=Chunking(chunk_tokens=50, keep_tokens=0))
     half = len(spy.texts) // 2
     assert all(len(ids) <= 50 for ids in spy.texts)
     assert sum(len(ids) for ids in spy.texts[:half]) == batch.num_tokens
@@ -267,7 +298,7 @@ def test_chunks_stay_under_their_token_budget_and_hold_each_text_once() -> None:
 def test_a_text_longer_than_a_chunk_is_a_chunk_of_its_own() -> None:
     batch, net = random_batch(4), model()
     spy = Spy(net)
-    contrastive_step(net, batch, LOSS, chunking=Chunking(chunk_tokens=1, keep_tokens=0))
+    contrastive_step(one_tower(net), batch, LOSS, chunking=Chunking(chunk_tokens=1, keep_tokens=0))
     assert len(spy.texts) == 2 * len(batch.texts)
 
 
@@ -276,13 +307,12 @@ def test_a_text_longer_than_a_chunk_is_a_chunk_of_its_own() -> None:
 
 def test_bfloat16_compute_leaves_float32_gradients_near_the_exact_ones() -> None:
     net, batch = model(), random_batch(8, negatives=1)
-    exact = contrastive_step(net, batch, LOSS)
+    exact = contrastive_step(one_tower(net), batch, LOSS)
     expected = gradients(net)
     rounded = contrastive_step(
-        net,
+        one_tower(net, compute_dtype=torch.bfloat16),
         batch,
         LOSS,
-        compute_dtype=torch.bfloat16,
         chunking=Chunking(chunk_tokens=50, keep_tokens=60),
     )
     found = gradients(net)
@@ -329,7 +359,7 @@ def test_a_batch_of_one_text_gives_no_gradient_and_no_nan() -> None:
     batch = PairBatch([text], zeros, zeros, np.full((4, 0), -1))
     net = model()
     for config in (LOSS, replace(LOSS, literal=True), replace(LOSS, samtone="two")):
-        parts = contrastive_step(net, batch, config)
+        parts = contrastive_step(one_tower(net), batch, config)
         assert parts["loss"] == pytest.approx(0.0, abs=1e-6)
         for name, gradient in gradients(net).items():
             assert gradient.isfinite().all(), name
@@ -340,17 +370,17 @@ def test_a_batch_without_any_teacher_vector_has_no_distillation() -> None:
     batch = random_batch(4, teacher=True)
     for vectors in batch.teacher.values():
         vectors[:] = np.nan
-    parts = contrastive_step(model(), batch, LOSS)
+    parts = contrastive_step(one_tower(model()), batch, LOSS)
     assert parts["distill"] == 0.0
     assert np.isfinite(parts["loss"])
-    assert "distill" not in contrastive_step(model(), random_batch(4), LOSS)
+    assert "distill" not in contrastive_step(one_tower(model()), random_batch(4), LOSS)
 
 
 def test_a_loss_that_is_not_finite_sends_nothing_back() -> None:
     net = model()
     with torch.no_grad():
         net.down.weight.fill_(torch.nan)
-    parts = contrastive_step(net, random_batch(), LOSS)
+    parts = contrastive_step(one_tower(net), random_batch(), LOSS)
     assert np.isnan(parts["loss"])
     assert all(p.grad is None for p in net.parameters())
 
@@ -372,7 +402,10 @@ def test_a_temperature_at_its_floor_still_has_a_gradient_to_rise_by() -> None:
         temperature.log.fill_(-50.0)
     net = model()
     contrastive_step(
-        net, random_batch(), replace(LOSS, learn_temperature=True), temperature=temperature
+        one_tower(net),
+        random_batch(),
+        replace(LOSS, learn_temperature=True),
+        temperature=temperature,
     )
     assert temperature.log.grad is not None
     assert temperature.log.grad != 0
@@ -421,7 +454,7 @@ def test_a_learnt_projection_begins_as_the_prefix_and_gets_the_gradient_of_one_p
     total.backward()
     expected = gradients(net) | {"projection": gradients(projection)["weight"]}
     found_parts = contrastive_step(
-        net, batch, config, projection=projection, chunking=Chunking(40, 60)
+        one_tower(net), batch, config, projection=projection, chunking=Chunking(40, 60)
     )
     found = gradients(net) | {"projection": gradients(projection)["weight"]}
     assert_close(found, expected)

@@ -39,6 +39,7 @@ from culet.stages.estimate import (
 )
 from culet.stages.samples import Rows, tokens
 from culet.train.contrastive_step import LossConfig, contrastive_step
+from culet.train.gradient_cache import one_tower
 from culet.train.language_steps import StepConfig, head_table, pairs_step, windows_step
 from culet.train.processes import find_device
 
@@ -73,13 +74,14 @@ def _pairs(
 ) -> float:
     def prepared(device: str) -> Step:
         model = initialize(EmbeddingModel(shape), seed=0).to(device)
+        towers = one_tower(model, compute_dtype=getattr(torch, dtype))
 
         def step(tokens: int) -> int:
             texts = _texts(shape.encoder.vocab_size, 2 * max(2, tokens // length // 2), length)
             pairs = len(texts) // 2
             first = np.arange(pairs)
             batch = PairBatch(texts, first, pairs + first, np.empty((pairs, 0), dtype=np.int64))
-            contrastive_step(model, batch, loss, compute_dtype=getattr(torch, dtype))
+            contrastive_step(towers, batch, loss)
             return batch.num_tokens
 
         return step

@@ -39,6 +39,7 @@ from culet.train.contrastive_step import (
     Temperature,
     contrastive_step,
 )
+from culet.train.gradient_cache import one_tower
 from culet.train.processes import current, unshard
 from culet.train.resume import drop_state
 from culet.train.session import Session
@@ -134,15 +135,16 @@ def _train(
             config.snapshot_every, lambda done: _snapshot(model, done, config, start, folder)
         )
 
+    towers = one_tower(model, compute_dtype=getattr(torch, config.compute_dtype))
+
     def step(batch: PairBatch) -> dict[str, float]:
         parts = contrastive_step(
-            model,
+            towers,
             batch,
             config.loss,
             temperature=temperature,
             projection=projection,
             chunking=config.chunking,
-            compute_dtype=getattr(torch, config.compute_dtype),
         )
         return parts if temperature is None else parts | {"temperature": temperature().item()}
 

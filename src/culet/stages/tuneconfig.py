@@ -20,7 +20,8 @@ from culet.model.lora import LoraConfig
 from culet.stages.estimate import Context, Disk, Estimate, state_bytes, stored
 from culet.stages.samples import Rows, Texts, tokens
 from culet.stages.speed import speed_of_pairs
-from culet.train.contrastive_step import Chunking, LossConfig
+from culet.train.contrastive_step import LossConfig
+from culet.train.gradient_cache import Chunking
 from culet.train.optim import OptimConfig
 
 

@@ -1,22 +1,16 @@
-"""The contrastive step: any batch size in fixed memory, with the gradients of one pass.
-
-Gradient caching (GradCache, arXiv 2101.06983): embed all chunks without a graph, take the loss
-and its gradient with respect to the embeddings, then embed each chunk again, with the same
-random numbers, and send that gradient back through it. Chunks that fit in `keep_tokens` keep
-their graph from the first pass and are not embedded twice, so the plain pass is the same code
-with one kept chunk.
-"""
+"""The contrastive step: the loss of a batch from its embeddings, and its gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from culet.data.batches.collate import PairBatch
@@ -33,10 +27,9 @@ from culet.losses.contrastive import (
     samtone,
     spread_out,
 )
-from culet.model.batch import pack, split_by_length
-from culet.model.embedding_model import EmbeddingModel
 from culet.train.gather import gather_batch
-from culet.train.processes import World, current
+from culet.train.gradient_cache import Chunking, GradientCache, Towers
+from culet.train.processes import current
 
 MIN_TEMPERATURE = 0.01  # a learnt τ stays above it, so that the softmax cannot collapse
 
@@ -98,19 +91,6 @@ class LossConfig:
             )
 
 
-@dataclass(frozen=True)
-class Chunking:
-    """How a batch is cut for memory; none of it changes the result.
-
-    Attributes:
-        chunk_tokens: Tokens of one forward and backward pass.
-        keep_tokens: Tokens whose graph is kept between the passes instead of computed twice.
-    """
-
-    chunk_tokens: int = 4096
-    keep_tokens: int = 16384
-
-
 class Temperature(nn.Module):
     """τ as a parameter: trained as log τ, so that it stays positive."""
 
@@ -154,31 +134,12 @@ def contrastive_loss(
     query_id = torch.from_numpy(batch.query).to(device)
     positive_id = torch.from_numpy(batch.positive).to(device)
     query, positive = _rows(embedding, query_id), _rows(embedding, positive_id)
-    negative = present = negative_id = None
+    negative = present = None
     if batch.negative.shape[1]:
         negative_id = torch.from_numpy(batch.negative).to(device)
         present = negative_id >= 0
         negative = _rows(embedding, negative_id.clamp(min=0))
-    duplicate = duplicates(query_id, positive_id)
-
-    def contrast(q: Tensor, p: Tensor, n: Tensor | None) -> Tensor:
-        common = {
-            "temperature": temperature,
-            "hardness": config.hardness,
-            "duplicate": duplicate,
-            "present": present,
-        }
-        if config.samtone != "off":
-            return samtone(q, p, n, ways=config.samtone, **common)  # type: ignore[arg-type]
-        return info_nce(
-            q,
-            p,
-            n,
-            directions=config.directions,
-            literal=config.literal,
-            **common,  # type: ignore[arg-type]
-        )
-
+    contrast = _contrast(config, temperature, duplicates(query_id, positive_id), present)
     parts = {"contrastive": matryoshka(contrast, query, positive, negative, widths=widths)}
     total = parts["contrastive"]
     if config.spread_out:
@@ -197,6 +158,33 @@ def contrastive_loss(
         parts["distill"] = _distill(roles, batch.teacher, config.distill_distance, projection)
         total = total + config.distill * parts["distill"]
     return total, parts
+
+
+def _contrast(
+    config: LossConfig,
+    temperature: float | Float[Tensor, ""],
+    duplicate: Bool[Tensor, "B B"],
+    present: Bool[Tensor, "B C"] | None,
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """Return the contrastive loss of queries, positives and negatives at one width."""
+    if config.samtone != "off":
+        return partial(
+            samtone,
+            ways=config.samtone,
+            temperature=temperature,
+            hardness=config.hardness,
+            duplicate=duplicate,
+            present=present,
+        )
+    return partial(
+        info_nce,
+        directions=config.directions,
+        literal=config.literal,
+        temperature=temperature,
+        hardness=config.hardness,
+        duplicate=duplicate,
+        present=present,
+    )
 
 
 def _rows(embedding: Float[Tensor, "T E"], index: Int[Tensor, "*B"]) -> Float[Tensor, "*B E"]:
@@ -227,57 +215,37 @@ def _distill(
 
 
 def contrastive_step(
-    model: EmbeddingModel,
+    towers: Towers,
     batch: PairBatch,
     config: LossConfig,
     *,
     temperature: Temperature | None = None,
     projection: Projection | None = None,
     chunking: Chunking | None = None,
-    compute_dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Add the gradients of one batch to the model's parameters and return the loss parts.
+    """Add the gradients of one batch to the parameters of the towers and return the loss parts.
 
     Among several processes the batch is this one's part of a whole, the loss and its parts are
     those of the whole, and the gradients added here sum to its gradient over the processes.
 
     Args:
-        model: The model, in train mode if dropout is to act.
+        towers: What turns texts into vectors, in train mode if dropout is to act.
         batch: The batch.
         config: What to minimise.
         temperature: The learnt temperature; None uses the config's.
         projection: The learnt map to the teacher's width; None compares prefixes.
         chunking: How to cut the batch for memory.
-        compute_dtype: Dtype of activations and matrix products.
     """
     world = current()
-    device = model.up.weight.device
-    chunks = _chunks(batch.texts, chunking or Chunking())
-    texts, chunks = _same_passes(batch.texts, chunks, world)
-    kept, replay, pieces = [], [], []
-    for index, keep in chunks:
-        packed = pack([texts[i] for i in index]).to(device)
-        if keep:
-            piece = model(packed, compute_dtype=compute_dtype)
-            kept.append((index, piece))
-        else:
-            replay.append((index, packed, _random_state(device)))
-            with torch.no_grad():
-                piece = model(packed, compute_dtype=compute_dtype)
-        pieces.append(piece.detach())
-    own = torch.zeros(len(texts), model.config.embedding_dim, device=device)
-    if chunks:
-        order = torch.from_numpy(np.concatenate([index for index, _ in chunks])).to(device)
-        own[order] = torch.cat(pieces)
-    embedding, pairs, mine = gather_batch(own[: len(batch.texts)], batch, world)
+    cache = GradientCache(towers, batch.texts, batch.tower, chunking or Chunking())
+    embedding, pairs, mine = gather_batch(cache.embed(), batch, world)
     embedding.requires_grad_()
-
     total, parts = contrastive_loss(
         embedding,
         pairs,
         config,
         temperature=config.temperature if temperature is None else temperature(),
-        widths=config.widths or model.config.widths,
+        widths=config.widths or towers.widths,
         projection=projection,
     )
     # Every process has the whole loss, so that a gradient it takes itself counts once in the sum;
@@ -289,62 +257,6 @@ def contrastive_step(
                 parameter.grad /= world.size
     values = {"loss": total.item()} | {name: part.item() for name, part in parts.items()}
     assert embedding.grad is not None
-    gradient = torch.zeros_like(own)
-    gradient[: len(batch.texts)] = embedding.grad[mine] * (world.size if world.sharded else 1)
-    if not np.isfinite(values["loss"]):
-        return values  # the loop refuses the step; there is nothing worth sending back
-
-    for index, piece in kept:
-        piece.backward(gradient[torch.from_numpy(index).to(device)])
-    kept.clear()
-    for index, packed, state in replay:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            _set_random_state(state, device)
-            piece = model(packed, compute_dtype=compute_dtype)
-        piece.backward(gradient[torch.from_numpy(index).to(device)])
+    if np.isfinite(values["loss"]):  # else the loop refuses the step
+        cache.send_back(embedding.grad[mine] * (world.size if world.sharded else 1))
     return values
-
-
-def _same_passes(
-    texts: Sequence[np.ndarray], chunks: list[tuple[np.ndarray, bool]], world: World
-) -> tuple[list[np.ndarray], list[tuple[np.ndarray, bool]]]:
-    """Return texts and chunks such that all processes make the same passes in the same order.
-
-    One with fewer chunks gets chunks of one more text, which no pair asks for; see
-    `World.missing_passes`.
-    """
-    texts = list(texts)
-    if not world.sharded:
-        return texts, chunks
-    missing = world.missing_passes(len(chunks))
-    most = len(chunks) + missing
-    filled = [(np.array([len(texts) + i]), True) for i in range(missing)]
-    texts += [np.array([1, 2])] * missing
-    replayed = world.max(most - sum(keep for _, keep in [*chunks, *filled]))
-    chunks = [*chunks, *filled]
-    return texts, [(index, i >= replayed) for i, (index, _) in enumerate(chunks)]
-
-
-def _chunks(texts: Sequence[np.ndarray], chunking: Chunking) -> list[tuple[np.ndarray, bool]]:
-    """Return (indices, keep the graph?) of chunks of similar length under the token budgets.
-
-    The longest texts come first and are replayed; the shortest are kept.
-    """
-    lengths = np.array([len(text) for text in texts])
-    chunks = split_by_length(lengths.tolist(), chunking.chunk_tokens, first="longest")
-    keep, kept_tokens = [], 0
-    for chunk in reversed(chunks):
-        kept_tokens += int(lengths[chunk].sum())
-        keep.append(kept_tokens <= chunking.keep_tokens)
-    return list(zip(chunks, reversed(keep), strict=True))
-
-
-def _random_state(device: torch.device) -> tuple[Tensor, Tensor | None]:
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), cuda
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None], device: torch.device) -> None:
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)

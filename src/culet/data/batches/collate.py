@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class PairBatch:
         truncated: Texts that were longer than the limit and were cut.
         keys: A 64-bit hash of each distinct text, prompt included: equal in every process, so that
             processes which hold a part of a batch each can tell equal texts. May be empty.
+        tower: The tower that reads each distinct text, from 0; empty where one reads all of them.
     """
 
     texts: list[np.ndarray]
@@ -42,6 +44,7 @@ class PairBatch:
     origin: tuple[str, ...] = ()
     truncated: int = 0
     keys: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    tower: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     @property
     def num_tokens(self) -> int:
@@ -60,6 +63,7 @@ def collate(
     teacher_file: TeacherFile | TeacherFolder | None = None,
     seed: Sequence[int],
     first: int = 0,
+    towers: Literal[1, 2] = 1,
 ) -> PairBatch:
     """Return the batch of some records.
 
@@ -75,28 +79,31 @@ def collate(
         seed: Decides the draw of negatives, for each record by its place in the whole batch; so it
             does not matter among how many processes a batch is divided.
         first: Place of the first record in the whole batch.
+        towers: 1 where one tower reads all texts; 2 where the first reads queries and the second
+            documents, which then are texts of their own even where they are equal.
 
     Raises:
         InputError: If a record names an unknown task or a teacher vector cannot be found.
     """
-    index: dict[str, int] = {}
+    index: dict[tuple[int, str], int] = {}  # (tower, text) → row
+    ask_tower, document_tower = 0, towers - 1
     query, positive = [], []
     negative = np.full((len(records), num_negatives), -1, dtype=np.int64)
     drawn: list[np.ndarray] = []
 
-    def place(text: str) -> int:
-        return index.setdefault(text, len(index))
+    def place(tower: int, text: str) -> int:
+        return index.setdefault((tower, text), len(index))
 
     for row, record in enumerate(records):
         ask, titled, untitled = record_prompts(record, prompts=prompts, task=task)
-        query.append(place(ask + record.query))
-        positive.append(place(titled + record.positive))
+        query.append(place(ask_tower, ask + record.query))
+        positive.append(place(document_tower, titled + record.positive))
         wrong = [i for i, text in enumerate(record.negatives) if text != record.positive]
         picks = _drawn(wrong, num_negatives, (*seed, first + row))
         drawn.append(picks)
         for column, pick in enumerate(picks):
-            negative[row, column] = place(untitled + record.negatives[pick])
-    tokenized = tokenizer.encode(list(index), on_long="truncate")
+            negative[row, column] = place(document_tower, untitled + record.negatives[pick])
+    tokenized = tokenizer.encode([text for _, text in index], on_long="truncate")
     used = int((negative >= 0).any(axis=0).sum())
     return PairBatch(
         texts=tokenized.ids,
@@ -107,7 +114,8 @@ def collate(
         source=source,
         origin=tuple(record.origin for record in records),
         truncated=len(tokenized.overlong),
-        keys=text_keys(index),
+        keys=text_keys(text if tower == 0 else f"{tower} {text}" for tower, text in index),
+        tower=np.array([tower for tower, _ in index] if towers > 1 else [], dtype=np.int64),
     )
 
 
