@@ -9,7 +9,7 @@ True
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from culet.architecture.embedding_config import check_width
+from culet.architecture.multimodal import SoftTokens
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.terminal.progress import Progress
@@ -44,7 +45,9 @@ class Engine(Protocol):
     def precision(self) -> str:
         """What they are computed in: "float32", "bfloat16", "int8" or "int4"."""
 
-    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def embed(
+        self, texts: Sequence[np.ndarray], *, soft: Mapping[int, SoftTokens] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done."""
 
 
@@ -74,14 +77,12 @@ class Embedder:
         again: Loads it in another process; None where it does not come from a folder.
 
     Attributes:
-        name: The name it was loaded by.
         prompts: The checkpoint's prompts.
         widths: Trained widths, largest first.
         dim: The full width.
         max_length: The longest text in tokens, prompt, BOS and EOS included.
         fingerprint: 16 hex digits that change with weights, config, tokenizer or prompts.
-        backend: What computes the vectors: "openvino" or "torch".
-        precision: What they are computed in: "float32", "bfloat16", "int8" or "int4".
+        backend, precision: Those of the engine.
     """
 
     def __init__(
@@ -396,5 +397,4 @@ class Embedder:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: np.ndarray = vectors / np.maximum(norms, 1e-12)
-    return unit
+    return np.asarray(vectors / np.maximum(norms, 1e-12))

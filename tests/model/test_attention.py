@@ -13,6 +13,7 @@ from culet.architecture.encoder_config import EncoderConfig
 from culet.model.attention import Attention, _cached_mask, attend, window_mask
 from culet.model.batch import pack
 from culet.model.embedding_model import EmbeddingModel
+from culet.model.encoder import Encoder
 from culet.model.weights import from_arrays
 
 
@@ -90,13 +91,13 @@ def reach(attention: Attention, length: int) -> list[int]:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(length, 32, generator=generator)
     batch = pack([np.arange(length)])
-    turns = (torch.ones(length, 16), torch.zeros(length, 16))  # no rotation
-    before = attention(x, batch, *turns)[0]
+    rotation = (torch.ones(length, 16), torch.zeros(length, 16))  # no rotation
+    before = attention(x, batch, *rotation)[0]
     moved = []
     for token in range(length):
         changed = x.clone()
         changed[token] += 1.0
-        if not torch.equal(attention(changed, batch, *turns)[0], before):
+        if not torch.equal(attention(changed, batch, *rotation)[0], before):
             moved.append(token)
     return moved
 
@@ -126,11 +127,11 @@ def test_key_heads_are_shared_by_neighbouring_query_heads() -> None:
     attention.out.weight.data = torch.eye(64)[:32]  # heads 0 and 1, as they are
     x = torch.randn(5, 32, generator=generator)
     batch = pack([np.arange(5)])
-    turns = (torch.ones(5, 16), torch.zeros(5, 16))
-    before = attention(x, batch, *turns)
+    rotation = (torch.ones(5, 16), torch.zeros(5, 16))
+    before = attention(x, batch, *rotation)
     value_rows = slice(4 * 16 + 2 * 16 + 16, None)  # values of the second group
     attention.qkv.weight.data[value_rows] += 1.0
-    assert torch.equal(attention(x, batch, *turns), before)
+    assert torch.equal(attention(x, batch, *rotation), before)
 
 
 def changed_by(length: int, **changes: object) -> float:
@@ -162,3 +163,57 @@ def test_which_layers_are_global_matters_beyond_the_window_only() -> None:
             model_of(replace(config, global_layers=layers))(pack([ids])) for layers in ((1,), (0,))
         ]
     torch.testing.assert_close(vectors[0], vectors[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("causal", [False, True])
+def test_kept_attention_is_the_softmax_of_every_query_over_what_it_sees(
+    softcap: float | None, causal: bool
+) -> None:
+    config = replace(
+        small_window(), num_heads=4, num_kv_heads=2, causal=causal, attention_softcap=softcap
+    )
+    stack = Encoder(config)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in stack.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=generator)
+    batch = pack([np.arange(20, 29), np.arange(40, 45), np.arange(60, 69)])
+    keep = {"attention.0", "attention.1", "hidden.0"}
+    with torch.inference_mode():
+        encoded = stack(batch, compute_dtype=torch.float32, keep=keep)
+        plain = stack(batch, compute_dtype=torch.float32)
+        x = stack.embedded(batch.ids, torch.float32)
+        rotations = stack.rotations(batch.positions, x.dtype)
+        assert torch.equal(encoded.hidden, plain.hidden)
+        assert set(encoded.attention) == {0, 1}
+        for layer, (block, rotation) in enumerate(zip(stack.blocks, rotations, strict=True)):
+            normed = block.attention_norm(x)
+            query, key, value = block.attention.project(normed, *rotation)
+            outputs = []
+            for text, start in enumerate((0, 5, 14)):  # shortest first
+                length = int(batch.lengths[text])
+                shares = encoded.attention[layer][text]
+                assert shares.shape == (4, length, length)
+                for head, q, k in np.ndindex(4, length, length):
+                    assert (shares[head, q, k] > 0) == (
+                        (layer == 1 or abs(q - k) <= 3) and (k <= q or not causal)
+                    )
+                scores = config.scale * torch.stack(
+                    [query[start : start + length, h] @ key[start : start + length, h // 2].T
+                     for h in range(4)]
+                )  # fmt: skip
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                weight = torch.where(shares > 0, scores.exp(), 0)
+                torch.testing.assert_close(
+                    shares, weight / weight.sum(-1, keepdim=True), rtol=0, atol=1e-6
+                )
+                own = value[start : start + length].repeat_interleave(2, dim=1)
+                outputs.append(torch.einsum("hqk,kha->qha", shares, own))
+            attended = block.attention(normed, batch, *rotation)
+            torch.testing.assert_close(
+                block.attention.project_out(torch.cat(outputs)), attended, rtol=0, atol=1e-5
+            )  # what the layer itself gathers
+            x = block(x, batch, *rotation)
+            if layer == 0:
+                assert torch.equal(x, encoded.kept["hidden.0"])

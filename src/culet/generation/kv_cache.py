@@ -92,27 +92,29 @@ def prefill(
     near: list[tuple[Tensor, Tensor]] = []
     x = stack.embedded(prompts.ids, compute_dtype)
 
-    for block, turn in zip(stack.blocks, stack.turns(prompts.positions, x.dtype), strict=True):
-        x, kept = _prefill_block(cast(Block, block), x, turn, prompts, row)
+    for block, rotation in zip(
+        stack.blocks, stack.rotations(prompts.positions, x.dtype), strict=True
+    ):
+        x, kept = _prefill_block(cast(Block, block), x, rotation, prompts, row)
         near.append(kept)
     last = torch.cumsum(prompts.lengths, dim=0)[prompts.order] - 1
-    return stack.finished(x[last]), Cache(prompts.lengths[prompts.order], near, compute_dtype)
+    return stack.final_norm(x[last]), Cache(prompts.lengths[prompts.order], near, compute_dtype)
 
 
 def _prefill_block(
-    block: Block, x: Tensor, turn: tuple[Tensor, Tensor], prompts: TokenBatch, row: Tensor
+    block: Block, x: Tensor, rotation: tuple[Tensor, Tensor], prompts: TokenBatch, row: Tensor
 ) -> tuple[Float[Tensor, "N D"], tuple[Tensor, Tensor]]:
     """Return the states after a layer, and its keys and values by row."""
     kept: list[Tensor] = []
 
     def attend(normed: Tensor) -> Tensor:
-        query, key, value = block.attention.project(normed, *turn)
+        query, key, value = block.attention.project(normed, *rotation)
         for each in (key, value):
             shape = (prompts.num_texts, each.shape[1], prompts.runs[-1][0], each.shape[2])
             by_row = each.new_zeros(shape)
             by_row[row, :, prompts.positions] = each
             kept.append(by_row)
-        return block.attention.within(query, key, value, prompts)
+        return block.attention.attend_within_texts(query, key, value, prompts)
 
     return block.feed(block.attend(x, attend)), (kept[0], kept[1])
 
@@ -154,30 +156,30 @@ def step(
     """Return the last state of each row after one more token, which the cache then knows."""
     stack = model.decoder.stack if isinstance(model, EncoderDecoder) else model.stack
     x = stack.embedded(ids, cache.dtype)
-    turns = stack.turns(cache.lengths, x.dtype)
-    for i, (block, turn) in enumerate(zip(stack.blocks, turns, strict=True)):
-        x = _step_block(cast(Block, block), i, x, turn, cache)
+    rotations = stack.rotations(cache.lengths, x.dtype)
+    for i, (block, rotation) in enumerate(zip(stack.blocks, rotations, strict=True)):
+        x = _step_block(cast(Block, block), i, x, rotation, cache)
     cache.lengths = cache.lengths + 1
-    return stack.finished(x)
+    return stack.final_norm(x)
 
 
 def _step_block(
-    block: Block, layer: int, x: Tensor, turn: tuple[Tensor, Tensor], cache: Cache
+    block: Block, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache
 ) -> Float[Tensor, "R D"]:
     merged = isinstance(block, MergedBlock)
 
     def attend(normed: Tensor) -> Tensor:
-        query, key, value = block.attention.project(normed, *turn)
+        query, key, value = block.attention.project(normed, *rotation)
         keys, values = cache.store(layer, key, value)
         low, seen = _seen(cache.lengths, block.attention.window)
         near = (keys[:, :, low:], values[:, :, low:], seen)
         far = _far(cache, layer) if merged else None
-        return block.attention.gathered(_attend_row(query, near, far, block.attention))
+        return block.attention.project_out(_attend_row(query, near, far, block.attention))
 
     def cross(normed: Tensor) -> Tensor:
         attention = cast(CrossBlock, block).cross
         query = attention.queries(normed)
-        return attention.gathered(_attend_row(query, None, _far(cache, layer), attention))
+        return attention.project_out(_attend_row(query, None, _far(cache, layer), attention))
 
     x = block.attend(x, attend)
     if isinstance(block, CrossBlock):

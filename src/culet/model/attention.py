@@ -207,9 +207,9 @@ class Attention(nn.Module):
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
         """Return what each token gathers from its own text."""
-        return self.within(*self.project(x, cos, sin), batch)
+        return self.attend_within_texts(*self.project(x, cos, sin), batch)
 
-    def within(
+    def attend_within_texts(
         self,
         query: Float[Tensor, "N H A"],
         key: Float[Tensor, "N G A"],
@@ -219,14 +219,35 @@ class Attention(nn.Module):
         """Return what each token gathers from its own text, given queries, keys and values."""
         reach: dict[str, Any] = {"scale": self.scale, "window": self.window, "after": self.after}
         if has_varlen(query, key, self.softcap, attend_packed):
-            return self.gathered(varlen_attend(query, key, value, batch, **reach))
+            return self.project_out(varlen_attend(query, key, value, batch, **reach))
         attended = attend_packed(query, key, value, batch, **reach, softcap=self.softcap)
-        return self.gathered(attended)
+        return self.project_out(attended)
+
+    def probabilities(
+        self,
+        x: Float[Tensor, "N D"],
+        batch: TokenBatch,
+        cos: Float[Tensor, "N A"],
+        sin: Float[Tensor, "N A"],
+    ) -> list[Float[Tensor, "H _ _"]]:
+        """Return what each query gives to each key of its text, a text at a time, in float32."""
+        query, key, _ = self.project(x, cos, sin)
+        lengths = batch.lengths.tolist()
+        found = []
+        for q, k in zip(*(torch.split(x, lengths) for x in (query, key)), strict=True):
+            k = k.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
+            scores = torch.einsum("qha,kha->hqk", q.float(), k.float()) * self.scale
+            if self.softcap is not None:
+                scores = (scores / self.softcap).tanh() * self.softcap
+            window = len(q) if self.window is None else self.window
+            seen = window_mask(len(q), len(q), window=window, after=self.after).to(x.device)
+            found.append(scores.masked_fill(~seen, -torch.inf).softmax(dim=-1))
+        return found
 
     def project(
         self, x: Float[Tensor, "N D"], cos: Float[Tensor, "N A"], sin: Float[Tensor, "N A"]
     ) -> tuple[Float[Tensor, "N H A"], Float[Tensor, "N G A"], Float[Tensor, "N G A"]]:
-        """Return queries, keys and values, the first two normed and turned by their places."""
+        """Return queries, keys and values, the first two normed and rotated by position."""
         heads, groups = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(-1, heads + 2 * groups, self.head_dim)
         query, key, value = qkv.split([heads, groups, groups], dim=1)  # N H A, N G A, N G A
@@ -234,8 +255,8 @@ class Attention(nn.Module):
         key = rotate(self.key_norm(key), cos, sin)
         return query, key, value
 
-    def gathered(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
-        """Return what the heads gathered, mixed into the width of the model."""
+    def project_out(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
+        """Return the output of all heads in the width of the model."""
         out: Tensor = self.out(attended.reshape(-1, self.num_heads * self.head_dim))
         return out
 

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, Int32
+from jaxtyping import Float, Int, Int32
 from torch import Tensor
 
 from culet.errors import InputError
@@ -60,6 +60,15 @@ class TokenBatch:
         """Where each text begins, and the end of the last: B + 1 places."""
         return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
+    def places(self, texts: Int[Tensor, " S"], positions: Int[Tensor, " S"]) -> Int[Tensor, " S"]:
+        """Return where tokens lie in the packed batch.
+
+        Args:
+            texts: The text of each token, as the caller numbers them.
+            positions: Its place in that text, from 0.
+        """
+        return self.boundaries[self.order[texts]] + positions
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """Return the batch on another device."""
         return TokenBatch(
@@ -69,6 +78,23 @@ class TokenBatch:
             runs=self.runs,
             order=self.order.to(device),
         )
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """Vectors that stand in for the embedding of some tokens of a packed batch.
+
+    Attributes:
+        places: Of the tokens (`TokenBatch.places`), none twice.
+        vectors: As rows of the token table, before the factor √D. Gradients pass through.
+    """
+
+    places: Int[Tensor, " S"]
+    vectors: Float[Tensor, "S D"]
+
+    def to(self, device: torch.device | str) -> TokenVectors:
+        """Return them on another device."""
+        return TokenVectors(self.places.to(device), self.vectors.to(device))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Two forms: a sub-layer of its own (T5Gemma, arXiv 2504.06225, section 3.1), and one softmax over
 the decoder's and the encoder's keys with the weights of self-attention (T5Gemma 2, 2512.14856,
-section 2, equations 1-5). In both, the encoder's keys are not turned by their places, and no
+section 2, equations 1-5). In both, the encoder's keys are not rotated by position, and no
 window cuts them.
 """
 
@@ -57,7 +57,7 @@ class CrossAttention(nn.Module):
                 softcap=self.softcap,
             )
             attended.append(packed(out))
-        return self.gathered(torch.cat(attended))
+        return self.project_out(torch.cat(attended))
 
     def queries(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N H A"]:
         """Return the queries of decoder states."""
@@ -72,8 +72,8 @@ class CrossAttention(nn.Module):
         key, value = both.chunk(2, dim=1)
         return self.key_norm(key), value
 
-    def gathered(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
-        """Return what the heads gathered, mixed into the width of the decoder."""
+    def project_out(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
+        """Return the output of all heads in the width of the decoder."""
         out: Tensor = self.out(attended.reshape(-1, self.num_heads * self.head_dim))
         return out
 
@@ -108,7 +108,7 @@ class MergedAttention(Attention):
                 softcap=self.softcap,
             )
             attended.append(packed(out))
-        return self.gathered(torch.cat(attended))
+        return self.project_out(torch.cat(attended))
 
     def keys(
         self, memory: Float[Tensor, "S D"]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from culet.architecture.embedding_config import EmbeddingConfig, check_width
 from culet.errors import InputError
-from culet.model.batch import TokenBatch
+from culet.model.batch import TokenBatch, TokenVectors
 from culet.model.encoder import Encoder
 from culet.model.layers import Linear
 from culet.model.pooling import AttentionPool, first_pool, last_pool, mean_pool
@@ -37,15 +37,20 @@ class EmbeddingModel(nn.Module):
         self.down = Linear(config.projection_dim, config.embedding_dim)
 
     def forward(
-        self, batch: TokenBatch, *, compute_dtype: torch.dtype = torch.float32
+        self,
+        batch: TokenBatch,
+        *,
+        compute_dtype: torch.dtype = torch.float32,
+        soft: TokenVectors | None = None,
     ) -> Float[Tensor, "B E"]:
         """Return the unit vector of each text, in the caller's order, in float32.
 
         Args:
             batch: Packed texts.
             compute_dtype: float32 or bfloat16; see `check_dtype`.
+            soft: What stands in for the embedding of some tokens.
         """
-        hidden = self.encoder(batch, compute_dtype=compute_dtype).hidden  # N D
+        hidden = self.encoder(batch, compute_dtype=compute_dtype, soft=soft).hidden  # N D
         pooled = self._pooled(hidden, batch)  # B D
         projected = self.down(self.up(pooled.to(compute_dtype)))  # B E
         return normalize(projected.float())[batch.order]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from culet.architecture.encoder_config import EncoderConfig
 from culet.errors import InputError
 from culet.model.attention import Attention
-from culet.model.batch import TokenBatch
+from culet.model.batch import TokenBatch, TokenVectors
 from culet.model.layers import GatedFeedForward, RMSNorm, rotary_table
 
 
@@ -49,9 +50,19 @@ class Block(nn.Module):
     def attend(
         self, x: Float[Tensor, "N D"], attention: Callable[[Tensor], Tensor]
     ) -> Float[Tensor, "N D"]:
-        """Return the states after self-attention, whichever way it goes about it."""
+        """Return the states after self-attention, however `attention` computes it."""
         attended = self.attention_post_norm(attention(self.attention_norm(x)))
         return x + F.dropout(attended, self.dropout, self.training)
+
+    def probabilities(
+        self,
+        x: Float[Tensor, "N D"],
+        batch: TokenBatch,
+        cos: Float[Tensor, "N A"],
+        sin: Float[Tensor, "N A"],
+    ) -> list[Float[Tensor, "H _ _"]]:
+        """Return what each query of this layer gives to each key of its text, text by text."""
+        return self.attention.probabilities(self.attention_norm(x), batch, cos, sin)
 
     def feed(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return the states after the feed-forward sub-layer."""
@@ -61,10 +72,17 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Final states of every token, and the intermediates that were asked for."""
+    """Final states of every token, and the intermediates that were asked for.
+
+    Attributes:
+        hidden: After the last norm.
+        kept: States by name.
+        attention: Probabilities [H, l, l] by layer, a tensor for each text, in packed order.
+    """
 
     hidden: Float[Tensor, "N D"]
     kept: dict[str, Tensor] = field(default_factory=dict)
+    attention: dict[int, list[Float[Tensor, "H _ _"]]] = field(default_factory=dict)
 
 
 class Encoder(nn.Module):
@@ -85,40 +103,58 @@ class Encoder(nn.Module):
         self.norm = RMSNorm(config.model_dim, config.norm_eps)
 
     def forward(
-        self, batch: TokenBatch, *, compute_dtype: torch.dtype, keep: Set[str] = frozenset()
+        self,
+        batch: TokenBatch,
+        *,
+        compute_dtype: torch.dtype,
+        keep: Set[str] = frozenset(),
+        soft: TokenVectors | None = None,
     ) -> Encoded:
         """Return the states of every token.
 
         Args:
             batch: Packed texts.
             compute_dtype: Dtype of activations and matrix products.
-            keep: Intermediates to return: "embedded", or "hidden.i" after layer i (from 0).
+            keep: Intermediates to return: "embedded"; "hidden.i" after layer i (from 0);
+                "attention.i", what each query of layer i gives to each key of its text, computed
+                beside the layer without a fused kernel.
+            soft: What stands in for the embedding of some tokens.
 
         Raises:
             InputError: If `keep` names something that does not exist.
         """
-        known = {"embedded", *(f"hidden.{i}" for i in range(len(self.blocks)))}
+        layers = range(len(self.blocks))
+        known = {"embedded"} | {f"{kind}.{i}" for kind in ("hidden", "attention") for i in layers}
         if not keep <= known:
             raise InputError(f"keep must be among {sorted(known)}, got {sorted(keep - known)}")
-        kept = {}
-        x = self.embedded(batch.ids, compute_dtype)
+        kept, attention = {}, {}
+        x = self.embedded(batch.ids, compute_dtype, soft)
         if "embedded" in keep:
             kept["embedded"] = x
-        turns = self.turns(batch.positions, x.dtype)
-        for i, (block, turn) in enumerate(zip(self.blocks, turns, strict=True)):
-            x = block(x, batch, *turn)
+        rotations = self.rotations(batch.positions, x.dtype)
+        for i, (block, rotation) in enumerate(zip(self.blocks, rotations, strict=True)):
+            if f"attention.{i}" in keep:
+                attention[i] = cast(Block, block).probabilities(x, batch, *rotation)
+            x = block(x, batch, *rotation)
             if f"hidden.{i}" in keep:
                 kept[f"hidden.{i}"] = x
-        return Encoded(self.finished(x), kept)
+        return Encoded(self.final_norm(x), kept, attention)
 
-    def embedded(self, ids: Int[Tensor, " N"], compute_dtype: torch.dtype) -> Float[Tensor, "N D"]:
+    def embedded(
+        self,
+        ids: Int[Tensor, " N"],
+        compute_dtype: torch.dtype,
+        soft: TokenVectors | None = None,
+    ) -> Float[Tensor, "N D"]:
         """Return the states of tokens before the first layer."""
+        rows = F.embedding(ids, self.embed)  # N D
+        if soft is not None:
+            rows = rows.index_put((soft.places,), soft.vectors.to(rows.dtype))
         # Gemma multiplies by sqrt(D) rounded to the dtype of the weights: 27.75 in bfloat16.
         scale = torch.tensor(self.config.model_dim**0.5, dtype=compute_dtype)
-        x = F.embedding(ids, self.embed).to(compute_dtype) * scale  # N D
-        return F.dropout(x, self.config.dropout, self.training)
+        return F.dropout(rows.to(compute_dtype) * scale, self.config.dropout, self.training)
 
-    def turns(
+    def rotations(
         self, positions: Int[Tensor, " N"], dtype: torch.dtype
     ) -> list[tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]]:
         """Return cosine and sine of each token's rotation, for each layer."""
@@ -133,6 +169,6 @@ class Encoder(nn.Module):
         )
         return [whole if config.is_global(i) else local for i in range(config.num_layers)]
 
-    def finished(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Return the states after the last layer as others see them."""
+    def final_norm(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+        """Return the states after the last layer, normed."""
         return F.dropout(self.norm(x), self.config.dropout, self.training)

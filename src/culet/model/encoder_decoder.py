@@ -121,10 +121,10 @@ class EncoderDecoder(nn.Module):
         """Return the last state of every target token, given the memory."""
         stack = self.decoder.stack
         x = stack.embedded(batch.target.ids, memory.dtype)
-        turns = stack.turns(batch.target.positions, memory.dtype)
-        for block, turn in zip(stack.blocks, turns, strict=True):
-            x = cast(CrossBlock | MergedBlock, block).read(x, memory, batch, *turn)
-        return stack.finished(x)
+        rotations = stack.rotations(batch.target.positions, memory.dtype)
+        for block, rotation in zip(stack.blocks, rotations, strict=True):
+            x = cast(CrossBlock | MergedBlock, block).read(x, memory, batch, *rotation)
+        return stack.final_norm(x)
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:
         """Return the logits of the tokens that follow the states; see `Decoder.logits`."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 
+from culet.architecture.multimodal import SoftTokens
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import InputError
-from culet.model.batch import pack, split_by_length
+from culet.model.batch import TokenBatch, TokenVectors, pack, split_by_length
 from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.weights import from_arrays
 
@@ -40,23 +41,37 @@ class TorchEngine:
         self._device = device
         self._dtype = dtype
 
-    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def embed(
+        self, texts: Sequence[np.ndarray], *, soft: Mapping[int, SoftTokens] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
 
+        Args:
+            texts: Token ids of each text; none without tokens.
+            soft: Soft tokens of some texts, by index.
+
         Raises:
-            InputError: In a forked child, which has none of PyTorch's threads and would hang.
+            InputError: If soft tokens do not fit; or in a forked child, which has none of
+                PyTorch's threads and would hang.
         """
         if os.getpid() != self._process:
             raise InputError(
                 f"this embedder ({self.name}) was loaded before a fork; load it in the child, or "
                 "use spawn"
             )
+        soft = soft or {}
+        for i, tokens in soft.items():
+            tokens.check(len(texts[i]), self._model.config.encoder.model_dim)
         budget = _CHUNK_TOKENS.get(self._device.partition(":")[0], 2048)
         for index in split_by_length([len(ids) for ids in texts], budget, first="longest"):
             with torch.inference_mode():  # not around the yield: it would reach the caller
-                batch = pack([texts[i] for i in index]).to(self._device)
-                vectors = self._model(batch, compute_dtype=self._dtype).cpu().numpy()
-            yield index, vectors
+                batch = pack([texts[i] for i in index])
+                stand_in = _packed(soft, index, batch)
+                if stand_in is not None:
+                    stand_in = stand_in.to(self._device)
+                batch = batch.to(self._device)
+                vectors = self._model(batch, compute_dtype=self._dtype, soft=stand_in)
+            yield index, vectors.cpu().numpy()
 
 
 def torch_engine(
@@ -95,3 +110,17 @@ def torch_engine(
         torch.set_num_threads(threads)
     model = from_arrays(checkpoint.config, checkpoint.arrays(), dtype=dtype, device=device)
     return TorchEngine(model, device=device, dtype=dtype)
+
+
+def _packed(
+    soft: Mapping[int, SoftTokens], index: np.ndarray, batch: TokenBatch
+) -> TokenVectors | None:
+    """Return the soft tokens of the texts that a batch holds, None if there are none."""
+    found = [(text, soft[i]) for text, i in enumerate(index.tolist()) if i in soft]
+    if not found:
+        return None
+    texts = np.repeat([text for text, _ in found], [len(tokens.places) for _, tokens in found])
+    positions = np.concatenate([tokens.places for _, tokens in found])
+    vectors = np.concatenate([tokens.vectors for _, tokens in found]).astype(np.float32)
+    places = batch.places(torch.from_numpy(texts), torch.from_numpy(positions))
+    return TokenVectors(places, torch.from_numpy(vectors))

@@ -11,7 +11,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
+from culet.architecture.multimodal import SoftTokens
 from culet.checkpoints.embedding import Checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.cache import cache_folder
@@ -52,6 +53,7 @@ from culet.runtime.openvino.weights import (
     release,
 )
 
+Embedded = tuple[np.ndarray, np.ndarray]  # indices of some texts and their unit vectors
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
 _START_TOKENS = 16  # what starting a rectangle costs each thread, in tokens (LOG.md: 6 to 20)
 _TIDY_TOKENS = 512  # tokens after which pages of mapped weights are given back
@@ -219,16 +221,25 @@ class OpenVinoEngine:
         start_cost = _START_TOKENS * self._threads / number
         return Streams([Request(model) for _ in range(number)], start_cost=start_cost)
 
-    def embed(self, texts: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def embed(
+        self, texts: Sequence[np.ndarray], *, soft: Mapping[int, SoftTokens] | None = None
+    ) -> Iterator[Embedded]:
         """Yield (indices of some texts, their unit vectors float32 [b, E]) until all are done.
 
         Args:
             texts: Token ids of each text; none without tokens.
+            soft: Soft tokens of some texts, by index.
+
+        Raises:
+            InputError: If soft tokens do not fit.
         """
         if self._process != os.getpid():  # after a fork
             with self._starting:
                 if self._process != os.getpid():
                     self._start()
+        soft = soft or {}
+        for i, tokens in soft.items():
+            tokens.check(len(texts[i]), self._config.encoder.model_dim)
         lengths = [len(text) for text in texts]
         streams = self._streams(sum(lengths))
         laid = rectangles(lengths, TOKEN_BUDGET, start_cost=streams.start_cost)
@@ -237,33 +248,24 @@ class OpenVinoEngine:
         ):
             self._pack(streams)
 
-        def work(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return index, self._rectangle([texts[i] for i in index], streams)
+        def work(index: np.ndarray, streams: Streams = streams) -> Embedded:
+            own = {row: soft[i] for row, i in enumerate(index.tolist()) if i in soft}
+            return index, self._rectangle([texts[i] for i in index], streams, own)
 
-        found = streams.each(work, laid)
         if streams is self._single or self._bulk_is_checked:
-            yield from found
+            yield from streams.each(work, laid)
         else:
-            yield from self._checked(found, streams, texts, laid)
+            yield from self._checked(streams, work, laid)
 
     def _checked(
-        self,
-        found: Generator[tuple[np.ndarray, np.ndarray], None, None],
-        bulk: Streams,
-        texts: Sequence[np.ndarray],
-        laid: Sequence[np.ndarray],
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self, bulk: Streams, work: Callable[..., Embedded], laid: Sequence[np.ndarray]
+    ) -> Iterator[Embedded]:
         """Yield what several streams find if one finds the same in the first rectangle.
 
         If not, yield what one stream finds, and give up the others.
         """
-
-        def alone(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            return index, self._rectangle([texts[i] for i in index], self._single)
-
-        with contextlib.closing(found):
-            first = next(found)
-            right = alone(first[0])
+        with contextlib.closing(bulk.each(work, laid)) as found:
+            first, right = next(found), work(laid[0], self._single)
             cosine = float((first[1] * right[1]).sum(axis=1).min())
             if cosine >= _AGREEMENT[self.precision]:  # not so for NaN
                 self._bulk_is_checked = True
@@ -278,7 +280,8 @@ class OpenVinoEngine:
             stacklevel=2,
         )
         yield right
-        yield from map(alone, laid[1:])
+        for index in laid[1:]:
+            yield work(index, self._single)
 
     def _pack(self, streams: Streams) -> None:
         """Let the plugin repack all weights, as it would at the first large shape.
@@ -288,14 +291,20 @@ class OpenVinoEngine:
         """
         if streams not in self._packed:
             self._packed.add(streams)
-            self._rectangle([np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)], streams)
+            some = np.zeros(min(_WARM_TOKENS, self._longest), dtype=np.int64)
+            self._rectangle([some], streams, {})
 
-    def _rectangle(self, texts: list[np.ndarray], streams: Streams) -> np.ndarray:
+    def _rectangle(
+        self, texts: list[np.ndarray], streams: Streams, soft: Mapping[int, SoftTokens]
+    ) -> np.ndarray:
+        """Return the unit vectors of texts computed side by side, with their soft tokens."""
         lengths = np.array([len(text) for text in texts])
         length = round_length(int(lengths.max()), self._longest)
         inside = np.arange(length)[None, :] < lengths[:, None]
         embedded = np.zeros((*inside.shape, self._config.encoder.model_dim), dtype=np.float32)
         embedded[inside] = self._table.rows(np.concatenate(texts)) * self._scale
+        for row, tokens in soft.items():
+            embedded[row, tokens.places] = tokens.vectors * self._scale
         local, whole = views(inside, self._config.encoder)
         with streams.borrowed() as run:
             out = run(embedded, local, whole, self._pool(inside))
