@@ -134,7 +134,7 @@ def test_what_is_wrong_with_a_package_does_not_stop_the_others(
     assert built.failed.keys() == {"deb:damaged", "deb:changed", "deb:missing", "deb:odd"}
     assert "damaged_1-1_all.deb" in built.failed["deb:damaged"]
     assert "expected sha256" in built.failed["deb:changed"]
-    assert "has not the package missing" in built.failed["deb:missing"]
+    assert "does not have the package missing" in built.failed["deb:missing"]
     assert "odd is not built as expected: ValueError('no kind nonsense')" in built.failed["deb:odd"]
     assert manifest(tmp_path)["left_out"] == built.failed
     assert len([line for line in said if "is left out" in line]) == 4
@@ -279,7 +279,7 @@ def test_a_manifest_is_followed_to_the_byte_or_refused(host: doubles.Host, tmp_p
     assert ours.read_bytes() == theirs.read_bytes()
     serve(host, one=deb({"en": "pair|a question|another answer\n"}))
     built, _ = run(host, corpus(), tmp_path / "later", like=like)
-    assert "has other files than those of the manifest" in built.failed["deb:one==1-1"]
+    assert "has other files than the manifest" in built.failed["deb:one==1-1"]
     with pytest.raises(InputError, match=r"by method 1 and rules 1; this is demo by method 2 and"):
         run(host, corpus(method=2), tmp_path / "method", like=like)
     older = tmp_path / "older.json"

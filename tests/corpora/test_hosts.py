@@ -155,9 +155,9 @@ def test_a_debian_archive_is_followed_from_its_release_file(
         ("three_3.orig.tar.xz", 10),
         ("three_3-1.debian.tar.xz", 20),
     ]
-    with pytest.raises(MissingPackage, match=r"Debian bookworm has not the package four"):
+    with pytest.raises(MissingPackage, match=r"Debian bookworm does not have the package four"):
         archive.find(Wanted("deb", "four"))
-    with pytest.raises(MissingPackage, match=r"has not the index main/i18n/Translation-xx"):
+    with pytest.raises(MissingPackage, match=r"does not have the index main/i18n/Translation-xx"):
         archive.find(Wanted("index", "main/i18n/Translation-xx"))
     index = archive.find(Wanted("index", "main/source/Sources"))
     assert index.version == "Sat, 01 Jan 2022 00:00:00 UTC"

@@ -1,8 +1,8 @@
 """From the rows of many packages to the files of one corpus.
 
-Texts known by a key are joined over all packages (English with each other language), every row is
-tidied and checked, repeated ones are dropped, and three files are written. Only the English side of
-the join and a number for each kept row are held in memory.
+Texts with a key are joined over all packages (English with each other language), every row is
+tidied and checked, duplicates are dropped, and three files are written. Only the English side of
+the join and a hash of each kept row are held in memory.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 
 from culet.corpora.corpus import Corpus
 from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, Triple, from_line
-from culet.corpora.tidy import MOST_CHARS, cut, fault_of_pair, fault_of_text, tidy
+from culet.corpora.tidy import MAX_CHARS, cut, fault_of_pair, fault_of_text, tidy
 from culet.errors import InputError
 from culet.files.atomic import new_file
 from culet.terminal.progress import Progress
 
-RULES = 1  # raised whenever the same rows would be tidied, kept or dropped otherwise
+RULES = 1  # raised whenever the same rows would be tidied, kept or dropped differently
 FILES = {"pairs": "pairs.jsonl.gz", "text": "text.jsonl.gz", "triples": "triples.jsonl.gz"}
-_MOST_TEXT_CHARS = 40_000
-_FEWEST_TEXT_CHARS = 200
-_MOST_NEGATIVES = 8
+_MAX_TEXT_CHARS = 40_000
+_MIN_TEXT_CHARS = 200
+_MAX_NEGATIVES = 8
 _LEVEL = 6  # of gzip
 
 
@@ -41,7 +41,7 @@ class Part:
     Attributes:
         id: The package.
         path: Its rows.
-        licence: What the package says of itself.
+        licence: The licence that the package states.
         num_rows: How many there are.
         num_english: How many of them are the English side of a join.
     """
@@ -55,7 +55,7 @@ class Part:
 
 @dataclass
 class Account:
-    """What came of the rows.
+    """Counts of what became of the rows.
 
     Attributes:
         kept: Rows written: "pairs", "text", "triples".
@@ -149,7 +149,7 @@ def _joined(row: Aligned, english: dict[bytes, str]) -> Pair | None:
 def _finished(
     corpus: Corpus, row: Pair | Text | Triple, licence: str | None
 ) -> tuple[str, dict[str, Any], str | None]:
-    """Return the kind of a row, its fields, and why it cannot be used, if so."""
+    """Return the kind of a row, its fields, and why it cannot be used, or None if it can."""
     if isinstance(row, Triple):
         triple = {"s": tidy(row.s), "r": tidy(row.r), "o": tidy(row.o)}
         return "triples", triple, None if all(triple.values()) else "empty"
@@ -157,25 +157,25 @@ def _finished(
     source = corpus.name
     if isinstance(row, Text):
         text = row.text if code else tidy(row.text)
-        text = cut(text, _MOST_TEXT_CHARS)
-        fault = "short" if len(text) < _FEWEST_TEXT_CHARS else fault_of_text(text, row.lang)
+        text = cut(text, _MAX_TEXT_CHARS)
+        fault = "short" if len(text) < _MIN_TEXT_CHARS else fault_of_text(text, row.lang)
         return "text", {"text": text, "lang": row.lang, "source": source}, fault
     query = tidy(row.query)
-    positive = cut(row.positive if code else tidy(row.positive), MOST_CHARS)
+    positive = cut(row.positive if code else tidy(row.positive), MAX_CHARS)
     fields: dict[str, Any] = {"query": query, "positive": positive}
     wrong = [cut(tidy(negative)) for negative in row.negatives]
     wrong = [text for text in dict.fromkeys(wrong) if text and text not in (positive, query)]
     if wrong:
-        fields["negatives"] = wrong[:_MOST_NEGATIVES]
+        fields["negatives"] = wrong[:_MAX_NEGATIVES]
     fields |= {"lang": row.lang, "source": f"{source}/{row.part}"}
-    if licence and corpus.only_free:  # each package another; else the manifest has them
+    if licence and corpus.only_free:  # packages differ; else the licences are in the manifest
         fields["licence"] = licence
     few = len(query.split()) < corpus.lowest_query
     return "pairs", fields, "few words" if few else fault_of_pair(query, positive, row.lang)
 
 
 class _Seen:
-    """Remembers rows by eight bytes each, to drop what is there already."""
+    """Remembers eight bytes of each row, to drop duplicates."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
@@ -187,10 +187,10 @@ class _Seen:
         if isinstance(row, Pair):
             names = (row.lang, fields["query"]), (row.lang, row.part, fields["positive"])
             query, positive = (_digest("\0".join(name)) for name in names)
-            most = self._corpus.same_query, self._corpus.same_positive
-            if most[0] and self._queries[query] >= most[0]:
+            max_query, max_positive = self._corpus.same_query, self._corpus.same_positive
+            if max_query and self._queries[query] >= max_query:
                 return "same query"
-            if most[1] and self._positives[positive] >= most[1]:
+            if max_positive and self._positives[positive] >= max_positive:
                 return "same positive"
             known = _digest(f"{row.lang}\0{fields['query']}\0{fields['positive']}")
         elif isinstance(row, Text):
@@ -201,9 +201,9 @@ class _Seen:
             return "repeated"
         self._rows.add(known)
         if isinstance(row, Pair):
-            if most[0]:
+            if max_query:
                 self._queries[query] += 1
-            if most[1]:
+            if max_positive:
                 self._positives[positive] += 1
         return None
 

@@ -4,9 +4,9 @@
     OUT/NAME/parts/PACKAGE.json       its version, checksums, licence and counts; written last
     OUT/NAME/pairs.jsonl.gz, text.jsonl.gz, triples.jsonl.gz, manifest.json
 
-A package is done when its .json is there; it is not asked for, downloaded or read again, unless a
-manifest to be like names other files of it. Whatever stops the run loses at most the package at
-hand. What is wrong with one package is written down under its name and does not stop the others.
+A package is done when its .json is there; it is not looked up, downloaded or read again, unless a
+manifest given as `like` names other files of it. Whatever stops the run loses at most the package
+at hand. What is wrong with one package is recorded under its name and does not stop the others.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from culet.corpora.assemble import FILES, Part, assemble
 from culet.corpora.corpus import Corpus
 from culet.corpora.manifest import (
     MANIFEST,
-    accounted,
-    amiss,
-    last_told,
+    mismatch,
     pinned,
     planned,
+    read_manifest,
     sha256_of,
     sums_of,
+    with_results,
 )
 from culet.corpora.places.debian import DebianArchive
 from culet.corpora.places.fetch import ChecksumError, FetchError, download
@@ -51,14 +51,14 @@ from culet.terminal.progress import Progress
 
 
 class RefusedPackage(InputError):
-    """A package that is left out for what it is, and not for a fault of a file."""
+    """A package that is left out for its licence, not for a fault of a file."""
 
 
 class Place(Protocol):
     """Where packages are looked up."""
 
     def prepare(self, items: Sequence[Wanted]) -> None:
-        """Learn which packages will be asked for."""
+        """Take note of the packages that will be looked up."""
 
     def find(self, item: Wanted) -> Found:
         """Return where one is, or raise MissingPackage."""
@@ -100,9 +100,9 @@ def build(
         like: A manifest whose packages are read, in the same versions and with the same sums.
         hosts: Where packages come from; the public hosts if None.
         folder: A folder of packages on disk; nothing is downloaded then.
-        limits: What an archive may ask for.
-        say: Told what happens.
-        progress: As `culet.terminal.progress.Progress` has it.
+        limits: Bounds on what an archive may hold.
+        say: Takes lines for the person watching.
+        progress: Show progress; None shows it in a terminal only, as `Progress` does.
 
     Raises:
         InputError: A name that no package can have, a folder that is in use or cannot be written.
@@ -167,7 +167,7 @@ def _read(
     limits: Limits,
     expected: list[str] | None,
 ) -> dict[str, Any]:
-    """Fetch and read one package; keep its rows and return what is to be known of it."""
+    """Fetch and read one package; keep its rows and return its record."""
     item = found.wanted
     files, sums = [], {}
     for path in found.local:
@@ -178,7 +178,7 @@ def _read(
         sums[remote.name] = download(remote, to)
         files.append((to, remote.name))
     if expected is not None and sorted(sums.values()) != sorted(expected):
-        raise ChecksumError(f"{item.name} has other files than those of the manifest to be like")
+        raise ChecksumError(f"{item.name} has other files than the manifest of --like names")
     package = Package(item, found.version, tuple(files), limits)
     counts: Counter[str] = Counter()
     num_english = 0
@@ -190,10 +190,10 @@ def _read(
             file.write(to_line(row).encode("utf-8", "replace"))
         if corpus.only_free and not is_free(package.licence):
             raise RefusedPackage(
-                f"its papers name no free licence ({package.licence or 'none at all'}), so no "
+                f"its files name no free licence ({package.licence or 'none at all'}), so no "
                 "rows are made of it"
             )
-        # An older record must not speak of the new rows, should the run end before their own.
+        # An older record must not stand for the new rows, should the run end before their own.
         record_file.unlink(missing_ok=True)
     record = {
         "id": item.id,
@@ -226,22 +226,22 @@ def _assembled(
     progress: bool | None,
 ) -> dict[str, int]:
     """Write the files of a corpus unless they are there already; return their rows by kind."""
-    manifest, before = planned(corpus, records, failed), last_told(home)
+    manifest, before = planned(corpus, records, failed), read_manifest(home)
     if before.get("inputs") == manifest["inputs"]:
-        fault = amiss(before, home)
+        fault = mismatch(before, home)
         if fault is None:
             say(f"{home} is built already")
             return dict(before["counts"])
         say(f"{home} is assembled again: {fault}")
-    (home / MANIFEST).unlink(missing_ok=True)  # while the files change, none speaks of them
+    (home / MANIFEST).unlink(missing_ok=True)  # while the files change, none describes them
     parts = [_part_of(home, record) for record in records]
     account = assemble(corpus, parts, home, progress=progress)
-    _write_json(home / MANIFEST, accounted(manifest, account, home))
+    _write_json(home / MANIFEST, with_results(manifest, account, home))
     return dict(account.kept)
 
 
 def _named(rows: Iterator[Row], item: Wanted) -> Iterator[Row]:
-    """Pass rows on; what a reader stumbles over in hostile content is a fault of the package."""
+    """Pass rows on; an error of a reader at hostile content is a fault of the package."""
     try:
         yield from rows
     except (ValueError, LookupError, RecursionError, MemoryError, TypeError) as error:
@@ -282,8 +282,8 @@ def _done(
 ) -> dict[Wanted, dict[str, Any]]:
     """Return the records of the packages that are done.
 
-    One that was read from other files than `sums` asks for is not among them. Its rows and its
-    record stay until others take their place, so that they still serve whoever asks for those.
+    A package that was read from other files than `sums` names is not among them. Its rows and its
+    record stay until others take their place, so that a run that wants those still has them.
     """
     done = {}
     for item in items:
@@ -294,7 +294,7 @@ def _done(
 
 
 def _record(corpus: Corpus, home: Path, item: Wanted) -> dict[str, Any] | None:
-    """Return what is known of a package that is done, None for one that is to be read."""
+    """Return the record of a package that is done, None for one that is still to be read."""
     try:
         record: Any = json.loads(_record_file(home, item.id).read_bytes())
     except (OSError, ValueError):

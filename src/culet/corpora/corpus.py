@@ -11,21 +11,21 @@ from culet.corpora.rows import Row
 
 @dataclass(frozen=True)
 class Corpus:
-    """A corpus anyone can build.
+    """A corpus that anyone can build.
 
     Attributes:
-        name: What it is called.
+        name: Its name on the command line.
         about: One line for people.
-        licence: What licences its packages have, in general; the manifest has them one by one.
+        licence: The licences of its packages in general; the manifest lists them one by one.
         kind: Kind of its packages: "deb", "src", "index", "pypi" or "npm".
-        packages: Their names, the default of what is read.
+        packages: Names of the packages that are read by default.
         read: Yields the rows of one package.
         method: Raised whenever the same package would give other rows.
-        lowest_query: Rows with fewer words in the query are left out.
+        lowest_query: Rows with fewer words in the query are dropped.
         same_query: How many rows of a language may share a query, 0 for any number.
         same_positive: How many rows of a part and language may share a positive, 0 for any number.
         only_free: Leave out packages that do not name a free licence. For indices where anyone
-            publishes; Debian's main archive has been looked through by people.
+            publishes; the licences of Debian's main archive have been checked by people.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""The manifest of a corpus: what it was made of, what came of it, and the sums of its files.
+"""The manifest of a corpus: its packages, the rows that came of them, checksums of its files.
 
-It is written last and removed before a file changes, so it never speaks of files half written.
-What happened to them since, their sums tell.
+It is written last and removed before a file changes, so it never describes half-written files.
+Its checksums show whether the files have changed since.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ MANIFEST = "manifest.json"
 
 
 def pinned(manifest: Path, corpus: Corpus) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the packages of a manifest with their versions, and the sums of their files.
+    """Return the packages of a manifest with their versions, and the checksums of their files.
 
-    An index has no versions to ask for; its sum tells whether it is still the same.
+    An index has no versions to ask for; its checksum shows whether it is still the same.
 
     Raises:
         InputError: When the file is no manifest of this corpus, method and rules.
     """
     try:
-        told = json.loads(manifest.read_bytes())
-        name, way = told["corpus"], (told["method"], told["rules"])
+        stored = json.loads(manifest.read_bytes())
+        name, way = stored["corpus"], (stored["method"], stored["rules"])
         files = {
             entry["id"].partition("==")[0]
             + ("" if entry["id"].startswith("index:") else f"=={entry['version']}"): [
                 file["sha256"] for file in entry["files"]
             ]
-            for entry in told["packages"]
+            for entry in stored["packages"]
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{manifest} is not a manifest of a corpus: {error!r}") from error
@@ -50,29 +50,29 @@ def pinned(manifest: Path, corpus: Corpus) -> tuple[list[str], dict[str, list[st
 def planned(
     corpus: Corpus, records: Sequence[dict[str, Any]], failed: dict[str, str]
 ) -> dict[str, Any]:
-    """Return what a manifest says before the files are assembled.
+    """Return a manifest without results, as it is before the files are assembled.
 
     Args:
         corpus: The corpus.
-        records: What is known of each package that was read.
+        records: The record of each package that was read.
         failed: Package to what was wrong with it.
     """
     inputs = [[r["id"], r["version"], sums_of(r)] for r in records]
-    told = json.dumps([corpus.name, corpus.method, RULES, inputs, sorted(failed)])
+    key = json.dumps([corpus.name, corpus.method, RULES, inputs, sorted(failed)])
     return {
         "corpus": corpus.name,
         "about": corpus.about,
         "licence": corpus.licence,
         "method": corpus.method,
         "rules": RULES,
-        "inputs": hashlib.sha256(told.encode()).hexdigest(),
+        "inputs": hashlib.sha256(key.encode()).hexdigest(),
         "packages": list(records),
         "left_out": failed,
     }
 
 
-def accounted(manifest: dict[str, Any], account: Account, home: Path) -> dict[str, Any]:
-    """Return a planned manifest with what came of the rows, and the files as they now are."""
+def with_results(manifest: dict[str, Any], account: Account, home: Path) -> dict[str, Any]:
+    """Return a planned manifest with the counts of rows, and the files as they now are."""
     for record in manifest["packages"]:
         record["kept"] = dict(account.packages.get(record["id"], {}))
     return manifest | {
@@ -84,26 +84,26 @@ def accounted(manifest: dict[str, Any], account: Account, home: Path) -> dict[st
     }
 
 
-def last_told(home: Path) -> dict[str, Any]:
-    """Return the manifest that a folder holds, an empty one if it holds none that can be read."""
+def read_manifest(home: Path) -> dict[str, Any]:
+    """Return the manifest in a folder, an empty one if there is none that can be read."""
     try:
-        told = json.loads((home / MANIFEST).read_bytes())
+        stored = json.loads((home / MANIFEST).read_bytes())
     except (OSError, ValueError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return stored if isinstance(stored, dict) else {}
 
 
-def amiss(manifest: dict[str, Any], home: Path) -> str | None:
-    """Return in what the files of a folder are not those of its manifest, None if they are."""
+def mismatch(manifest: dict[str, Any], home: Path) -> str | None:
+    """Return how the files of a folder differ from its manifest, None if they do not."""
     files = manifest.get("files")
     if not isinstance(files, list):  # versions before this one kept no sums
         return "its manifest does not say which files it has"
-    told = {entry.get("name"): entry for entry in files if isinstance(entry, dict)}
+    listed = {entry.get("name"): entry for entry in files if isinstance(entry, dict)}
     try:
         there = {entry["name"]: entry for entry in _outputs(home)}
     except OSError as error:
         return f"not all of it can be read ({error})"
-    changed = [name for name in FILES.values() if told.get(name) != there.get(name)]
+    changed = [name for name in FILES.values() if listed.get(name) != there.get(name)]
     return f"{', '.join(changed)} gone or changed" if changed else None
 
 

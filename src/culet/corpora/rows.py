@@ -1,7 +1,7 @@
 """What a reader of packages yields: pairs, texts, facts, and texts to be paired by a key.
 
-Rows are kept per package as one JSON line each, so that packages can be read in any order, one
-after another, and joined at the end.
+Rows are kept per package, a JSON line each, so that packages can be read in any order and joined
+at the end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ class Pair:
     """A query and the document that answers it.
 
     Attributes:
-        query: What is searched with.
-        positive: The right document.
+        query: The query.
+        positive: The document.
         lang: "de" (both), "en-de" (query in one, positive in the other), or "code-python"
             (English query, code positive).
         part: Which rule made the pair, such as "title-body".
@@ -61,7 +61,7 @@ class Aligned:
     Attributes:
         key: The same for all languages, in all packages of the corpus.
         text: The text.
-        lang: Its language. What is in English is paired with each of the others.
+        lang: Its language. The English text is paired with each of the others.
         part: Which rule made it, such as "paragraph-translation".
     """
 

@@ -1,6 +1,6 @@
-"""Texts as training wants them, and the reasons for which a row is left out.
+"""Texts as training wants them, and the reasons for which a row is dropped.
 
-Every reader hands over what it found; what is wrong with a row is decided here, once, and counted.
+Readers hand over whatever they find; faults of rows are decided here, once, and counted.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import unicodedata
 
 from culet.corpora.rows import ENGLISH
 
-MOST_QUERY_CHARS = 2000
-MOST_CHARS = 4000  # longer texts are cut at the end of a line, a sentence or a word
-_LOOKED_AT = 400  # characters; the beginning tells script and language
+MAX_QUERY_CHARS = 2000
+MAX_CHARS = 4000  # longer texts are cut at the end of a line, a sentence or a word
+_SAMPLE_CHARS = 400  # the beginning is enough to recognise script and language
 _SHARE_OF_SCRIPT = 0.4  # of the letters; names and commands stay Latin in every language
 _SHARE_OF_ENGLISH = 0.12  # of the words of a line
 _SHARE_OF_ENGLISH_LINES = 0.2  # of the characters
@@ -88,7 +88,7 @@ _WORD = re.compile(r"[^\W\d_]+")
 
 def tidy(text: str) -> str:
     """Return a text in NFC with single spaces, without invisible characters and empty lines."""
-    if text.isascii() and text.isprintable():  # most texts, and quickly done
+    if text.isascii() and text.isprintable():  # the fast path of most texts
         return " ".join(text.split())
     text = _INVISIBLE.sub("", unicodedata.normalize("NFC", text.replace("\r", "\n")))
     lines = (" ".join(line.split()) for line in text.split("\n"))
@@ -105,14 +105,14 @@ def language(code: str) -> str:
     return f"{named}-{'Latn' if variant.startswith('latin') else variant.title()}" if at else named
 
 
-def cut(text: str, most: int = MOST_CHARS) -> str:
+def cut(text: str, max_chars: int = MAX_CHARS) -> str:
     """Return the beginning of a text, to the end of a line, a sentence or at least a word."""
-    if len(text) <= most:
+    if len(text) <= max_chars:
         return text
-    head = text[:most]
+    head = text[:max_chars]
     for mark in ("\n", ". ", "。", " "):
         at = head.rfind(mark)
-        if at > most // 2:
+        if at > max_chars // 2:
             return head[: at + (0 if mark in "\n " else 1)].rstrip()
     return head
 
@@ -125,7 +125,7 @@ def in_script(text: str, lang: str) -> bool:
     script = _SCRIPT_OF.get(base, _LATIN)
     if script is _LATIN and text.isascii():
         return any(char.isalnum() for char in text)
-    text = text[:_LOOKED_AT]
+    text = text[:_SAMPLE_CHARS]
     letters = sum(map(str.isalpha, text))
     if not letters:
         return script is _LATIN and any(map(str.isalnum, text))
@@ -133,14 +133,14 @@ def in_script(text: str, lang: str) -> bool:
 
 
 def looks_english(text: str) -> bool:
-    """Whether more than a few lines of a text are English by their little words."""
-    lines = text[:MOST_CHARS].split("\n")
+    """Whether more than a few lines of a text are English, judged by its function words."""
+    lines = text[:MAX_CHARS].split("\n")
     english = sum(len(line) for line in lines if _is_english(line))
     return english > _SHARE_OF_ENGLISH_LINES * sum(map(len, lines))
 
 
 def _is_english(line: str) -> bool:
-    words = _WORD.findall(line[:_LOOKED_AT].lower())
+    words = _WORD.findall(line[:_SAMPLE_CHARS].lower())
     return len(words) >= 6 and (
         sum(word in _ENGLISH_WORDS for word in words) >= _SHARE_OF_ENGLISH * len(words)
     )
@@ -182,11 +182,11 @@ def fault_of_pair(query: str, positive: str, lang: str) -> str | None:
         first, second = split_languages(lang)
     if query.casefold() == positive.casefold():
         return "same"
-    if len(query) > MOST_QUERY_CHARS:
+    if len(query) > MAX_QUERY_CHARS:
         return "long"
     fault = fault_of_text(query, first)
     if first == second and fault in ("script", "english"):
-        fault = None  # "grep --count" asks in every language; its answer tells which
+        fault = None  # "grep --count" is a query in every language; the answer decides
     return fault or fault_of_text(positive, second)
 
 

@@ -18,7 +18,7 @@ from culet.corpora.readers.packages import Found, Wanted
 _Order = list[tuple[list[int], int]]
 _ENDINGS = (".xz", ".gz", ".bz2", "")
 _INDEX_BYTES = 2 << 30  # unpacked
-_LONGEST_LINE = 1 << 20
+_MAX_LINE = 1 << 20
 _PACKAGES = "main/binary-amd64/Packages"  # packages for all machines stand in it too
 _SOURCES = "main/source/Sources"
 
@@ -30,7 +30,7 @@ class DebianArchive:
         address: The folder with dists/ and pool/.
         suite: The release.
         work: A folder for index files.
-        say: Told what takes long.
+        say: Takes lines for the person watching, when something takes long.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DebianArchive:
         if item not in self._found:
             named = f"the package {item.name}" if item.kind == "deb" else f"the source {item.name}"
             raise MissingPackage(
-                f"Debian {self._suite} has not {named}"
+                f"Debian {self._suite} does not have {named}"
                 + (f" in version {item.version}" if item.version else "")
             )
         return self._found[item]
@@ -104,7 +104,7 @@ class DebianArchive:
                 url = f"{self._address}/dists/{self._suite}/{item.name}{ending}"
                 remote = Remote(url, item.name.rpartition("/")[2] + ending, "sha256", digest, size)
                 return Found(item, self._date, (remote,))
-        raise MissingPackage(f"Debian {self._suite} has not the index {item.name}")
+        raise MissingPackage(f"Debian {self._suite} does not have the index {item.name}")
 
     def _stanzas(self, path: str, fields: Sequence[str]) -> Iterator[dict[str, str]]:
         (remote,) = self._index(Wanted("index", path)).files
@@ -141,8 +141,8 @@ def stanzas(file: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, 
 
     Args:
         file: The index.
-        name: Its file name, whose ending tells the compression.
-        fields: Names of fields, or a name ending in "*" for all that begin so.
+        name: Its file name, whose ending names the compression.
+        fields: Names of fields; one that ends in "*" stands for all with this beginning.
 
     Raises:
         ArchiveError: When the file is damaged.
@@ -152,7 +152,7 @@ def stanzas(file: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, 
     stanza: dict[str, str] = {}
     last: str | None = None
     with open_unpacked(file, name, _INDEX_BYTES) as stream:
-        while raw := stream.readline(_LONGEST_LINE):
+        while raw := stream.readline(_MAX_LINE):
             if raw[:1] in b" \t" and raw.strip():
                 if last is not None:
                     stanza[last] += "\n" + raw.decode("utf-8", "replace").rstrip("\n")
@@ -181,7 +181,7 @@ def sort_key(version: str) -> tuple[int, _Order, _Order]:
 
 
 def _order(text: str) -> _Order:
-    """Return what is no digit and what is one, in turn; "~" comes even before the end."""
+    """Return runs of non-digits and of digits in turn; "~" sorts even before the end."""
 
     def place(char: str) -> int:
         return -1 if char == "~" else ord(char) + (0 if char.isalpha() else 1 << 21)
@@ -195,7 +195,7 @@ def _last(path: str) -> str:
 
 
 def _source_files(stanza: dict[str, str]) -> list[tuple[str, int, str]]:
-    """Return the upstream archives and Debian's own papers; patches and signatures are left."""
+    """Return the upstream archives and Debian's own files, without patches and signatures."""
     rows = (line.split() for line in stanza["Checksums-Sha256"].split("\n") if line.strip())
     return [
         (digest, int(size), f"{stanza['Directory']}/{file}")

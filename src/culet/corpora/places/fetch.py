@@ -1,4 +1,4 @@
-"""Downloads that are what the index says they are, or an error that says why not."""
+"""Downloads that match the checksums of their index, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PACKAGE_BYTES = 2 << 30
 
 
 class FetchError(InputError):
-    """Something that could not be had; the rest can go on."""
+    """Something that could not be fetched; the rest can go on."""
 
 
 class MissingPackage(FetchError):
@@ -38,7 +38,7 @@ class MissingPackage(FetchError):
 
 
 class ChecksumError(FetchError):
-    """What came is not what the index says it is."""
+    """A download that does not match its index."""
 
 
 class Unreachable(InputError):
@@ -51,10 +51,10 @@ class Remote:
 
     Attributes:
         url: Where it is.
-        name: Its file name; the ending tells the format.
+        name: Its file name, whose ending names the format.
         algorithm: "sha256", "sha512" or "sha1".
         digest: What it must hash to, in hex.
-        size: Its length in bytes, where the index says.
+        size: Its length in bytes, if the index gives it.
     """
 
     url: str
@@ -96,11 +96,11 @@ def download(remote: Remote, to: Path, *, limit: int = PACKAGE_BYTES) -> str:
         try:
             _try(remote.url, save)
         except MissingPackage as error:
-            raise MissingPackage(f"{remote.name} is in the index and not on the host") from error
+            raise MissingPackage(f"{remote.name} is in the index but not on the host") from error
         if check.hexdigest() != remote.digest.lower():
             raise ChecksumError(
                 f"{remote.name}: expected {remote.algorithm} {remote.digest}, got "
-                f"{check.hexdigest()}; the file was thrown away, run again or ask the mirror"
+                f"{check.hexdigest()}; the file was discarded; run again or ask the mirror"
             )
     return ours.hexdigest()
 
@@ -137,7 +137,7 @@ def _place(url: str) -> str:
 
 
 def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: str = "*/*") -> None:
-    """Open a URL and hand the answer over, again after errors that may pass."""
+    """Open a URL and pass the response to `use`; try again after errors that may pass."""
     request = _request(url, accept)
     for attempt in range(1, _TRIES + 1):
         try:

@@ -1,7 +1,7 @@
-"""Where packages come from: what was asked for, else what this machine's own tools use.
+"""Where packages come from: the hosts that were asked for, else those of this machine's own tools.
 
-pip, npm and apt each know an index or mirror, from the environment or a configuration file. Where
-nothing is set, the public hosts are used. Addresses stay out of everything that is written.
+pip, npm and apt each know an index or mirror from the environment or a configuration file. Where
+nothing is set, the public hosts are used. Addresses are left out of everything that is written.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ def find_hosts(
     home: Path | None = None,
     root: Path = Path("/"),
 ) -> Hosts:
-    """Return the hosts that were asked for, else CULET_*, else the machine's, else the public.
+    """Return the hosts asked for, else those of CULET_*, else the machine's, else the public ones.
 
     Args:
-        pypi: As asked for, like the next three.
+        pypi: A simple index.
         debian: A Debian archive.
         npm: An npm registry.
         suite: A Debian release.
@@ -101,7 +101,7 @@ def _npm_registry(env: Mapping[str, str], home: Path, root: Path) -> str | None:
 
 
 def _apt_archive(root: Path) -> str | None:
-    """Return the first Debian archive among apt's sources; other archives have other packages."""
+    """Return the first Debian archive among apt's sources; others have other packages."""
     folder = root / "etc/apt/sources.list.d"
     try:
         extra = sorted(folder.iterdir())

@@ -1,4 +1,4 @@
-"""Packages in a folder on disk, found by the names their tools give them."""
+"""Packages in a folder on disk, found by the file names that their tools give them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from culet.errors import InputError
 
 
 class Folder:
-    """Finds packages among the files of a folder, by name; nothing is asked of a network.
+    """Finds packages among the files of a folder, by name, without a network.
 
     Args:
-        folder: It holds .deb, .whl, .tar.gz, .tgz, index and source files; folders in it count.
+        folder: Holds .deb, .whl, .tar.gz, .tgz, index and source files, also in subfolders.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,10 +33,10 @@ class Folder:
         self._files = sorted(path for path in folder.rglob("*") if path.is_file())
 
     def prepare(self, items: Iterable[Wanted]) -> None:
-        """Nothing: the names of all files are known."""
+        """Do nothing: the names of all files are known."""
 
     def find(self, item: Wanted) -> Found:
-        """Return the newest matching file by name, for a source all files of its version.
+        """Return the newest file that matches by name; for a source, all files of its version.
 
         Raises:
             MissingPackage: When no file is the package.

@@ -25,7 +25,7 @@ class Npm:
         self._address = address
 
     def prepare(self, items: Iterable[Wanted]) -> None:
-        """Nothing: a package has a document of its own."""
+        """Do nothing: each package has a document of its own."""
 
     def find(self, item: Wanted) -> Found:
         """Return the archive of a version, or of the one tagged latest.
@@ -34,32 +34,32 @@ class Npm:
             MissingPackage: When there is no such package or version.
             FetchError: When the registry does not say where it is or what it hashes to.
         """
-        told = self._told(item)
-        version, dist = told.get("version"), told.get("dist")
+        document = self._document(item)
+        version, dist = document.get("version"), document.get("dist")
         if not isinstance(version, str) or not isinstance(dist, dict):
             raise FetchError(f"the registry's document of {item.name} names no version and archive")
         url = dist.get("tarball")
         if not isinstance(url, str):
             raise FetchError(f"the registry names no archive of {item.name} {version}")
-        # A mirror may pass on the public address; npm itself then asks the mirror.
+        # A mirror may pass the public address on; like npm itself, ask the mirror.
         if url.startswith(f"{NPM}/") and urlsplit(self._address).netloc != urlsplit(NPM).netloc:
             url = self._address + url.removeprefix(NPM)
         algorithm, digest = _checksum(dist)
         name = f"{item.name.lstrip('@').replace('/', '-')}-{version}.tgz"
         return Found(item, version, (Remote(url, name, algorithm, digest),))
 
-    def _told(self, item: Wanted) -> dict[str, Any]:
+    def _document(self, item: Wanted) -> dict[str, Any]:
         tag = item.version or "latest"
         address = f"{self._address}/{quote(item.name, safe='@')}/{quote(tag)}"
         try:
-            told = json.loads(get(address, accept="application/json"))
+            document = json.loads(get(address, accept="application/json"))
         except MissingPackage as error:
             raise MissingPackage(f"npm has no package {item.name} in version {tag}") from error
         except ValueError as error:
             raise FetchError(f"the registry's document of {item.name} is not JSON") from error
-        if not isinstance(told, dict):
+        if not isinstance(document, dict):
             raise FetchError(f"the registry's document of {item.name} is no JSON object")
-        return told
+        return document
 
 
 def _checksum(dist: dict[str, Any]) -> tuple[str, str]:

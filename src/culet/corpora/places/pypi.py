@@ -43,7 +43,7 @@ class PyPI:
         self._address = address
 
     def prepare(self, items: Iterable[Wanted]) -> None:
-        """Nothing: a project has a page of its own."""
+        """Do nothing: each project has a page of its own."""
 
     def find(self, item: Wanted) -> Found:
         """Return the file to read: of the newest release, a pure wheel, else the source.
@@ -75,7 +75,7 @@ class PyPI:
 
 
 def _version_and_rank(name: str) -> tuple[Version, int] | None:
-    """Return the version of a file and how much it is liked (0 most), None for other files."""
+    """Return the version of a file and its rank (0 is preferred), None for other files."""
     try:
         if name.endswith(".whl"):
             _, version, _, tags = parse_wheel_filename(name)
@@ -119,10 +119,10 @@ class _Links(HTMLParser):
         self.files: list[_File] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        told = dict(attrs)
-        if tag == "a" and (href := told.get("href")):
+        values = dict(attrs)
+        if tag == "a" and (href := values.get("href")):
             url, fragment = urldefrag(urljoin(self._page, href))
             name = unquote(urlsplit(url).path.rpartition("/")[2])
             algorithm, _, digest = fragment.partition("=")
             known = (algorithm, digest) if algorithm in ALGORITHMS else ("none", "")
-            self.files.append(_File(name, url, *known, yanked="data-yanked" in told))
+            self.files.append(_File(name, url, *known, yanked="data-yanked" in values))

@@ -1,9 +1,9 @@
 """Archives read as a stream of (name, bytes), with nothing unpacked and nothing run.
 
 What comes from outside may be hostile, so every number is bounded before anything is allocated:
-bytes of a member, bytes and members of an archive, memory of a decompressor. Names that point out
-of the archive (absolute, or with "..") refuse the whole archive; links and devices are passed over,
-since the file they mean stands elsewhere in the archive anyway. Nothing is ever written to disk.
+bytes of a member, bytes and members of an archive, memory of a decompressor. An archive with a name
+that points out of it (absolute, or with "..") is refused; links and devices are skipped, since the
+file they point to is in the archive anyway. Nothing is ever written to disk.
 
 Formats: .deb (ar(5) with a data.tar inside; deb(5)), .tar with gzip, bzip2, xz or zstd, .whl/.zip.
 """
@@ -39,12 +39,12 @@ class ArchiveError(InputError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What an archive may ask for before it is refused.
+    """Bounds on what an archive may hold.
 
     Attributes:
-        member_bytes: Larger members are passed over.
-        archive_bytes: Of all members together, unpacked.
-        members: How many.
+        member_bytes: Larger members are skipped.
+        archive_bytes: All members together, unpacked.
+        members: Number of members.
     """
 
     member_bytes: int = 32 << 20
@@ -66,9 +66,9 @@ def read_members(
 
     Args:
         path: The archive.
-        wanted: Told a name ("usr/share/doc/x/copyright"), says whether to read it.
-        limits: What the archive may ask for.
-        file_name: Its name where the file on disk has another one; the ending tells the format.
+        wanted: Whether to read a member, by its name ("usr/share/doc/x/copyright").
+        limits: Bounds on what the archive may hold.
+        file_name: Its name if the file on disk has another one; the ending names the format.
 
     Raises:
         ArchiveError: Unknown ending, damaged content, a name that points out of the archive, or
@@ -171,7 +171,7 @@ class _Readable(Protocol):
 
 
 class _Bounded(io.RawIOBase):
-    """A stream that gives at most what was allowed since the last call of `allow`."""
+    """A stream that gives at most what the last call of `allow` allowed."""
 
     def __init__(self, source: _Readable) -> None:
         self._source = source

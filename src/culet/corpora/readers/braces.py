@@ -1,7 +1,7 @@
 """Functions of languages with braces, found below their documentation comments by a scanner.
 
-It knows strings, comments and brackets and nothing else of a language. Where it loses its way (a
-bracket that never closes, a header that is none) it gives nothing rather than a guess.
+It knows strings, comments and brackets, and nothing else of a language. Where it loses track (a
+bracket that never closes, a header that is no function's), it yields nothing rather than a guess.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from culet.corpora.readers.comments import summary, trimmed
 from culet.corpora.rows import Pair
 
-_MOST_CHARS = 400_000  # of a file
-_LONGEST_HEADER = 1500
-_LONGEST_FUNCTION = 20_000
-_LONGEST_COMMENT = 8000
+_MAX_CHARS = 400_000  # of a file
+_MAX_HEADER = 1500
+_MAX_FUNCTION = 20_000
+_MAX_COMMENT = 8000
 
 
 @dataclass(frozen=True)
 class Language:
-    """What the scanner has to know.
+    """What the scanner has to know of a language.
 
     Attributes:
-        name: "javascript".
+        name: Such as "javascript".
         starts: How lines of a documentation comment begin; "" for comments between /** and */.
-        declarations: Whether a header that ends in ";" is worth a pair (files of types).
+        declarations: Whether a header that ends in ";" makes a pair (files of types).
         regexes: Whether /…/ may be a literal.
-        quotes: Which signs quote strings.
+        quotes: The quotation marks of strings.
     """
 
     name: str
@@ -74,7 +74,7 @@ def language_of(path: str) -> Language | None:
 
 def functions(source: str, language: Language) -> Iterator[Pair]:
     """Yield comment and function for each function with a comment worth asking for."""
-    if len(source) > _MOST_CHARS or "\0" in source:
+    if len(source) > _MAX_CHARS or "\0" in source:
         return
     scanner = _scanner(language)
     comments = _line_comments(source, language.starts) if language.starts else _blocks(source)
@@ -112,7 +112,7 @@ def _blocks(source: str) -> Iterator[tuple[str, int]]:
         if end < 0:
             return
         at = end + 2
-        if end - start <= _LONGEST_COMMENT:
+        if end - start <= _MAX_COMMENT:
             body = source[start + 3 : end]
             yield re.sub(r"(?m)^[ \t]*\*+ ?", "", body), at
 
@@ -163,9 +163,9 @@ def _function(source: str, at: int, language: Language, scanner: re.Pattern[str]
         return None
     begin = at + len(source[at:start]) - len(source[at:start].lstrip())
     depth, seen_call, body = 0, False, False
-    for token in scanner.finditer(source, start, min(len(source), start + _LONGEST_FUNCTION)):
+    for token in scanner.finditer(source, start, min(len(source), start + _MAX_FUNCTION)):
         sign = token[0]
-        if not body and token.start() - start > _LONGEST_HEADER:
+        if not body and token.start() - start > _MAX_HEADER:
             return None
         if sign in ("(", "["):
             depth += 1

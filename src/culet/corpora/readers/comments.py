@@ -1,4 +1,4 @@
-"""From documentation comments to what a person would ask for: the first paragraph, as prose.
+"""From documentation comments to queries of a person: the first paragraph, as prose.
 
 Comments come from anyone's package, so every pattern here takes time linear in the text: a run of
 characters is never scanned from each of its places, and what has no end is looked for once.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 
-FEWEST_WORDS = 4
-MOST_QUERY_CHARS = 400
-MOST_CODE_CHARS = 2600
-FEWEST_CODE_CHARS = 40
-_LONGEST_LINE = 300  # longer lines are of generated or minified code
+MIN_WORDS = 4
+MAX_QUERY_CHARS = 400
+MAX_CODE_CHARS = 2600
+MIN_CODE_CHARS = 40
+_MAX_LINE = 300  # longer lines are of generated or minified code
 _NOT_PROSE = re.compile(
     r"copyright|licen[cs]e|generated (?:by|from|file)|do not edit|todo\b|fixme|xxx\b|eslint|tslint|"
     r"@ts-|pylint|noqa|https?://\S+$|deprecated|see also|inherit(?:ed|doc)|^\W*[-=*#~_]{3}|"
@@ -68,11 +68,11 @@ def summary(comment: str) -> str | None:
         return None
     words = [word for word in text.split() if re.search(r"[A-Za-z]{2}", word)]
     letters = [char for char in text if char.isalpha()]
-    if len(words) < FEWEST_WORDS or sum(map(str.isascii, letters)) < 0.9 * len(letters):
+    if len(words) < MIN_WORDS or sum(map(str.isascii, letters)) < 0.9 * len(letters):
         return None
-    if len(text) > MOST_QUERY_CHARS:
-        end = text.rfind(". ", 0, MOST_QUERY_CHARS)
-        text = text[: end + 1] if end > 0 else text[:MOST_QUERY_CHARS].rpartition(" ")[0]
+    if len(text) > MAX_QUERY_CHARS:
+        end = text.rfind(". ", 0, MAX_QUERY_CHARS)
+        text = text[: end + 1] if end > 0 else text[:MAX_QUERY_CHARS].rpartition(" ")[0]
     return text
 
 
@@ -119,9 +119,9 @@ def without_header(source: str) -> str:
 def trimmed(code: str) -> str | None:
     """Return code cut at the end of a line; None for what is generated or too short."""
     lines = [line.rstrip() for line in code.rstrip().split("\n")]
-    if any(len(line) > _LONGEST_LINE for line in lines):
+    if any(len(line) > _MAX_LINE for line in lines):
         return None
     text = "\n".join(lines)
-    if len(text) > MOST_CODE_CHARS:
-        text = text[:MOST_CODE_CHARS].rpartition("\n")[0]
-    return text if len(text) >= FEWEST_CODE_CHARS else None
+    if len(text) > MAX_CODE_CHARS:
+        text = text[:MAX_CODE_CHARS].rpartition("\n")[0]
+    return text if len(text) >= MIN_CODE_CHARS else None

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 _MAGIC = 0x950412DE
-_MOST_MESSAGES = 1_000_000
+_MAX_MESSAGES = 1_000_000
 
 
 def messages(data: bytes) -> Iterator[tuple[str, str]]:
@@ -25,7 +25,7 @@ def messages(data: bytes) -> Iterator[tuple[str, str]]:
     else:
         raise ValueError("does not begin like a message catalogue")
     _, _, count, originals, translations = struct.unpack_from(f"{order}5I", data)
-    if count > _MOST_MESSAGES or max(originals, translations) + 8 * count > len(data):
+    if count > _MAX_MESSAGES or max(originals, translations) + 8 * count > len(data):
         raise ValueError("the tables of the catalogue do not fit into the file")
     for number in range(count):
         texts = []

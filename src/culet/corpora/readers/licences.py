@@ -1,4 +1,4 @@
-"""Which licence a package says it has, read from its own papers, and whether it is a free one."""
+"""The licence that a package states in its own files, and whether it is a free one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FREE = re.compile(
 _NOT_FREE = re.compile(
     r"proprietary|commercial|BUSL|-NC\b|non-?commercial|UNLICENSED|see licen[cs]e", re.IGNORECASE
 )
-# What files of /usr/share/doc call a licence when they are not written in the machine's form.
+# How files of /usr/share/doc name a licence when they are not in the machine-readable form.
 _KNOWN = {
     "Apache-2.0": r"Apache License,?\s+Version 2",
     "MPL-2.0": r"Mozilla Public License,? v(?:ersion|\.)?\s*2",
@@ -32,11 +32,11 @@ _KNOWN = {
     "WordNet": r"WordNet.{0,40}(?:Copyright|licen[cs]e)|Princeton University",
     "public-domain": r"public domain",
 }
-_MOST_CHARS = 200
+_MAX_CHARS = 200
 
 
 def is_licence_file(name: str) -> bool:
-    """Whether a member of a package tells its licence."""
+    """Whether a member of a package states its licence."""
     parts = name.split("/")
     return (
         (name.startswith("usr/share/doc/") and parts[-1] == "copyright")
@@ -47,7 +47,7 @@ def is_licence_file(name: str) -> bool:
 
 
 def licence_of(name: str, data: bytes) -> str | None:
-    """Return the licence that such a file tells, or None if it tells none."""
+    """Return the licence that such a file states, or None if it states none."""
     file = name.rpartition("/")[2]
     if file == "package.json":
         return _of_package_json(data)
@@ -57,44 +57,44 @@ def licence_of(name: str, data: bytes) -> str | None:
 
 
 def is_free(licence: str | None) -> bool:
-    """Whether a licence lets rows be made and passed on, as far as its name tells.
+    """Whether a licence allows rows to be made and passed on, judged by its name.
 
-    A choice ("(MIT OR Proprietary)") counts as free; what nobody named does not.
+    A choice ("(MIT OR Proprietary)") counts as free, no licence does not.
     """
     return bool(licence and _FREE.search(licence) and not _NOT_FREE.search(licence))
 
 
 def _of_package_json(data: bytes) -> str | None:
     try:
-        told = json.loads(data)
+        fields = json.loads(data)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         return None
-    licence = told.get("license") or told.get("licenses")
+    licence = fields.get("license") or fields.get("licenses")
     several = licence if isinstance(licence, list) else [licence]
     names = [item.get("type") if isinstance(item, dict) else item for item in several]
     return _short(" OR ".join(name for name in names if isinstance(name, str)))
 
 
 def _of_metadata(data: bytes) -> str | None:
-    told = BytesHeaderParser().parsebytes(data[: 1 << 20])
-    if expression := told.get("License-Expression"):
+    headers = BytesHeaderParser().parsebytes(data[: 1 << 20])
+    if expression := headers.get("License-Expression"):
         return _short(str(expression))
     classifiers = [
         str(value).rpartition(" :: ")[2]
-        for value in told.get_all("Classifier", [])
+        for value in headers.get_all("Classifier", [])
         if str(value).startswith("License :: ") and str(value) != "License :: OSI Approved"
     ]
-    stated = str(told.get("License") or "")
-    # Some paste the whole licence there; a name is one short line.
+    stated = str(headers.get("License") or "")
+    # Some packages have the whole licence here; a name is one short line.
     if stated and "\n" not in stated and len(stated) <= 80 and is_free(stated):
         return _short(stated)
     return _short(", ".join(classifiers)) or _by_words(stated)
 
 
 def _of_copyright(text: str) -> str | None:
-    """Return the licences of a debian/copyright file, as its form says (DEP 5) or by its words."""
+    """Return the licences of a debian/copyright file, by its fields (DEP 5) or by its words."""
     if re.match(r"\s*Format(?:-Specification)?:", text):
         names = re.findall(r"^License:[ \t]*(\S[^\n]*)", text, re.MULTILINE)
         unique = list(dict.fromkeys(name.strip() for name in names))
@@ -112,6 +112,6 @@ def _by_words(text: str) -> str | None:
 
 def _short(licence: str) -> str | None:
     licence = " ".join(licence.split())
-    if len(licence) > _MOST_CHARS:
-        licence = licence[:_MOST_CHARS].rpartition(", ")[0] + ", …"
+    if len(licence) > _MAX_CHARS:
+        licence = licence[:_MAX_CHARS].rpartition(", ")[0] + ", …"
     return licence or None

@@ -1,7 +1,7 @@
 """HTML, Mallard and DocBook as a list of blocks, by a scanner that expands and loads nothing.
 
-A parser of XML would resolve entities; this one knows tags, text and a few names of characters.
-What it cannot make out stays text, and rows with left-over markup are dropped later.
+An XML parser would resolve entities; this scanner knows tags, text and a few names of characters.
+What it does not understand stays text, and rows with left-over markup are dropped later.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-_MOST_DEPTH = 500
-# Atomic groups: no input makes the scanner go back over what it has read.
+_MAX_DEPTH = 500
+# Possessive quantifiers: no input makes the scanner go back over what it has read.
 _TOKEN = re.compile(
     r"<[?!][^<>]*+>|"
     r"<(?P<close>/?)(?P<tag>[A-Za-z][\w:.-]*+)"
@@ -48,8 +48,8 @@ class Form:
         blocks: Tags whose text is a block of its own.
         skipped: Tags whose content is left out.
         alone: Tags that are never closed.
-        kept: Tags whose attributes are handed over as blocks without text.
-        entities: Names of entities and what they stand for, beside those of HTML.
+        kept: Tags that are yielded, for their attributes, as blocks without text.
+        entities: Names of entities beside those of HTML, and their texts.
     """
 
     blocks: Collection[str]
@@ -76,6 +76,10 @@ class Block:
     within: tuple[str, ...]
 
 
+# Tag, attributes, pieces of text so far, tags around it, and its depth.
+_OpenBlock = tuple[str, Mapping[str, str], list[str], tuple[str, ...], int]
+
+
 def blocks(source: str, form: Form) -> Iterator[Block]:
     """Yield the blocks of a document in their order.
 
@@ -83,7 +87,7 @@ def blocks(source: str, form: Form) -> Iterator[Block]:
     inner one. Text outside of every block is left out.
     """
     open_tags: list[str] = []
-    current: list[tuple[str, Mapping[str, str], list[str], tuple[str, ...], int]] = []
+    current: list[_OpenBlock] = []
     skipping: str | None = None
     closed, depth = "", 0
     for token in _TOKEN.finditer(_without_sections(source)):
@@ -104,12 +108,7 @@ def blocks(source: str, form: Form) -> Iterator[Block]:
         alone = tag in form.alone or token["attributes"].rstrip().endswith("/")
         if token["close"]:
             closed = tag
-            if tag in open_tags:
-                while open_tags and open_tags[-1] != tag:
-                    open_tags.pop()
-                open_tags.pop()
-                while current and current[-1][4] > len(open_tags):
-                    yield from _closed(current.pop())
+            yield from _close(tag, open_tags, current)
             continue
         if tag in form.skipped and not alone:
             skipping, depth = tag, 1
@@ -124,7 +123,7 @@ def blocks(source: str, form: Form) -> Iterator[Block]:
         closed = ""
         if tag == "br" and current:
             current[-1][2].append(" ")
-        if alone or len(open_tags) >= _MOST_DEPTH:
+        if alone or len(open_tags) >= _MAX_DEPTH:
             continue
         if tag in form.blocks:
             if current and "".join(current[-1][2]).strip():
@@ -156,9 +155,18 @@ def _without_sections(source: str) -> str:
     return "".join([*pieces, source[at:]])
 
 
-def _closed(
-    block: tuple[str, Mapping[str, str], list[str], tuple[str, ...], int],
-) -> Iterator[Block]:
+def _close(tag: str, open_tags: list[str], current: list[_OpenBlock]) -> Iterator[Block]:
+    """Close a tag and those left open in it, and yield the blocks that end with it."""
+    if tag not in open_tags:
+        return
+    while open_tags[-1] != tag:
+        open_tags.pop()
+    open_tags.pop()
+    while current and current[-1][4] > len(open_tags):
+        yield from _closed(current.pop())
+
+
+def _closed(block: _OpenBlock) -> Iterator[Block]:
     tag, attributes, pieces, within, _ = block
     text = " ".join("".join(pieces).split())
     if text:
@@ -181,7 +189,7 @@ def _unescaped(text: str, entities: Mapping[str, str]) -> str:
         if name in entities:
             return entities[name]
         plain = html.unescape(match[0])
-        # An entity nobody declared: in manuals that is the name of a program (&dolphin;).
+        # An undeclared entity: in manuals that is the name of a program (&dolphin;).
         return plain if plain != match[0] else name
 
     return _ENTITY.sub(meaning, text)

@@ -1,4 +1,4 @@
-"""A package: how it is asked for, where it was found, and what is in it."""
+"""A package: what it is asked for by, where it was found, and what is in it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Wanted:
 
     Attributes:
         kind: One of KINDS.
-        name: Its name there; for an index its path below dists/SUITE.
-        version: The version, "" for the newest.
+        name: Its name; for an index its path below dists/SUITE.
+        version: The version; "" for the newest.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Wanted:
 
     @property
     def id(self) -> str:
-        """What names it in manifests and messages: "pypi:requests"."""
+        """Its name in manifests and messages, such as "pypi:requests"."""
         return f"{self.kind}:{self.name}" + (f"=={self.version}" if self.version else "")
 
 
@@ -41,11 +41,11 @@ def wanted(spec: str, kind: str) -> Wanted:
     """Return the package that "requests", "requests==2.32.0" or "pypi:requests" names.
 
     Args:
-        spec: The name; without a kind in front it is of this one:
-        kind: One of KINDS.
+        spec: The name.
+        kind: The kind if none stands in front of the name; one of KINDS.
 
     Raises:
-        InputError: For a kind there is not, or a name no package can have.
+        InputError: For an unknown kind, or a name that no package can have.
     """
     front, colon, rest = spec.partition(":")
     if colon and "==" not in front:  # versions of Debian may have a colon of their own
@@ -68,7 +68,7 @@ class Found:
         wanted: What was asked for.
         version: The version found.
         files: What to download; one file, or for sources several.
-        local: The files themselves, where they are on disk already.
+        local: The files themselves, if they are on disk already.
     """
 
     wanted: Wanted
@@ -78,7 +78,7 @@ class Found:
 
 
 def purl(item: Wanted, version: str, suite: str) -> str:
-    """Return a name that holds on every mirror: a package URL (github.com/package-url)."""
+    """Return a name that is the same on every mirror: a package URL (github.com/package-url)."""
     if item.kind == "index":
         return f"pkg:generic/debian/{suite}/{item.name}@{quote(version)}"
     name = quote(item.name, safe="/")
@@ -96,8 +96,8 @@ class Package:
         wanted: What was asked for.
         version: Its version.
         files: Its files and their names.
-        limits: What its archives may ask for.
-        licence: What its own papers say, once `members` has passed them.
+        limits: Bounds on what its archives may hold.
+        licence: The licence in its own files, once `members` has passed them.
         num_members: How many members `members` has yielded.
     """
 
@@ -110,7 +110,7 @@ class Package:
 
     @property
     def name(self) -> str:
-        """Its name in its own world."""
+        """Its name without its kind."""
         return self.wanted.name
 
     def members(self, matching: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""Manual pages: what the macros of man(7) and mdoc(7) mean for plain text, and no more.
+"""Manual pages as plain text: headings, paragraphs and options of pages in man(7) macros.
 
 A page becomes a list of items: headings, paragraphs and tagged paragraphs (an option and what it
 does). Tables, displays of code, conditions and definitions of macros are left out.
@@ -77,8 +77,8 @@ class _State:
 def read_page(source: str) -> Iterator[Item]:
     """Yield the items of a manual page written with man(7) macros.
 
-    A page of mdoc(7), which begins with .Dd, yields nothing: its macros say what words are, and a
-    reader of a few of them garbles the text.
+    A page of mdoc(7), which begins with .Dd, yields nothing: its macros mark single words, and a
+    reader that knows only a few of them garbles the text.
     """
     if re.search(r"^\.(?:Dd|so)\b", source[:20_000], re.MULTILINE):
         return

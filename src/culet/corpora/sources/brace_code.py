@@ -13,10 +13,10 @@ from culet.corpora.rows import Pair, Row, Text
 from culet.corpora.sources.python_code import LANG as PYTHON
 from culet.corpora.sources.python_code import functions as python_functions
 
-_MOST_BYTES = 400_000
+_MAX_BYTES = 400_000
 _TEXT_CHARS = range(500, 20_000)
-_MOST_TEXTS = 60  # of a package and language
-_MOST_PAIRS = 4000  # of a package
+_MAX_TEXTS = 60  # of a package and language
+_MAX_PAIRS = 4000  # of a package
 _MINIFIED = 200  # characters a line, on average
 
 _NPM = (
@@ -46,16 +46,16 @@ def _read(package: Package) -> Iterator[Row]:
     pairs = 0
     for name, data in package.members(_is_source):
         source = data.decode("utf-8", "replace").replace("\r\n", "\n")
-        if len(data) > _MOST_BYTES or len(source) > _MINIFIED * (source.count("\n") + 1):
+        if len(data) > _MAX_BYTES or len(source) > _MINIFIED * (source.count("\n") + 1):
             continue
         language = language_of(name)
         lang = f"code-{language.name}" if language else PYTHON
-        if len(source) in _TEXT_CHARS and texts[lang] < _MOST_TEXTS and not name.endswith(".d.ts"):
+        if len(source) in _TEXT_CHARS and texts[lang] < _MAX_TEXTS and not name.endswith(".d.ts"):
             texts[lang] += 1
             yield Text(without_header(source), lang)
         for pair in functions(source, language) if language else python_functions(source):
             pairs += 1
-            if pairs <= _MOST_PAIRS:
+            if pairs <= _MAX_PAIRS:
                 yield Pair(pair.query, pair.positive, pair.lang, pair.part)
 
 

@@ -1,8 +1,8 @@
 """Descriptions of Debian's packages in English and in translation, from the archive's indices.
 
 An entry has a short line and paragraphs. Translations carry the MD5 of the English entry they
-translate, which joins the languages; a paragraph is paired with the one of the same place where
-both entries have as many.
+translate, which joins the languages; paragraphs at the same place are paired if both entries have
+the same number of them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _LANGUAGES = (
     "en ca cs da de el eo es eu fi fr gl hr hu id it ja km ko ml nb nl pl pt pt_BR ro ru sk sr sv "
     "tr uk vi zh_CN zh_TW"
 )
-_NOTHING_TOLD = re.compile(
+_NO_CONTENT = re.compile(
     r"transiti?on|dummy| - feature \"|debug(?:ging)? symbols|übergangspaket|platzhalter|"
     r"overgangspak|transizione|fittizio|överg[aå]ngs|přechod|przejściow|переход|перехідн|移行|"
     r"ダミー|过渡|過渡|전환",
     re.IGNORECASE,
 )
-_FEWEST_CHARS = 40
+_MIN_CHARS = 40
 _ITEM = re.compile(r"[*+o·•-]\s+")
 
 
@@ -47,20 +47,20 @@ def _read(package: Package) -> Iterator[Row]:
 def _entry(name: str, identity: str, text: str, lang: str) -> Iterator[Row]:
     short, _, rest = text.partition("\n")
     paragraphs = list(_paragraphs(rest))
-    if _NOTHING_TOLD.search(short) or name.endswith(("-dbg", "-dbgsym")):
+    if _NO_CONTENT.search(short) or name.endswith(("-dbg", "-dbgsym")):
         return
     yield Aligned(f"{identity}#short", short, lang, "short-translation")
     for number, paragraph in enumerate(paragraphs):
-        if len(paragraph) >= _FEWEST_CHARS // 2:
+        if len(paragraph) >= _MIN_CHARS // 2:
             key = f"{identity}#{len(paragraphs)}#{number}"
             yield Aligned(key, paragraph, lang, "paragraph-translation")
     body = "\n".join(paragraphs)
-    if len(body) >= _FEWEST_CHARS:
+    if len(body) >= _MIN_CHARS:
         yield Pair(short, body, lang, "title-body")
 
 
 def _paragraphs(text: str) -> Iterator[str]:
-    """Yield paragraphs and items of lists; lines that are indented further stand for themselves."""
+    """Yield paragraphs and items of lists as one line each."""
     lines: list[str] = []
     for line in text.split("\n"):
         plain = line.strip()

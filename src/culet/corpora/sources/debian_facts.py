@@ -1,4 +1,4 @@
-"""What Debian's index says of each package, as facts: section, source, dependencies, tags."""
+"""Facts about each package from Debian's index: section, source, dependencies, tags."""
 
 from __future__ import annotations
 

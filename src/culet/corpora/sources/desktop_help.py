@@ -38,7 +38,7 @@ _SKIPPED = (
 )
 _BLOCKS = ["title", "desc", "p", "para", "simpara", "term", "subtitle"]
 _ENTITY = re.compile(r"<!ENTITY\s+([\w.-]+)\s+(?:\"([^\"]{0,400})\"|'([^']{0,400})')")
-_FEWEST_CHARS = 60  # of a section
+_MIN_CHARS = 60  # of a section
 _SECTIONS = frozenset(
     [
         "page",
@@ -101,12 +101,12 @@ def _document(path: str, lang: str, found: list[Block]) -> Iterator[Row]:
     titles = [block for block in found if block.tag == "title"]
     texts = [block for block in found if block.tag not in ("title", "desc", "subtitle")]
     body = "\n".join(block.text for block in texts)
-    if not titles or len(body) < _FEWEST_CHARS:
+    if not titles or len(body) < _MIN_CHARS:
         return
     yield Text("\n".join(block.text for block in found if block.tag != "desc"), lang)
     summary = next((block.text for block in found if block.tag == "desc"), "")
     title = titles[0].text
-    if len(summary) >= _FEWEST_CHARS // 2:
+    if len(summary) >= _MIN_CHARS // 2:
         yield Pair(summary, f"{title}\n{body}", lang, "summary-page")
     yield from _sections(found, title, lang)
 
@@ -121,7 +121,7 @@ def _sections(found: list[Block], page: str, lang: str) -> Iterator[Pair]:
         elif block.tag not in ("desc", "subtitle") and sections:
             sections[-1][1].append(block.text)
     bodies = [(title, "\n".join(lines)) for title, lines in sections]
-    bodies = [(title, body) for title, body in bodies if len(body) >= _FEWEST_CHARS]
+    bodies = [(title, body) for title, body in bodies if len(body) >= _MIN_CHARS]
     for number, (title, body) in enumerate(bodies):
         query = title if title == page else f"{title} ({page})"
         near = [body for at, (_, body) in enumerate(bodies) if 0 < abs(at - number) <= 2]

@@ -16,10 +16,10 @@ from culet.corpora.rows import ENGLISH, Pair, Row
 from culet.corpora.tidy import language
 
 _PATH = re.compile(r"usr/share/(?:locale(?:-langpack)?)/([^/]+)/LC_MESSAGES/[^/]+\.mo")
-_MOST_ROWS = 4000  # of a package and language
-_MOST_PLACEHOLDERS = 1
+_MAX_ROWS = 4000  # of a package and language
+_MAX_PLACEHOLDERS = 1
 _PLACEHOLDER = re.compile(r"%(?:\d+\$)?[-+ #0]*[\d.*]*(?:hh|h|ll|l|z|j)?[A-Za-z]|%\d|\$\{?\w+\}?")
-# Accelerators: "_Open", "&Open"; in translations anywhere in a word, or "(_O)" at the end.
+# Accelerator keys: "_Open", "&Open"; in translations anywhere in a word, or "(_O)" at its end.
 _ACCELERATOR = re.compile(r"(?<![\w&])[_&](?=\w)")
 _LATIN_KEY = re.compile(r"\s*\([_&]\w\)")
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,80}>")
@@ -44,13 +44,13 @@ def _read(package: Package) -> Iterator[Row]:
         if lang.partition("-")[0] == ENGLISH:
             continue
         for english, translation in messages(data):
-            if counts[lang] < _MOST_ROWS and (pair := _pair(english, translation, lang)):
+            if counts[lang] < _MAX_ROWS and (pair := _pair(english, translation, lang)):
                 counts[lang] += 1
                 yield pair
 
 
 def _pair(english: str, translation: str, lang: str) -> Pair | None:
-    if _PERSONS.search(english) or len(_PLACEHOLDER.findall(english)) > _MOST_PLACEHOLDERS:
+    if _PERSONS.search(english) or len(_PLACEHOLDER.findall(english)) > _MAX_PLACEHOLDERS:
         return None
     marks = _ACCELERATOR.findall(english)
     if len(marks) == 1:

@@ -19,8 +19,8 @@ _FORM = Form(
     kept=frozenset(["meta"]),
 )
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_FEWEST_CHARS = 40  # of a section
-_MOST_KEYWORDS = 6
+_MIN_CHARS = 40  # of a section
+_MAX_KEYWORDS = 6
 _LANGUAGES = (
     "en-us ca cs da de dz el es et eu fi fr gl hi hu id it ja km ko nl om pl pt pt-br ru sk sl sv "
     "tr vi zh-cn zh-tw"
@@ -59,15 +59,15 @@ def _page(path: str, lang: str, found: list[Block]) -> Iterator[Row]:
     title = next((block.text for block in texts if block.tag in _HEADINGS), "")
     yield from _sections(texts, title, lang)
     body = "\n".join(block.text for block in texts if block.tag not in _HEADINGS)
-    if title and len(body) >= _FEWEST_CHARS:
+    if title and len(body) >= _MIN_CHARS:
         yield Text("\n".join(block.text for block in texts), lang)
         if keywords:
-            query = ", ".join(dict.fromkeys(keywords[:_MOST_KEYWORDS]))
+            query = ", ".join(dict.fromkeys(keywords[:_MAX_KEYWORDS]))
             yield Pair(query, f"{title}\n{body}", lang, "keywords-page")
 
 
 def _sections(texts: list[Block], title: str, lang: str) -> Iterator[Pair]:
-    """Yield each heading with what follows it, and the title of the page to tell what it is of."""
+    """Yield each heading, with the title of its page, and the text below it."""
     sections: list[tuple[str, list[str]]] = []
     for block in texts:
         if block.tag in _HEADINGS:
@@ -75,7 +75,7 @@ def _sections(texts: list[Block], title: str, lang: str) -> Iterator[Pair]:
         elif sections:
             sections[-1][1].append(block.text)
     bodies = [(heading, "\n".join(lines)) for heading, lines in sections]
-    bodies = [(heading, body) for heading, body in bodies if len(body) >= _FEWEST_CHARS]
+    bodies = [(heading, body) for heading, body in bodies if len(body) >= _MIN_CHARS]
     for number, (heading, body) in enumerate(bodies):
         query = heading if heading == title else f"{heading} ({title})"
         near = [other for at, (_, other) in enumerate(bodies) if at != number and other != body]

@@ -1,7 +1,7 @@
 """Manual pages: the NAME line to the description, headings to sections, options to what they do.
 
-Translations are not paired: pages lag behind one another, and numbers of paragraphs that agree by
-accident pair what does not belong together.
+Translations are not paired: pages lag behind one another, and where their numbers of paragraphs
+agree by accident, paragraphs that do not belong together would become pairs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from culet.corpora.rows import Pair, Row, Text
 from culet.corpora.tidy import language
 
 _PATH = re.compile(r"usr/share/man/(?:([^/]+)/)?man[1-8]/([^/]+)\.[1-8]\w*(?:\.gz)?")
-_FEWEST_CHARS = 60
-_FEWEST_OPTION_CHARS = 30
+_MIN_CHARS = 60
+_MIN_OPTION_CHARS = 30
 _LETTER = re.compile(r"[^\W\d_]{2}|-\w")
 _DASH = re.compile(r"\s+(?:-|–|—|--|-)\s+")
-# Of the section whose text begins with the purpose of the page; "NAME" is always the first.
+# Headings of sections that are left out; "NAME" is always the first section.
 _LEFT_OUT = re.compile(
     r"synopsis|übersicht|сводка|обзор|огляд|synopsis|sinossi|sinopsis|書式|概要|개요|摘要|総覧|"
     r"copyright|author|autor|autore|автор|作者|著者|see also|siehe auch|voir aussi|vedere anche|"
@@ -68,23 +68,23 @@ def _page(name: str, lang: str, items: list[Item]) -> Iterator[Row]:
     if not sections or not sections[0][1]:
         return
     title = sections[0][1][0].text
-    names, *purpose = _DASH.split(title, maxsplit=1)
-    told = purpose[0] if purpose else ""
+    names, *rest = _DASH.split(title, maxsplit=1)
+    purpose = rest[0] if rest else ""
     bodies = [
         (heading, _text(items))
         for heading, items in sections[1:]
-        if not _LEFT_OUT.search(heading) and len(_text(items)) >= _FEWEST_CHARS
+        if not _LEFT_OUT.search(heading) and len(_text(items)) >= _MIN_CHARS
     ]
-    if told and bodies:
-        yield Pair(f"{names}: {told}", bodies[0][1], lang, "name-description")
+    if purpose and bodies:
+        yield Pair(f"{names}: {purpose}", bodies[0][1], lang, "name-description")
     for number, (heading, body) in enumerate(bodies):
-        query = f"{name}: {heading}" + (f" ({told})" if told else "")
+        query = f"{name}: {heading}" + (f" ({purpose})" if purpose else "")
         near = [body for at, (_, body) in enumerate(bodies) if 0 < abs(at - number) <= 2]
         yield Pair(query, body, lang, "section", tuple(near))
     for _, inner in sections[1:]:
         for item in inner:
-            told_of = _LETTER.search(item.tag)  # a bullet or a number tells of nothing
-            if item.kind == "tagged" and told_of and len(item.text) >= _FEWEST_OPTION_CHARS:
+            named = _LETTER.search(item.tag)  # a bullet or a number names nothing
+            if item.kind == "tagged" and named and len(item.text) >= _MIN_OPTION_CHARS:
                 yield Pair(f"{name} {item.tag}", item.text, lang, "option")
     whole = "\n".join(f"{heading}\n{_text(inner)}" for heading, inner in sections if inner)
     yield Text(whole, lang)

@@ -13,10 +13,10 @@ from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Pair, Row, Text
 
 LANG = "code-python"
-_MOST_BYTES = 400_000
+_MAX_BYTES = 400_000
 _TEXT_CHARS = range(500, 20_000)
-_MOST_TEXTS = 150  # of a package
-_MOST_PAIRS = 6000
+_MAX_TEXTS = 150  # of a package
+_MAX_PAIRS = 6000
 
 _PACKAGES = (
     "aiohttp altair arviz astropy attrs babel beautifulsoup4 biopython bokeh boto3 celery click "
@@ -35,12 +35,12 @@ def _read(package: Package) -> Iterator[Row]:
     texts = pairs = 0
     for _, data in package.members(is_source):
         source = data.decode("utf-8", "replace")
-        if len(source) in _TEXT_CHARS and texts < _MOST_TEXTS:
+        if len(source) in _TEXT_CHARS and texts < _MAX_TEXTS:
             texts += 1
             yield Text(without_header(source), LANG)
         for pair in functions(source):
             pairs += 1
-            if pairs <= _MOST_PAIRS:
+            if pairs <= _MAX_PAIRS:
                 yield pair
 
 
@@ -50,8 +50,8 @@ def is_source(name: str) -> bool:
 
 
 def functions(source: str) -> Iterator[Pair]:
-    """Yield docstring and function for each function that has one worth asking for."""
-    if len(source) > _MOST_BYTES:
+    """Yield docstring and function for each function whose docstring makes a query."""
+    if len(source) > _MAX_BYTES:
         return
     try:
         with warnings.catch_warnings():
@@ -86,7 +86,7 @@ def _without_docstring(
     body = "\n".join(kept)
     only = node.body[1:]
     if len(only) == 1 and isinstance(only[0], ast.Pass | ast.Raise | ast.Expr):
-        return None  # an interface and not a deed
+        return None  # an interface, not an implementation
     return trimmed(textwrap.dedent(body.expandtabs(4)))
 
 

@@ -29,7 +29,7 @@ _RELATIONS = {
     ";r": "used in the region",
     ";u": "used as",
 }
-_MOST_NEGATIVES = 5
+_MAX_NEGATIVES = 5
 _EXAMPLE = re.compile(r'"([^"]+)"(?:\s*-+\s*[^;"]+)?')  # some with who said so
 
 
@@ -112,10 +112,10 @@ def _pairs(
 ) -> Iterator[Pair]:
     if not sense.definition:
         return
-    near = sisters[:_MOST_NEGATIVES]
+    near = sisters[:_MAX_NEGATIVES]
     for word in sense.words:
-        others = [other for other in by_word[word.lower()] if other != key][:_MOST_NEGATIVES]
-        wrong = [senses[other].definition for other in [*others, *near]][:_MOST_NEGATIVES]
+        others = [other for other in by_word[word.lower()] if other != key][:_MAX_NEGATIVES]
+        wrong = [senses[other].definition for other in [*others, *near]][:_MAX_NEGATIVES]
         query = f"{word} ({_PARTS[sense.part]})"
         yield Pair(query, sense.definition, ENGLISH, "definition", tuple(wrong))
         for example in sense.examples:

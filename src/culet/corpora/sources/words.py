@@ -12,11 +12,11 @@ from culet.corpora.readers.packages import Package
 from culet.corpora.rows import Pair, Row, Triple
 from culet.corpora.tidy import language
 
-_MOST_ENTRIES = 60_000  # of a dictionary
+_MAX_ENTRIES = 60_000  # of a dictionary
 _DICTIONARY_BYTES = 256 << 20
 _DIGITS = {char: n for n, char in enumerate(string.ascii_letters[26:] + string.ascii_letters[:26])}
 _DIGITS |= {char: 52 + n for n, char in enumerate("0123456789+/")}
-# ISO 639-3 to the codes rows have.
+# ISO 639-3 to the codes in rows.
 _CODES = {
     "afr": "af", "ara": "ar", "bul": "bg", "cat": "ca", "ces": "cs", "cym": "cy", "dan": "da",
     "deu": "de", "ell": "el", "eng": "en", "fin": "fi", "fra": "fr", "gle": "ga", "hrv": "hr",
@@ -49,7 +49,7 @@ def _read_dictionary(package: Package) -> Iterator[Row]:
         word, *place = line.split("\t")
         if len(place) == 2 and not word.startswith("00"):
             places.add((_number(place[0]), _number(place[1])))
-    for start, length in sorted(places)[:_MOST_ENTRIES]:
+    for start, length in sorted(places)[:_MAX_ENTRIES]:
         entry = texts[start : start + length].decode("utf-8", "replace")
         head, _, rest = entry.partition("\n")
         meanings = (line for line in rest.split("\n") if line.strip() and not _NOTE.match(line))
@@ -59,7 +59,7 @@ def _read_dictionary(package: Package) -> Iterator[Row]:
 
 
 def _number(digits: str) -> int:
-    """Return what dictd's numbers in base 64 mean."""
+    """Return the value of a number as dictd writes it, in base 64."""
     value = 0
     for digit in digits.strip():
         value = value * 64 + _DIGITS[digit]
@@ -77,8 +77,8 @@ _GENERAL = re.compile(r"\s*\((?:generic term|Oberbegriff)\)")
 _SPECIAL = re.compile(r"\s*\(underbegreb\)")
 _OPPOSITE = re.compile(r"\s*\((?:antonym|Antonym)\)")
 _REMARK = re.compile(r"\s*\([^()]*\)")
-_MOST_SYNONYMS = 8
-_MOST_TERMS = 16  # of a meaning
+_MAX_SYNONYMS = 8
+_MAX_TERMS = 16  # of a meaning
 
 
 def _read_thesaurus(package: Package) -> Iterator[Row]:
@@ -103,7 +103,7 @@ def _decoded(body: bytes, coding: str) -> str:
 
 def _meaning(word: str, meaning: str, lang: str) -> Iterator[Row]:
     synonyms: list[str] = []
-    for term in meaning.split("|")[1 : 1 + _MOST_TERMS]:
+    for term in meaning.split("|")[1 : 1 + _MAX_TERMS]:
         plain = _REMARK.sub("", term).strip()
         if not plain or plain.casefold() == word.casefold() or "(...)" in term or "..." in term:
             continue
@@ -117,7 +117,7 @@ def _meaning(word: str, meaning: str, lang: str) -> Iterator[Row]:
             synonyms.append(plain)
             yield Triple(word, f"synonym ({lang})", plain)
     if synonyms:
-        yield Pair(word, "; ".join(synonyms[:_MOST_SYNONYMS]), lang, "synonyms")
+        yield Pair(word, "; ".join(synonyms[:_MAX_SYNONYMS]), lang, "synonyms")
 
 
 FREEDICT = Corpus(
