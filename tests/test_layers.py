@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import re
 import tokenize
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "culet"
+READING = ROOT / "docs" / "reading.md"  # the spine, in the order to read it
 
 # What each package, or file at the root, may import besides itself and `errors`; from bottom to
 # top. docs/design.md shows the same table.
@@ -247,3 +249,10 @@ def test_no_file_holds_more_than_one_idea_can_need() -> None:
         for path in SOURCE.rglob("*.py")
     }
     assert {name: n for name, n in lengths.items() if n > MOST_LINES_OF_A_FILE} == {}
+
+
+def test_the_spine_can_be_read_in_an_afternoon() -> None:
+    names = re.findall(r"\]\(\.\./src/culet/([\w/]+\.py)\)", READING.read_text("utf-8"))
+    assert len(names) == len(set(names)) > 0
+    assert [name for name in names if not (SOURCE / name).is_file()] == []
+    assert sum(code_lines(SOURCE / name) for name in names) <= MOST_LINES_OF_THE_SPINE
