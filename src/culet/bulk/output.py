@@ -127,9 +127,9 @@ class EmbeddingWriter:
             return rows
         self._add_to_hash(islice(rows, self.num_rows))
         if self._hash.hexdigest() != self._record["texts"]:
-            raise InputError(
-                f"{self.part} cannot be resumed: its {self.num_rows:,} rows do not belong to the "
-                f"first {self.num_rows:,} texts of this input; begin anew with --overwrite"
+            count = f"{self.num_rows:,}"
+            raise self._mismatch(
+                f"its {count} rows do not belong to the first {count} texts of this input;"
             )
         return rows
 
@@ -225,29 +225,28 @@ class EmbeddingWriter:
 
     def _check_record(self) -> None:
         """Compare the record of the interrupted run with what is wanted now."""
-        begin_anew = "begin anew with --overwrite"
         try:
             record = json.loads(self._record_path.read_text(encoding="utf-8"))
             recorded = int(record["rows"])
         except (OSError, ValueError, TypeError, KeyError):
-            raise InputError(
-                f"{self.part} cannot be resumed: {self._record_path.name}, the record of what it "
-                f"holds, is missing or damaged; {begin_anew}"
+            name = self._record_path.name
+            raise self._mismatch(
+                f"{name}, the record of what it holds, is missing or damaged;"
             ) from None
         for name, value in self._record.items():
             if record.get(name) != value:
-                raise InputError(
-                    f"{self.part} cannot be resumed: its {name} is {record.get(name)!r}, and "
-                    f"that of this run is {value!r}; use the same, or {begin_anew}"
+                raise self._mismatch(
+                    f"its {name} is {record.get(name)!r}, and that of this run is {value!r}; "
+                    "use the same, or"
                 )
         held = count_rows(self.part) if recorded else 0
         if held is None or held < recorded:
-            raise InputError(
-                f"{self.part} cannot be resumed: it is damaged, with "
-                f"{held or 0:,} whole rows of {recorded:,}; {begin_anew}"
-            )
+            raise self._mismatch(f"it is damaged, with {held or 0:,} whole rows of {recorded:,};")
         self._record["texts"] = record.get("texts")
         self.num_rows = recorded  # one more batch may be there, not yet recorded
+
+    def _mismatch(self, why: str) -> InputError:
+        return InputError(f"{self.part} cannot be resumed: {why} begin anew with --overwrite")
 
     def _add_to_hash(self, rows: Iterable[TextRow]) -> None:
         for row in rows:
