@@ -23,6 +23,7 @@ from typing import Literal
 from culet.errors import InputError
 from culet.files.rows import check_unicode, is_json_lines, read_json_lines
 from culet.search.chunking import Kind, Span, divide
+from culet.terminal.tables import size
 
 TARGET_CHARS = 1200
 MAX_FILE_BYTES = 10_000_000
@@ -226,10 +227,9 @@ def _decoded(path: Path) -> str | Skipped | None:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for its writer
             return Skipped("", _IRREGULAR)
-        size = facts.st_size
-        if size > MAX_FILE_BYTES:
-            limit = f"{MAX_FILE_BYTES / 1e6:.0f} MB"
-            return Skipped("", f"{size / 1e6:.1f} MB, more than the limit of {limit} a file")
+        if facts.st_size > MAX_FILE_BYTES:
+            found, limit = size(facts.st_size), size(MAX_FILE_BYTES)
+            return Skipped("", f"{found}, more than the limit of {limit} per file")
         raw = path.read_bytes()
     except OSError as error:
         return Skipped("", f"cannot be opened: {error.strerror or error}")
