@@ -19,7 +19,7 @@ from culet.model.attention import Attention, attend_masked
 from culet.model.batch import TokenBatch
 from culet.model.cross_attention import CrossAttention, MergedAttention
 from culet.model.decoder import Decoder
-from culet.model.encoder import Block
+from culet.model.encoder import Layer
 from culet.model.encoder_decoder import CrossBlock, EncoderDecoder, MergedBlock
 
 _GROWTH = 64  # places that are added when a cache is full
@@ -95,14 +95,14 @@ def prefill(
     for block, rotation in zip(
         stack.blocks, stack.rotations(prompts.positions, x.dtype), strict=True
     ):
-        x, kept = _prefill_block(cast(Block, block), x, rotation, prompts, row)
+        x, kept = _prefill_block(cast(Layer, block), x, rotation, prompts, row)
         near.append(kept)
     last = torch.cumsum(prompts.lengths, dim=0)[prompts.order] - 1
     return stack.final_norm(x[last]), Cache(prompts.lengths[prompts.order], near, compute_dtype)
 
 
 def _prefill_block(
-    block: Block, x: Tensor, rotation: tuple[Tensor, Tensor], prompts: TokenBatch, row: Tensor
+    block: Layer, x: Tensor, rotation: tuple[Tensor, Tensor], prompts: TokenBatch, row: Tensor
 ) -> tuple[Float[Tensor, "N D"], tuple[Tensor, Tensor]]:
     """Return the states after a layer, and its keys and values by row."""
     kept: list[Tensor] = []
@@ -158,13 +158,13 @@ def step(
     x = stack.embedded(ids, cache.dtype)
     rotations = stack.rotations(cache.lengths, x.dtype)
     for i, (block, rotation) in enumerate(zip(stack.blocks, rotations, strict=True)):
-        x = _step_block(cast(Block, block), i, x, rotation, cache)
+        x = _step_block(cast(Layer, block), i, x, rotation, cache)
     cache.lengths = cache.lengths + 1
     return stack.final_norm(x)
 
 
 def _step_block(
-    block: Block, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache
+    block: Layer, layer: int, x: Tensor, rotation: tuple[Tensor, Tensor], cache: Cache
 ) -> Float[Tensor, "R D"]:
     merged = isinstance(block, MergedBlock)
 

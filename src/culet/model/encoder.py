@@ -23,29 +23,24 @@ from culet.model.batch import TokenBatch, TokenVectors
 from culet.model.layers import GatedFeedForward, RMSNorm, rotary_table
 
 
-class Block(nn.Module):
-    """Attention and feed-forward, each between a norm before and a norm after."""
+class Layer(nn.Module):
+    """What every kind of layer has: self-attention and a feed-forward, each between two norms.
 
-    def __init__(self, config: EncoderConfig, *, layer: int) -> None:
+    Args:
+        config: The architecture.
+        attention: The self-attention.
+    """
+
+    def __init__(self, config: EncoderConfig, attention: Attention) -> None:
         super().__init__()
         dim, eps = config.model_dim, config.norm_eps
         self.dropout = config.dropout
         self.attention_norm = RMSNorm(dim, eps)
-        self.attention = Attention(config, layer=layer)
+        self.attention = attention
         self.attention_post_norm = RMSNorm(dim, eps)
         self.ffn_norm = RMSNorm(dim, eps)
         self.ffn = GatedFeedForward(dim, config.ffn_dim)
         self.ffn_post_norm = RMSNorm(dim, eps)
-
-    def forward(
-        self,
-        x: Float[Tensor, "N D"],
-        batch: TokenBatch,
-        cos: Float[Tensor, "N A"],
-        sin: Float[Tensor, "N A"],
-    ) -> Float[Tensor, "N D"]:
-        """Return the states after this layer."""
-        return self.feed(self.attend(x, lambda normed: self.attention(normed, batch, cos, sin)))
 
     def attend(
         self, x: Float[Tensor, "N D"], attention: Callable[[Tensor], Tensor]
@@ -68,6 +63,23 @@ class Block(nn.Module):
         """Return the states after the feed-forward sub-layer."""
         fed = self.ffn_post_norm(self.ffn(self.ffn_norm(x)))
         return x + F.dropout(fed, self.dropout, self.training)
+
+
+class Block(Layer):
+    """Attention and feed-forward."""
+
+    def __init__(self, config: EncoderConfig, *, layer: int) -> None:
+        super().__init__(config, Attention(config, layer=layer))
+
+    def forward(
+        self,
+        x: Float[Tensor, "N D"],
+        batch: TokenBatch,
+        cos: Float[Tensor, "N A"],
+        sin: Float[Tensor, "N A"],
+    ) -> Float[Tensor, "N D"]:
+        """Return the states after this layer."""
+        return self.feed(self.attend(x, lambda normed: self.attention(normed, batch, cos, sin)))
 
 
 @dataclass(frozen=True)
@@ -93,7 +105,7 @@ class Encoder(nn.Module):
         block: Makes the block of a layer, where it is not the plain one.
     """
 
-    def __init__(self, config: EncoderConfig, block: Callable[[int], Block] | None = None) -> None:
+    def __init__(self, config: EncoderConfig, block: Callable[[int], Layer] | None = None) -> None:
         super().__init__()
         self.config = config
         self.embed = nn.Parameter(torch.empty(config.vocab_size, config.model_dim))

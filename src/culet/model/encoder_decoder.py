@@ -7,7 +7,6 @@ decoder reads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -15,24 +14,25 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from culet.architecture.generating_config import EncoderDecoderConfig
+from culet.model.attention import Attention
 from culet.model.batch import Seq2SeqBatch, TokenBatch
 from culet.model.cross_attention import CrossAttention, MergedAttention
 from culet.model.decoder import Decoder
-from culet.model.encoder import Block, Encoder
+from culet.model.encoder import Encoder, Layer
 from culet.model.layers import RMSNorm
 
 
-class CrossBlock(Block):
+class CrossBlock(Layer):
     """Self-attention, attention to the encoder, feed-forward: each between two norms."""
 
     def __init__(self, config: EncoderDecoderConfig, *, layer: int) -> None:
         stack = config.decoder.stack
-        super().__init__(stack, layer=layer)
+        super().__init__(stack, Attention(stack, layer=layer))
         self.cross_norm = RMSNorm(stack.model_dim, stack.norm_eps)
         self.cross = CrossAttention(stack, memory_dim=config.encoder.model_dim)
         self.cross_post_norm = RMSNorm(stack.model_dim, stack.norm_eps)
 
-    def read(
+    def forward(
         self,
         x: Float[Tensor, "N D"],
         memory: Float[Tensor, "S E"],
@@ -53,14 +53,16 @@ class CrossBlock(Block):
         return x + F.dropout(attended, self.dropout, self.training)
 
 
-class MergedBlock(Block):
+class MergedBlock(Layer):
     """Attention to decoder and encoder at once, feed-forward."""
 
-    def __init__(self, config: EncoderDecoderConfig, *, layer: int) -> None:
-        super().__init__(config.decoder.stack, layer=layer)
-        self.attention = MergedAttention(config.decoder.stack, layer=layer)
+    attention: MergedAttention
 
-    def read(
+    def __init__(self, config: EncoderDecoderConfig, *, layer: int) -> None:
+        stack = config.decoder.stack
+        super().__init__(stack, MergedAttention(stack, layer=layer))
+
+    def forward(
         self,
         x: Float[Tensor, "N D"],
         memory: Float[Tensor, "S D"],
@@ -69,9 +71,8 @@ class MergedBlock(Block):
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
         """Return the states of the targets after this layer."""
-        attention = cast(MergedAttention, self.attention)
         return self.feed(
-            self.attend(x, lambda normed: attention.read(normed, memory, batch, cos, sin))
+            self.attend(x, lambda normed: self.attention.read(normed, memory, batch, cos, sin))
         )
 
 
@@ -123,7 +124,7 @@ class EncoderDecoder(nn.Module):
         x = stack.embedded(batch.target.ids, memory.dtype)
         rotations = stack.rotations(batch.target.positions, memory.dtype)
         for block, rotation in zip(stack.blocks, rotations, strict=True):
-            x = cast(CrossBlock | MergedBlock, block).read(x, memory, batch, *rotation)
+            x = block(x, memory, batch, *rotation)
         return stack.final_norm(x)
 
     def logits(self, hidden: Float[Tensor, "*N D"]) -> Float[Tensor, "*N V"]:

@@ -140,18 +140,16 @@ class World:
 
         Args:
             model: What is called, with the same weights in every process.
-            blocks: Its layers; all have `forward`, those that read a memory `read`.
+            blocks: Its layers.
         """
         if not self.sharded:
             return
         from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+        from torch.distributed.fsdp import fully_shard
 
         mesh = init_device_mesh(torch.device(self.device).type, (self.size,))
         for block in blocks:
             fully_shard(block, mesh=mesh)
-            if hasattr(block, "read"):
-                register_fsdp_forward_method(block, "read")
         inside = {id(p) for block in blocks for p in block.parameters()}
         outside = {p for p in model.parameters() if id(p) not in inside}
         fully_shard(model, mesh=mesh, ignored_params=outside)
