@@ -15,6 +15,7 @@ from gguf_doubles import write as write_gguf
 from language_doubles import decoder_config, pair_config, write_pair
 from random_checkpoint import random_arrays, write_random
 
+from culet.architecture.embedding_config import tiny
 from culet.checkpoints.embedding import Checkpoint
 from culet.checkpoints.gemma import write_decoder
 from culet.cli import main as cli
@@ -24,6 +25,7 @@ from culet.terminal.tables import size
 from culet.text.tokenizer_training import byte_tokenizer
 
 Shown = Callable[[Path], str]
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -171,3 +173,20 @@ def test_parameters_are_those_of_the_file(tmp_path: Path) -> None:
     arrays = read_described(tmp_path / "a.gguf").arrays()
     count = sum(int(np.prod(array.shape)) for array in arrays.values())
     assert facts(tmp_path / "a.gguf")["num_parameters"] == count
+
+
+def test_info_tells_what_a_checkpoint_is(run: Run, tmp_path: Path) -> None:
+    folder = write_random(tmp_path / "model")
+    code, out, err = run("info", folder)
+    assert (code, err) == (0, "")
+    config = tiny()
+    assert f"{config.num_parameters():,}" in out
+    assert ", ".join(map(str, config.widths)) in out
+    assert "'title: none | text: '  document" in out
+    code, out, _ = run("info", "--json", folder)
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["widths"] == list(config.widths)
+    assert facts["prompts"]["query"] == "task: search result | query: "
+    assert facts["files"]["model.safetensors"] > 1000
+    assert len(facts["fingerprint"]) == 16

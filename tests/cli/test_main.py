@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_help_lists_the_verbs_and_version_prints_one_line(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(verb in out for verb in ("embed", "search", "train", "evaluate", "info"))
+    assert run("--version") == (0, "culet 0.1.0\n", "")
+
+
+def test_an_unknown_option_names_itself(run: Run) -> None:
+    code, _, err = run("embed", "--nonsense")
+    assert code == 2
+    assert "--nonsense" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed"], "give either an INPUT"),
+        (["embed", "-", "-t", "x"], "give either an INPUT"),
+        (["embed", "-t", "x", "--query", "--document"], "exclude each other"),
+        (["embed", "-t", "x", "--document", "--task", "code"], "--task is the task of a query"),
+        (["embed", "-t", "x", "--task", "sreach"], "unknown task 'sreach'"),
+        (["embed", "-t", "x", "-o", "out.xyz"], "ends in .npy, .jsonl, .parquet"),
+        (["embed", "-t", "word " * 99, "--on-long", "error"], "text 0 has 99 words"),
+        (["embed", "nowhere.txt"], "nowhere.txt is not a file"),
+        (["embed", "-t", "x", "--truncate-to", "31"], "trained widths (64, 32), got 31"),
+        (["embed", "-t", "x", "--field", "a"], "--field cannot be used with --text, which has"),
+        (["embed", "-", "--titles-field", "a"], "--titles-field cannot be used with standard inp"),
+        (["embed", "-", "--field", "a", "--titles-field", "b"], "--field and --titles-field canno"),
+        (["embed", "a.TXT.gz", "--field", "text"], "--field cannot be used with a.TXT.gz, which"),
+        (["embed", "a.csv", "--query", "--titles-field", "b"], "queries have no titles"),
+        (["embed", "-t", "x", "--resume"], "about the file of --out; give one"),
+        (["embed", "-t", "x", "--overwrite"], "about the file of --out; give one"),
+        (["search", "nowhere", "x"], "nowhere does not exist"),
+        (["info", "nowhere"], "nowhere"),
+        (["train", "nowhere.toml"], "nowhere.toml is not a file"),
+        (["evaluate", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_without_a_traceback(
+    run: Run, arguments: list[str], message: str
+) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.startswith("culet: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys\nimport culet.cli.main\n"
+        "heavy = {'torch', 'pyarrow', 'sklearn', 'scipy', 'numpy', 'tokenizers', 'huggingface_hub'}"
+        "\nprint(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr
+
+
+def test_ctrl_c_during_the_imports_is_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from culet.__main__ import main
+
+    class Interrupting:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "culet.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "culet.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "culet: interrupted\n")
+
+
+def test_the_entry_point_is_light() -> None:
+    program = (
+        "import sys, culet.__main__\nprint(sorted({'typer', 'rich', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "[]\n", done.stderr

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_search_shows_where_and_how_near(run: Run, tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "bread.md").write_text("# Bread\nhow to bake bread\n")
+    (docs / "stars.md").write_text("# Stars\nvenus and mars\n")
+    code, out, err = run("search", docs, "bake bread", "-k", 1)
+    assert (code, err) == (0, "")
+    first, title, line = out.splitlines()[:3]
+    assert first.startswith(f" 1. {docs / 'bread.md'}:1-2  0.")
+    assert (title, line) == ("    Bread", "    how to bake bread")
+    assert "venus" not in out
+
+
+def test_search_as_json_is_only_json(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    code, out, err = run("search", tmp_path, "bread", "--json", "--no-cache")
+    found = json.loads(out)
+    assert (code, err) == (0, "")
+    assert [hit["path"] for hit in found["hits"]] == ["a.txt"]
+    assert found["fingerprint"] == "words"
+    assert [item["path"] for item in found["skipped"]] == ["b.bin"]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_search_says_what_was_left_out(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    (tmp_path / "b.bin").write_bytes(b"\0")
+    err = run("search", tmp_path, "bread")[2]
+    assert err.startswith("left out 1: b.bin")
