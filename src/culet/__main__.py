@@ -1,4 +1,4 @@
-"""The command `culet`, also as `python -m culet`: light, so that Ctrl-C is heard from the start."""
+"""The command `culet`, also `python -m culet`: light, so that Ctrl-C is handled from the start."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C while it is still being imported ends it quietly too."""
+    """Run the command line; Ctrl-C ends it quietly even while it is still being imported."""
     try:
         from culet.cli.main import main as run
     except KeyboardInterrupt:

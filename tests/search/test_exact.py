@@ -146,8 +146,8 @@ def test_scores_do_not_depend_on_the_cache(tmp_path: Path) -> None:
 
 def test_chunks_that_were_cut_are_told_in_one_sentence() -> None:
     long = [Chunk("a.txt", i, i, None, f"{i} " + "word " * 99) for i in range(300)]
-    said: list[str] = []
-    search(WordEmbedder(), long, "word", report=said.append)  # type: ignore[arg-type]
-    assert said == [
+    reported: list[str] = []
+    search(WordEmbedder(), long, "word", report=reported.append)  # type: ignore[arg-type]
+    assert reported == [
         "while embedding the corpus: 128 of 128 texts were cut (and 2 more batches like this one)"
     ]

@@ -90,21 +90,21 @@ def test_a_damaged_file_is_reported_ignored_and_replaced(path: Path, damage: str
     else:
         keys = np.frombuffer(KEYS[0], np.uint8)[None]
         np.savez(path, keys=keys, vectors=np.full((1, 2), np.nan, np.float32))
-    said: list[str] = []
-    vectors, encoded = with_cache(path, KEYS, Lengths(), dim=2, report=said.append)
+    reported: list[str] = []
+    vectors, encoded = with_cache(path, KEYS, Lengths(), dim=2, report=reported.append)
     assert (vectors[:, 0].tolist(), encoded) == ([1, 2, 3, 2], 3)
-    assert len(said) == 1
-    assert "damaged and were ignored" in said[0]
+    assert len(reported) == 1
+    assert "damaged and were ignored" in reported[0]
     assert run(path, Lengths())[1] == 0
 
 
 def test_a_folder_that_cannot_be_written_is_reported_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    said: list[str] = []
-    vectors, _ = with_cache(tmp_path / "file" / "c.npz", KEYS, Lengths(), dim=2, report=said.append)
+    reported: list[str] = []
+    vectors, _ = with_cache(tmp_path / "file" / "c.npz", KEYS, Lengths(), dim=2, report=reported.append)
     assert vectors[:, 0].tolist() == [1, 2, 3, 2]
-    assert len(said) == 1
-    assert "not kept for the next search" in said[0]
+    assert len(reported) == 1
+    assert "not kept for the next search" in reported[0]
 
 
 def test_the_place_depends_on_model_and_corpus(
