@@ -37,9 +37,9 @@ import numpy as np
 from machine import describe
 
 from culet.embedder import Embedder
+from culet.evaluate.encoding import task_texts
 from culet.evaluate.evaluation import evaluate_widths
 from culet.evaluate.tasks import list_tasks, read_task
-from culet.evaluate.texts import task_texts
 from culet.files.settings import identity
 from culet.loading import load
 from culet.pipeline import Recipe, read_recipe, run_recipe

@@ -24,7 +24,7 @@ from machine import describe
 from culet.checkpoints.gemma import write_encoder_decoder
 from culet.data.batches.windows import TextSourceConfig
 from culet.data.questions import one_hop, split_by_entity, two_hops, write_questions
-from culet.data.token_stream import read_texts
+from culet.data.token_stream import read_raw_texts
 from culet.data.triples import Triple, read_triples
 from culet.model.adapt import adapt, adapted_config
 from culet.stages import pretrain, seq2seq
@@ -76,7 +76,7 @@ def vocabulary(facts: Sequence[Triple], text: Path) -> Iterator[str]:
     for t in facts:
         yield f"what is the {t.relation} of {t.subject}?"
         yield t.object
-    for row, _ in zip(read_texts([text]), range(3000), strict=False):
+    for row, _ in zip(read_raw_texts([text]), range(3000), strict=False):
         yield row.text
 
 

@@ -24,6 +24,7 @@ from culet.terminal.progress import Progress
 from culet.text.inputs import check_window, listed, several, title_and_text, windows
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
+from culet.vectors.similarity import unit
 
 OnLong = Literal["truncate", "error"]
 _TITLES = "a title or a list of titles"
@@ -304,7 +305,7 @@ class Embedder:
         width = self._width(truncate_to)
         vectors = np.empty((len(prepared.ids), width), dtype=np.float32)
         for index, embedding in self._engine.embed(prepared.ids):
-            vectors[index] = embedding if width == self.dim else _unit(embedding[:, :width])
+            vectors[index] = embedding if width == self.dim else unit(embedding[:, :width])
             if bar is not None:
                 bar.advance(len(index))
         if not np.isfinite(vectors).all():
@@ -325,7 +326,7 @@ class Embedder:
                 f"similarity needs vectors of one width, got {left.shape[1]} and {right.shape[1]}; "
                 "truncate both sides alike"
             )
-        cosines: np.ndarray = _unit(left) @ _unit(right).T
+        cosines: np.ndarray = unit(left) @ unit(right).T
         return cosines
 
     def _encode(
@@ -393,8 +394,3 @@ class Embedder:
         width = self.dim if truncate_to is None else truncate_to
         check_width(width, self.widths)
         return width
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(norms, 1e-12))

@@ -13,7 +13,7 @@ import pytest
 
 from culet.bulk.output import EmbeddingWriter
 from culet.errors import InputError
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 from culet.files.vectors import json_lines
 
 ROWS = [TextRow("one", "T", "1"), TextRow("two ä"), TextRow("")]
@@ -234,7 +234,7 @@ def test_a_killed_run_goes_on_after_what_it_has_noted(
 KILLED = """
 import os, signal
 import numpy as np
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 from culet.bulk.output import EmbeddingWriter
 with EmbeddingWriter({path!r}).begin(2) as writer:
     writer.write([TextRow("one", "T", "1")], np.array([[0.1, -2.5e-7]], np.float32))

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from culet.cli.hits import hits_json, show_hits, show_skipped
-from culet.search.documents import Chunk, Corpus, Skipped
+from culet.search.documents import Chunk, ChunkedCorpus, Skipped
 from culet.search.exact import Hit, Hits
 from culet.terminal.tables import show_rows
 
@@ -60,7 +60,7 @@ def test_text_from_files_cannot_steer_the_terminal() -> None:
     chunk = Chunk(f"{evil}.md", 1, 1, f"T {evil}", f"line one\t{evil}\nline two", evil)
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=400, color_system=None)
-    corpus = Corpus((), (Skipped(f"{evil}.bin", evil),), 0)
+    corpus = ChunkedCorpus((), (Skipped(f"{evil}.bin", evil),), 0)
     show_hits(Hits("bread", (Hit(0.5, chunk),), 1, 1), console, root=Path("caf\udce9"))
     show_skipped(corpus, console)
     show_rows({"folder": Text("here"), "notes": f"one\n{evil}"}, console)
@@ -79,7 +79,7 @@ def test_text_from_files_cannot_steer_the_terminal() -> None:
 def test_what_was_left_out_is_counted_with_examples() -> None:
     stream = io.StringIO()
     skipped = tuple(Skipped(f"{i}.bin", "a binary file") for i in range(5))
-    show_skipped(Corpus((), skipped, 0), Console(file=stream, width=200))
+    show_skipped(ChunkedCorpus((), skipped, 0), Console(file=stream, width=200))
     assert stream.getvalue() == (
         "left out 5: 0.bin (a binary file); 1.bin (a binary file); 2.bin (a binary file); "
         "and 2 more\n"
@@ -88,12 +88,12 @@ def test_what_was_left_out_is_counted_with_examples() -> None:
 
 def test_nothing_left_out_says_nothing() -> None:
     stream = io.StringIO()
-    show_skipped(Corpus((), (), 0), Console(file=stream))
+    show_skipped(ChunkedCorpus((), (), 0), Console(file=stream))
     assert stream.getvalue() == ""
 
 
 def test_json_holds_everything_found_and_left_out() -> None:
-    corpus = Corpus((CHUNK,), (Skipped("b.png", "a binary file"),), 1)
+    corpus = ChunkedCorpus((CHUNK,), (Skipped("b.png", "a binary file"),), 1)
     found = json.loads(json.dumps(hits_json(HITS, corpus, model="m", fingerprint="f")))
     assert found["hits"] == [
         {

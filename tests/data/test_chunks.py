@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from culet.data.prepare.chunks import Chunk, Position, chunks, parse_row
+from culet.data.prepare.chunks import Position, RowChunk, chunks, pair_or_text
 from culet.errors import InputError
 
 
@@ -24,11 +24,11 @@ def files_of(folder: Path, *sizes: int) -> list[Path]:
     return paths
 
 
-def numbers(parts: list[Chunk]) -> list[int]:
+def numbers(parts: list[RowChunk]) -> list[int]:
     found = []
     for part in parts:
         for place, raw in enumerate(part.raw):
-            assert parse_row(raw, "").positive == f"row {part.first + place}"
+            assert pair_or_text(raw, "").positive == f"row {part.first + place}"
             found.append(part.first + place)
     return found
 
@@ -62,9 +62,9 @@ def test_large_rows_make_small_chunks(tmp_path: Path) -> None:
 
 
 def test_rows_are_records_or_texts() -> None:
-    pair = parse_row(b'{"query": "q", "positive": "p", "negatives": ["n"], "lang": "de"}', "f:1")
+    pair = pair_or_text(b'{"query": "q", "positive": "p", "negatives": ["n"], "lang": "de"}', "f:1")
     assert (pair.sides, pair.negatives, pair.lang) == (("q", "p"), ("n",), "de")
-    text = parse_row(b'{"text": "ein Text", "more": 1}', "f:2")
+    text = pair_or_text(b'{"text": "ein Text", "more": 1}', "f:2")
     assert (text.query, text.sides, text.lang) == (None, ("ein Text",), None)
     assert text.value["more"] == 1
 
@@ -72,14 +72,20 @@ def test_rows_are_records_or_texts() -> None:
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
-        (b"{", "f:7: not valid JSON"),
-        (b'{"s": "a", "r": "b"}', "f:7: query must be a text that is not empty, got None"),
-        (b'{"text": " "}', "f:7: text must be a text that is not empty"),
-        (b'{"query": "q"}', "f:7: positive must be a text that is not empty, got None"),
-        (b'{"text": "t", "lang": 3}', "f:7: lang must be a text, got 3"),
-        (rb'{"text": "t", "lang": "\ud800"}', "f:7: lang is not valid Unicode: .*surrogates"),
+        (b"{", "f:7: expected a JSON object, got invalid JSON"),
+        (
+            b'{"s": "a", "r": "b"}',
+            "f:7: expected a text that is not blank under 'query', got nothing",
+        ),
+        (b'{"text": " "}', "f:7: expected a text that is not blank under 'text'"),
+        (b'{"query": "q"}', "f:7: expected a text that is not blank under 'positive', got nothing"),
+        (b'{"text": "t", "lang": 3}', "f:7: expected a text under 'lang', got 3"),
+        (
+            rb'{"text": "t", "lang": "\ud800"}',
+            "f:7: the field 'lang' is not valid Unicode: .*surrogate",
+        ),
     ],
 )
 def test_a_bad_line_is_named(raw: bytes, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        parse_row(raw, "f:7")
+        pair_or_text(raw, "f:7")

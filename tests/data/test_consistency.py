@@ -13,7 +13,7 @@ from culet.data.prepare import consistency
 from culet.data.prepare.consistency import (
     ConsistencyConfig,
     DocumentDraw,
-    Pair,
+    PlacedPair,
     Pool,
     consistent,
     draw,
@@ -37,15 +37,15 @@ class Angles:
 
 
 PAIRS = [
-    Pair(0, "q 0", "d 1"),  # its document is the nearest
-    Pair(1, "q 90", "d 70"),  # d 85 and d 80 are nearer
-    Pair(2, "q 180", "d 85"),
-    Pair(3, "q 91", "d 80"),
-    Pair(4, "q 181", "d 178"),
+    PlacedPair(0, "q 0", "d 1"),  # its document is the nearest
+    PlacedPair(1, "q 90", "d 70"),  # d 85 and d 80 are nearer
+    PlacedPair(2, "q 180", "d 85"),
+    PlacedPair(3, "q 91", "d 80"),
+    PlacedPair(4, "q 181", "d 178"),
 ]
 
 
-def pool(config: ConsistencyConfig, pairs: Sequence[Pair] = PAIRS) -> Pool:
+def pool(config: ConsistencyConfig, pairs: Sequence[PlacedPair] = PAIRS) -> Pool:
     return Pool.embedded(draw(pairs, config), Angles(), config)
 
 
@@ -61,16 +61,18 @@ def test_a_pair_stays_if_few_documents_are_nearer() -> None:
 
 def test_equal_documents_and_documents_of_equal_queries_do_not_count() -> None:
     config = ConsistencyConfig(top=1)
-    pairs = [*PAIRS, Pair(5, "Q  90", "d 88"), Pair(6, "q 88", "d 88.5")]
+    pairs = [*PAIRS, PlacedPair(5, "Q  90", "d 88"), PlacedPair(6, "q 88", "d 88.5")]
     ranks = pool(config, pairs).ranks([PAIRS[1]], Angles(), config)
     assert ranks.tolist() == [3]  # d 85, d 80 and d 88.5; not d 88, which answers "q 90" too
-    again = pool(config, [*PAIRS, Pair(9, "q 3", "D  70")])
+    again = pool(config, [*PAIRS, PlacedPair(9, "q 3", "D  70")])
     assert again.ranks([PAIRS[1]], Angles(), config).tolist() == [2]
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    pairs = [Pair(i, f"q {a:.3f}", f"d {b:.3f}") for i, (a, b) in enumerate(rng.random((80, 2)))]
+    pairs = [
+        PlacedPair(i, f"q {a:.3f}", f"d {b:.3f}") for i, (a, b) in enumerate(rng.random((80, 2)))
+    ]
     config = ConsistencyConfig()
     whole = pool(config, pairs).ranks(pairs, Angles(), config)
     monkeypatch.setattr(consistency, "_QUERIES", 7)
@@ -79,7 +81,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_draw_is_of_different_documents_and_blind_to_order() -> None:
-    pairs = [Pair(i, f"q {i}", f"d {i % 50}") for i in range(200)]
+    pairs = [PlacedPair(i, f"q {i}", f"d {i % 50}") for i in range(200)]
     drawn = draw(pairs, ConsistencyConfig(pool=20)).drawn()
     assert len({text for *_, text in drawn}) == 20
     other = draw(reversed(pairs), ConsistencyConfig(pool=20)).drawn()

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from culet.data.prepare.chunks import Chunk, Position
-from culet.data.prepare.contamination import ContaminationConfig, Hit, OverlapIndex
-from culet.data.prepare.examine import REASONS, Examiner, Tally
+from culet.data.prepare.chunks import Position, RowChunk
+from culet.data.prepare.contamination import ContaminationConfig, Overlap, OverlapIndex
+from culet.data.prepare.examine import REASONS, Examiner, RowTally
 from culet.errors import RecipeError
+from culet.evaluate.encoding import task_texts
 from culet.evaluate.tasks import EvalTask, RetrievalData, TaskInfo
-from culet.evaluate.texts import task_texts
 
 LONG = "a culet is the small facet at the pointed lower end of a cut gem stone here"
 SHORT = "What is a culet, then?"
@@ -27,20 +27,23 @@ def index(*texts: tuple[str, str], words: int = 6) -> OverlapIndex:
 def test_a_run_of_words_inside_another_text_is_found_whatever_its_punctuation() -> None:
     known = index(("gems/document", LONG))
     inside = "They say: A culet is the SMALL facet — at the pointed end of it"
-    assert known.hits([inside]) == [Hit(0, "gems/document", "run")]
+    assert known.hits([inside]) == [Overlap(0, "gems/document", "run")]
     assert known.hits(["a culet is the large facet at the flat end"]) == []
 
 
 def test_a_short_text_is_found_only_where_it_is_the_whole_text() -> None:
     known = index(("gems/query", SHORT), ("gems/query", "yes"))
     assert known.hits(["what is a culet then", "so what is a culet then", "Yes."]) == [
-        Hit(0, "gems/query", "equal")
+        Overlap(0, "gems/query", "equal")
     ]
 
 
 def test_a_text_of_several_tasks_hits_them_all_and_each_once() -> None:
     known = index(("one", LONG), ("two", LONG), ("two", LONG + " and more"))
-    assert known.hits(["nothing of it", LONG]) == [Hit(1, "one", "equal"), Hit(1, "two", "equal")]
+    assert known.hits(["nothing of it", LONG]) == [
+        Overlap(1, "one", "equal"),
+        Overlap(1, "two", "equal"),
+    ]
     assert known.texts == 3
     assert known.owners == ["one", "two"]
 
@@ -91,7 +94,7 @@ def test_the_titles_of_evaluation_documents_are_texts_of_the_task() -> None:
     assert [text for role, text in found if role == "document"] == list(data.documents)
     assert [text for role, text in found if role == "title"] == [LONG, "Gems"]
     known = OverlapIndex(found, words=6, shortest=4)
-    assert known.hits([LONG, "gems"]) == [Hit(0, "title", "equal")]  # one word tells nothing
+    assert known.hits([LONG, "gems"]) == [Overlap(0, "title", "equal")]  # one word tells nothing
 
 
 def examined(*rows: dict[str, Any]) -> list[str]:
@@ -100,8 +103,8 @@ def examined(*rows: dict[str, Any]) -> list[str]:
     examiner = Examiner(contamination=ContaminationConfig((Path("x"),)), overlap=known)
     raw = [json.dumps(row).encode() for row in rows]
     lines = list(range(1, len(raw) + 1))
-    chunk = Chunk(0, Path("a.jsonl"), 0, lines, raw, Position())
-    facts = examiner(chunk, "a", Tally())
+    chunk = RowChunk(0, Path("a.jsonl"), 0, lines, raw, Position())
+    facts = examiner(chunk, "a", RowTally())
     return [REASONS[verdict] for verdict in facts.verdicts.tolist()]
 
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from culet.data.prepare import dedup
-from culet.data.prepare.dedup import KEY, exact_key, remove_exact, remove_near
+from culet.data.prepare.dedup import KEY, remove_exact, remove_near
 from culet.data.prepare.minhash import MinHasher, NearConfig
+from culet.text.keys import normalised_key
 
 SENTENCE = "the quick brown fox jumps over the lazy dog and runs into the dark forest number "
 
 
 def keys_of(path: Path, rows: list[tuple[str, ...]]) -> Path:
-    path.write_bytes(b"".join(map(exact_key, rows)))
+    path.write_bytes(b"".join(map(normalised_key, rows)))
     return path
 
 
@@ -26,10 +27,10 @@ def signatures_of(path: Path, texts: list[str], config: NearConfig) -> Path:
 
 
 def test_keys_tell_sides_apart() -> None:
-    assert exact_key(("A  b",)) == exact_key(("a B ",))
-    different = {exact_key(k) for k in [("a", "b"), ("ab",), ("ab", ""), ("b", "a"), ("a b",)]}
+    assert normalised_key(("A  b",)) == normalised_key(("a B ",))
+    different = {normalised_key(k) for k in [("a", "b"), ("ab",), ("ab", ""), ("b", "a"), ("a b",)]}
     assert len(different) == 5
-    assert KEY.itemsize == len(exact_key(("a",))) == 16
+    assert KEY.itemsize == len(normalised_key(("a",))) == 16
 
 
 def test_of_equal_rows_the_first_that_still_stands_stays(tmp_path: Path) -> None:

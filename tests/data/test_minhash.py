@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from culet.data.prepare.minhash import MinHasher, NearConfig, band_keys, similarities
-from culet.data.prepare.shingles import character_shingles, normalised, token_runs
+from culet.data.prepare.shingles import character_shingles, token_runs
 from culet.errors import RecipeError
 from culet.files.settings import identity
 
@@ -19,11 +19,6 @@ def jaccard(left: str, right: str, size: int = 5) -> float:
         {text[i : i + size] for i in range(max(1, len(text) - size + 1))} for text in (left, right)
     ]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def test_normalised_texts_are_blind_to_case_blanks_and_unicode_forms() -> None:
-    assert normalised("  Ｈello\tWorld\n ") == "hello world"
-    assert normalised("STRASSE") == normalised("straße")
 
 
 def test_shingles_stay_inside_their_text() -> None:

@@ -1,4 +1,4 @@
-"""Exact search in blocks, margins, fusion and picks, against plain readings of what they are."""
+"""Margins, fusion and picks, against plain readings of what they are."""
 
 from __future__ import annotations
 
@@ -7,103 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.data.mining.rules import Banned, Groups, Rules, choose, fuse, nearest, within_margins
-from culet.data.mining.tally import Tally
+from culet.data.mining.rules import Rules, choose, fuse, within_margins
+from culet.data.mining.tally import MiningTally
 from culet.errors import RecipeError
-
-NONE = Banned(np.empty(0, np.int64), np.empty(0, np.int64))
-
-
-def unit(rows: int, width: int = 8, *, seed: int = 0) -> np.ndarray:
-    vectors = np.random.default_rng(seed).normal(size=(rows, width)).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def by_sorting(scores: np.ndarray, depth: int) -> list[list[int]]:
-    """Every query's documents by falling score, equal ones by number, without the impossible."""
-    best = []
-    for row in scores:
-        order = sorted(range(len(row)), key=lambda d: (-row[d], d))
-        best.append([d for d in order if np.isfinite(row[d])][:depth])
-    return best
-
-
-def listed(numbers: np.ndarray) -> list[list[int]]:
-    return [[n for n in row if n >= 0] for row in numbers.tolist()]
-
-
-@pytest.mark.parametrize("block", [1, 3, 7, 50, 1000])
-@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the second goes through PyTorch
-def test_blocks_find_what_sorting_all_scores_finds(block: int, device: str) -> None:
-    queries, documents = unit(9), unit(50, seed=1)
-    banned = Banned(np.array([0, 0, 4]), np.array([3, 7, 49]))
-    groups, theirs = np.arange(9) % 2, np.arange(50) % 2
-    candidates = np.arange(50) != 11
-    scores = queries @ documents.T
-    scores[banned.query, banned.document] = -np.inf
-    scores[groups[:, None] != theirs] = -np.inf
-    scores[:, 11] = -np.inf
-    found, numbers, top = nearest(
-        queries,
-        documents,
-        depth=6,
-        banned=banned,
-        query_groups=groups,
-        groups=Groups.of(theirs, 2),
-        candidates=candidates,
-        block=block,
-        device=device,
-    )
-    assert listed(numbers) == by_sorting(scores, 6)
-    assert np.allclose(found, np.take_along_axis(scores, numbers, axis=1), atol=1e-6)
-    assert top.tolist() == found[:, 0].tolist()
-
-
-@pytest.mark.parametrize("groups", [False, True])
-def test_under_a_ceiling_the_nearest_below_it_are_found(groups: bool) -> None:
-    queries, documents, ceiling = unit(6), unit(80, seed=1), np.linspace(-0.2, 0.6, 6)
-    own, theirs = np.arange(6) % 2, np.arange(80) % 2
-    scores = queries @ documents.T
-    banned = Banned(np.arange(6), scores.argmax(axis=1))
-    scores[banned.query, banned.document] = -np.inf
-    settings: dict[str, Any] = {}
-    if groups:
-        scores[own[:, None] != theirs] = -np.inf
-        settings = {"query_groups": own, "groups": Groups.of(theirs, 2)}
-    above = scores.max(axis=1)
-    scores[scores > ceiling[:, None]] = -np.inf
-    _, numbers, top = nearest(
-        queries, documents, depth=5, banned=banned, ceiling=ceiling, block=30, **settings
-    )
-    assert listed(numbers) == by_sorting(scores, 5)
-    assert np.allclose(top, above, atol=1e-6)  # the nearest of all that are not banned
-    assert (top > ceiling).any()
-
-
-@pytest.mark.parametrize("block", [2, 5, 100])
-def test_equal_scores_keep_the_order_of_documents(block: int) -> None:
-    queries = np.array([[0.5, 0.5, 0.5, 0.5], [0.5, -0.5, 0.5, -0.5]], dtype=np.float32)
-    others = np.array([[0.5, 0.5, -0.5, -0.5]] * 8, dtype=np.float32)  # products without rounding
-    documents = np.concatenate([queries[:1]] * 4 + [others] + [queries[:1]] * 3)
-    _, numbers, _ = nearest(queries, documents, depth=5, banned=NONE, block=block)
-    assert numbers[0].tolist() == [0, 1, 2, 3, 12]
-
-
-def test_fewer_documents_than_wanted_leave_places_empty() -> None:
-    scores, numbers, _ = nearest(unit(2), unit(3, seed=1), depth=5, banned=NONE)
-    assert (numbers[:, 3:] == -1).all()
-    assert np.isneginf(scores[:, 3:]).all()
-    assert (numbers[:, :3] >= 0).all()
-
-
-def test_half_precision_documents_are_scored_in_single() -> None:
-    documents = unit(200, 64, seed=2)
-    queries = unit(5, 64)
-    scores, _, _ = nearest(queries, documents.astype(np.float16), depth=3, banned=NONE)
-    assert np.abs(scores - np.sort(queries @ documents.T, axis=1)[:, :-4:-1]).max() < 5e-4
-
-
-# --- which may be negatives
 
 
 def kept(positive: float = 0.8, **rules: Any) -> list[int]:
@@ -193,13 +99,13 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
         {"positive": 0.7, "nearest": 0.2, "left": 1, "negatives": [0.2], "against": {"y": 2}},
         {"positive": 1.0001, "nearest": -np.inf, "left": 0, "negatives": [], "against": {"y": 3}},
     ]
-    whole, sum_of_parts = Tally(), Tally()
+    whole, sum_of_parts = MiningTally(), MiningTally()
     for number, row in enumerate(rows):
         whole.count(**row)
-        part = Tally()
+        part = MiningTally()
         part.count(**row)
         part.write(tmp_path / f"{number}.json")
-        sum_of_parts.add(Tally.read(tmp_path / f"{number}.json"))
+        sum_of_parts.add(MiningTally.read(tmp_path / f"{number}.json"))
     report = whole.report()
     assert sum_of_parts.report() == report
     assert (report["records"], report["negatives"], report["left"]) == (3, 3, 10)
@@ -216,14 +122,14 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(tmp_path: Any) -> None:
 
 
 def test_what_no_judge_has_graded_is_counted_and_said_if_there_is_any(tmp_path: Any) -> None:
-    def tally(*counts: tuple[int, int]) -> Tally:
-        made = Tally()
+    def tally(*counts: tuple[int, int]) -> MiningTally:
+        made = MiningTally()
         for left, ungraded in counts:
             made.count(
                 positive=0.5, nearest=0.4, left=left, negatives=[], against={}, ungraded=ungraded
             )
         made.write(tmp_path / "tally.json")
-        return Tally.read(tmp_path / "tally.json")
+        return MiningTally.read(tmp_path / "tally.json")
 
     graded, some, none = tally((3, 0), (0, 0)), tally((5, 2), (5, 1)), tally((4, 4))
     assert graded.report()["rescore"] == {"ungraded_passed_over": 0, "records_ungraded": 0}

@@ -10,7 +10,7 @@ import pytest
 from training_doubles import write_lines
 
 from culet.data.batches.windows import TextSourceConfig
-from culet.data.token_stream import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
+from culet.data.token_stream import RawText, TokenStream, read_pair_texts, read_raw_texts, tokenize
 from culet.errors import InputError
 from culet.text.tokenizer import TextTokenizer
 from culet.text.tokenizer_training import byte_tokenizer
@@ -23,7 +23,7 @@ def tokenizer(max_length: int = 10_000) -> TextTokenizer:
 
 
 def stream(folder: Path, *texts: str) -> TokenStream:
-    rows = [TextRow(text, f"t.jsonl:{i + 1}") for i, text in enumerate(texts)]
+    rows = [RawText(text, f"t.jsonl:{i + 1}") for i, text in enumerate(texts)]
     return tokenize(lambda: iter(rows), tokenizer(), folder / "stream")
 
 
@@ -33,7 +33,7 @@ def test_rows_are_read_from_plain_and_packed_files_with_what_stands_beside_them(
     write_lines(tmp_path / "a.jsonl", [{"text": "one", "lang": "en", "source": "x"}, ""])
     with gzip.open(tmp_path / "b.jsonl.gz", "wt") as file:
         file.write('{"text": "zwei"}\n\n{"text": "drei"}\n')
-    rows = list(read_texts([tmp_path]))
+    rows = list(read_raw_texts([tmp_path]))
     assert [row.text for row in rows] == ["one", "zwei", "drei"]
     assert rows[2].origin == f"{tmp_path / 'b.jsonl.gz'}:3"
 
@@ -42,7 +42,7 @@ def test_a_training_pair_is_one_text(tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "p.jsonl", [{"query": "who?", "positive": "me", "negatives": ["x"]}]
     )
-    assert list(read_pair_texts([path])) == [TextRow("who?\nme", f"{path}:1")]
+    assert list(read_pair_texts([path])) == [RawText("who?\nme", f"{path}:1")]
     config = TextSourceConfig(path, kind="pairs")
     assert [row.text for row in config.texts()] == ["who?\nme"]
 
@@ -51,7 +51,7 @@ def test_a_training_pair_is_one_text(tmp_path: Path) -> None:
 def test_a_bad_row_is_named(tmp_path: Path, row: str) -> None:
     path = write_lines(tmp_path / "a.jsonl", ['{"text": "good"}', row])
     with pytest.raises(InputError, match=r"a\.jsonl:2: .*(text|JSON)"):
-        list(read_texts([path]))
+        list(read_raw_texts([path]))
 
 
 def test_texts_stand_one_after_another_each_with_its_end(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_stream_is_made_once(tmp_path: Path) -> None:
 
 def test_half_a_stream_is_none(tmp_path: Path) -> None:
     def broken() -> object:
-        yield TextRow("abc", "t.jsonl:1")
+        yield RawText("abc", "t.jsonl:1")
         raise InputError("t.jsonl:2: bad")
 
     with pytest.raises(InputError, match=r"t\.jsonl:2"):

@@ -76,7 +76,9 @@ def test_an_empty_field_is_named_with_file_and_line(
 ) -> None:
     good = {"s": "x", "r": "is", "o": "y"}
     path = write_lines(tmp_path / "kg.jsonl", [good, good | {field: value}])
-    with pytest.raises(InputError, match=rf"kg\.jsonl:2: {field} must be a text that is not empty"):
+    with pytest.raises(
+        InputError, match=rf"kg\.jsonl:2: expected a text that is not blank under '{field}'"
+    ):
         read_triples([path])
 
 

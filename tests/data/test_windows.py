@@ -22,7 +22,7 @@ from culet.data.batches.windows import (
     next_token,
     read_text_sources,
 )
-from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
+from culet.data.seq2seq import InputTarget, PairBatcher, read_pairs
 from culet.errors import InputError, RecipeError
 from culet.text.tokenizer import TextTokenizer
 from culet.text.tokenizer_training import byte_tokenizer
@@ -189,19 +189,22 @@ def test_pairs_are_read_with_their_answers(tmp_path: Path) -> None:
     ]
     path = write_lines(tmp_path / "qa.jsonl", rows)
     assert read_pairs([path]) == [
-        TextPair("a?", "b", ("b",), f"{path}:1"),
-        TextPair("c?", "d", ("d", "e"), f"{path}:2"),
+        InputTarget("a?", "b", ("b",), f"{path}:1"),
+        InputTarget("c?", "d", ("d", "e"), f"{path}:2"),
     ]
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ('{"input": "a"}', "target must be a text"),
-        ('{"input": "", "target": "b"}', "input must be a text"),
-        ('{"input": "a", "target": "b", "answers": "c"}', "answers must be a list"),
-        ('{"input": "a", "target": "b", "answers": [""]}', "answers must be a text"),
-        ("5", "expected an object with input and target"),
+        ('{"input": "a"}', "expected a text .* under 'target'"),
+        ('{"input": "", "target": "b"}', "expected a text .* under 'input'"),
+        (
+            '{"input": "a", "target": "b", "answers": "c"}',
+            "expected a list of texts under 'answers'",
+        ),
+        ('{"input": "a", "target": "b", "answers": [""]}', "expected a text .* under 'answers'"),
+        ("5", "expected a JSON object, got 5"),
     ],
 )
 def test_a_bad_record_is_named(tmp_path: Path, row: str, message: str) -> None:
@@ -211,7 +214,7 @@ def test_a_bad_record_is_named(tmp_path: Path, row: str, message: str) -> None:
 
 
 def test_pairs_become_tokens_and_what_is_too_long_is_cut_and_counted() -> None:
-    pairs = [TextPair("ab", "c" * n, origin=f"q:{n}") for n in (1, 3, 9)]
+    pairs = [InputTarget("ab", "c" * n, origin=f"q:{n}") for n in (1, 3, 9)]
     batcher = PairBatcher(pairs, TOKENIZER, batch_size=3, max_target_tokens=4, seed=0, name="qa")
     batch = batcher(0)
     lengths = dict(zip(batch.origin, map(len, batch.targets), strict=True))

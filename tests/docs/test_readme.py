@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from culet.files.rows import read_texts
+from culet.files.texts import read_texts
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)

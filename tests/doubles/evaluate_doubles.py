@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from culet.vectors.codes import Vectors
+from culet.vectors.similarity import Vectors
 
 
 def grid(text: str, width: int = 64) -> Vectors:

@@ -188,25 +188,6 @@ def test_paired_similarities_worked_out_by_hand() -> None:
     assert set(similarity.paired_cosine(random, random).tolist()) == {1.0}
 
 
-def test_search_in_blocks_equals_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    query = np.stack([gaussian(f"q {n}") for n in range(11)])
-    document = np.stack([gaussian(f"d {n}") for n in range(40)])
-    expected = np.argsort(-(query @ document.T), axis=1)[:, :7]
-    monkeypatch.setattr("culet.vectors.similarity.MAX_SCORES_PER_BLOCK", 90)
-    np.testing.assert_array_equal(list(similarity.search(query, document, k=7)), expected)
-
-
-def test_equal_documents_come_in_order_of_preference() -> None:
-    document = np.stack([gaussian("same")] * 13 + [gaussian("other")])
-    query = gaussian("near same")[None]
-    preference = list(range(13, -1, -1))
-    found = next(similarity.search(query, document, k=4, preference=preference)).tolist()
-    tied = [row for row in found if row != 13]
-    assert len(tied) >= 3
-    assert tied == [12, 11, 10, 9][: len(tied)]
-    assert next(similarity.search(query, document, k=99)).size == 14
-
-
 def test_of_equal_documents_the_higher_id_comes_first() -> None:
     data = RetrievalData(
         ("d2", "d10", "d1"), ("",) * 3, ("x",) * 3, ("q",), ("y",), {"q": {"d1": 1}}

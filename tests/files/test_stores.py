@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from culet.files.stores import RowSubset, TextStore, VectorStore, numbered, read_all, write_store
+from culet.files.stores import RowSubset, TextStore, VectorStore, read_all, write_store
 
 
 def test_rows_are_what_was_written_by_slice_and_by_number(tmp_path: Path) -> None:
@@ -57,9 +57,3 @@ def test_texts_are_read_one_by_one_in_slices_and_from_a_place_on(tmp_path: Path)
     assert list(TextStore(tmp_path / "store").since(1000)) == values[1000:]
     with pytest.raises(IndexError):
         store[2500]
-
-
-def test_keys_are_numbered_in_order_of_first_occurrence() -> None:
-    number, first = numbered(np.array([7, -3, 7, 9, -3, 0]))
-    assert number.tolist() == [0, 1, 0, 2, 1, 3]
-    assert first.tolist() == [True, True, False, True, False, True]

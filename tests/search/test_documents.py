@@ -198,8 +198,11 @@ def test_a_long_document_of_a_jsonl_stays_on_its_line(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("nothing", r"a\.jsonl:2: expected a JSON object"),
-        ('{"body": "x"}', r"a\.jsonl:2: .*'text', got NoneType; .* \['body'\]"),
-        ('{"text": "x", "title": 1}', r"a\.jsonl:2: a title must be a string, got int"),
+        ('{"body": "x"}', r"a\.jsonl:2: there is no field 'text'; there are 'body'"),
+        (
+            '{"text": "x", "title": 1}',
+            r"a\.jsonl:2: expected a string or null under 'title', got int",
+        ),
         (r'{"text": "x\ud83d"}', r"a\.jsonl:2: the field 'text' is not valid .* at character 1;"),
         (r'{"text": "x", "title": "\udc00"}', r"a\.jsonl:2: the field 'title' is not valid"),
         (r'{"text": "x", "id": "\udc00"}', r"a\.jsonl:2: the field 'id' is not valid Unicode"),

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from culet.search.vector_cache import cache_folder, cache_path, text_key, with_cache
+from culet.files.fingerprint import of_texts
+from culet.search.vector_cache import cache_folder, cache_path, with_cache
 
 TEXTS = ["a", "bb", "ccc", "bb"]
-KEYS = [text_key(text) for text in TEXTS]
+KEYS = [of_texts(text) for text in TEXTS]
 
 
 class Lengths:
@@ -128,7 +129,7 @@ def test_the_place_depends_on_model_and_corpus(
 
 def _search_again_and_again(path: Path, first: int, complaints: Connection) -> None:
     for count in range(40):
-        keys = [text_key(f"{first} {count} {i}") for i in range(300)]
+        keys = [of_texts(f"{first} {count} {i}") for i in range(300)]
         encode = lambda places: [np.ones((len(places), 64), np.float32)]  # noqa: E731
         with_cache(path, keys, encode, dim=64, report=complaints.send)
     complaints.close()

@@ -178,7 +178,9 @@ def test_a_corpus_apart_is_where_negatives_come_from(tmp_path: Path) -> None:
     assert set(found[1]["negatives"]) == {"green apple cider", "the red apple pie"}
     assert report(tmp_path)["documents"] == 2
     write_lines(corpus, [{"text": " "}])
-    with pytest.raises(InputError, match=r"corpus\.jsonl:1: text must be a text that is not empty"):
+    with pytest.raises(
+        InputError, match=r"corpus\.jsonl:1: expected a text that is not blank under 'text'"
+    ):
         go(tmp_path, corpus=(corpus,))
 
 
@@ -465,10 +467,12 @@ def test_a_document_that_one_of_two_judges_has_graded_does_not_sink_for_it(tmp_p
 def test_grades_that_are_none_are_named(tmp_path: Path) -> None:
     path = tmp_path / "grades.jsonl"
     write_lines(path, [{"query": "a", "document": "b", "grade": "good"}])
-    with pytest.raises(InputError, match=r"grades\.jsonl:1: grade must be a number, got 'good'"):
+    with pytest.raises(
+        InputError, match=r"grades\.jsonl:1: expected a finite number under 'grade', got 'good'"
+    ):
         Grades(path)
     write_lines(path, [{"query": "a", "grade": 1}])
-    with pytest.raises(InputError, match=r"grades\.jsonl:1: document must be a text"):
+    with pytest.raises(InputError, match=r"grades\.jsonl:1: expected a text .* under 'document'"):
         Grades(path)
     write_lines(path, [{"query": "a", "document": "b", "grade": 2}])
     assert [opinion.tolist() for opinion in Grades(path)("a", ["b"])] == [[2.0]]
@@ -512,7 +516,7 @@ def test_settings_that_cannot_be_are_refused(changes: dict[str, Any], message: s
 
 def test_a_bad_line_stops_the_stage_or_is_left_out(tmp_path: Path) -> None:
     rows: list[Any] = [*ROWS, {"query": "no positive"}]
-    with pytest.raises(InputError, match=r"toys\.jsonl:7: positive must be a text"):
+    with pytest.raises(InputError, match=r"toys\.jsonl:7: expected a text .* under 'positive'"):
         go(tmp_path, rows)
     assert len(go(tmp_path, rows, skip_bad_records=True)) == 6
 

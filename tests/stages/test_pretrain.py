@@ -332,7 +332,9 @@ def test_a_fact_with_an_empty_field_is_named(tmp_path: Path, init: Path) -> None
         tmp_path / "kg.jsonl", [{"s": "a", "r": "b", "o": "c"}, {"s": "a", "r": "b", "o": ""}]
     )
     config = PretrainConfig(steps=1, sources=(TextSourceConfig(path, kind="triples"),), window=8)
-    with pytest.raises(InputError, match=r"kg\.jsonl:2: o must be a text that is not empty"):
+    with pytest.raises(
+        InputError, match=r"kg\.jsonl:2: expected a text that is not blank under 'o'"
+    ):
         pretrain_quietly(config, init, None, tmp_path / "toy")
 
 

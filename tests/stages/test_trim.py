@@ -221,5 +221,5 @@ def test_bad_settings_and_empty_texts_are_refused(
     with pytest.raises(InputError, match="expected texts to count, got none"):
         run(TrimConfig((corpus,)), init=decoder, out=tmp_path / "out")
     corpus.write_text('{"text": "a"}\n[1]\n' * 60)
-    with pytest.raises(InputError, match=r"text\.jsonl:2: expected an object with texts"):
+    with pytest.raises(InputError, match=r"text\.jsonl:2: expected a JSON object"):
         run(TrimConfig((corpus,), held_out=1000), init=decoder, out=tmp_path / "out")

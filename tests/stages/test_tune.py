@@ -223,7 +223,9 @@ def test_batches_share_the_fields_they_are_asked_to_share(start: Path, tmp_path:
 def test_a_record_without_the_field_that_batches_share_is_bad(start: Path, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [toy_rows(1)[0] | {"lang": "de"}, *toy_rows(3)])
     config = SourceConfig(path=path, batch_by=("lang",))
-    with pytest.raises(InputError, match=r"a\.jsonl:2: lang must be a text that is not empty"):
+    with pytest.raises(
+        InputError, match=r"a\.jsonl:2: expected a text that is not blank under 'lang'"
+    ):
         read_source(config, Prompts.default(), skip_bad=False)
     assert len(read_source(config, Prompts.default(), skip_bad=True).records) == 1
 
@@ -239,10 +241,10 @@ def test_bad_lines_stop_the_run_in_its_first_second_or_are_counted(
         {**toy_rows(1)[0], "teacher_query": "key"},
     ]
     path = write_lines(tmp_path / "toys.jsonl", rows)
-    with pytest.raises(InputError, match=r"toys\.jsonl:15: positive must be a text"):
+    with pytest.raises(InputError, match=r"toys\.jsonl:15: expected a text .* under 'positive'"):
         go(stage(SourceConfig(path=path)), start, tmp_path / "out")
     said = go(stage(SourceConfig(path=path), skip_bad_records=True), start, tmp_path / "out")
-    assert said[-1].startswith(f"toy: skipped 4 bad records of {path}, the first: {path}:15: posi")
+    assert said[-1].startswith(f"toy: skipped 4 bad records of {path}, the first: {path}:15: expe")
     assert json.loads((tmp_path / "out/done.json").read_text())["skipped_records"] == 4
 
 

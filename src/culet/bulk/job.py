@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from culet.architecture.embedding_config import check_width
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 from culet.terminal.progress import Progress
 from culet.text.inputs import windows
 

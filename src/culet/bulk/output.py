@@ -22,7 +22,7 @@ import numpy as np
 
 from culet.errors import InputError, need
 from culet.files.atomic import take
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 from culet.files.vectors import (
     JsonFile,
     NpyFile,

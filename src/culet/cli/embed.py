@@ -26,7 +26,7 @@ from culet.terminal.lines import say
 
 if TYPE_CHECKING:
     from culet.bulk.output import EmbeddingWriter
-    from culet.files.rows import TextRow
+    from culet.files.texts import TextRow
 
 
 class OnLong(StrEnum):
@@ -74,7 +74,7 @@ def embed(
 ) -> None:
     """Turn texts into vectors, in their order."""
     from culet.bulk.job import EmbedSettings, embed_rows, embed_to_file
-    from culet.files.rows import count_texts
+    from culet.files.texts import count_texts
 
     side = _side(query, document, task)
     rows = _rows(source, text, field, titles_field, side)
@@ -105,7 +105,7 @@ def _rows(
     side: str,
 ) -> Iterator[TextRow]:
     """Return the rows of the input; refuse options that have no meaning for it."""
-    from culet.files.rows import TextRow, read_texts
+    from culet.files.texts import TextRow, read_texts
 
     if (source is None) == (not text):
         raise InputError("give either an INPUT (a file, or - for stdin) or --text, and not both")

@@ -79,7 +79,7 @@ def _texts(
     prompts: list[str] | None, source: str | None, field: str
 ) -> tuple[Iterator[str], int | None]:
     """Return the prompts, and how many there are where that is known."""
-    from culet.files.rows import count_texts, read_texts
+    from culet.files.texts import count_texts, read_texts
 
     if prompts is not None or source is None:
         return iter(prompts or ()), len(prompts or ())

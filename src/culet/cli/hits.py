@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from culet.search.documents import Corpus
+from culet.search.documents import ChunkedCorpus
 from culet.search.exact import Hit, Hits
 from culet.terminal.tables import visible
 
@@ -44,7 +44,7 @@ def show_hits(hits: Hits, console: Console, *, root: Path | None = None) -> None
         console.print()
 
 
-def show_skipped(corpus: Corpus, console: Console) -> None:
+def show_skipped(corpus: ChunkedCorpus, console: Console) -> None:
     """Print how much was left out of a corpus, with a few examples."""
     if not corpus.skipped:
         return
@@ -56,7 +56,7 @@ def show_skipped(corpus: Corpus, console: Console) -> None:
     )
 
 
-def hits_json(hits: Hits, corpus: Corpus, *, model: str, fingerprint: str) -> dict[str, Any]:
+def hits_json(hits: Hits, corpus: ChunkedCorpus, *, model: str, fingerprint: str) -> dict[str, Any]:
     """Return a search as JSON: everything that was found and everything that was left out."""
     return {
         "question": hits.question,

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from culet.data.batches.shuffle import part_of
 from culet.data.batches.slots import Slots
 from culet.data.batches.windows import TokenPairs
-from culet.data.records import data_files, parsed_row, raw_rows, text_field
 from culet.errors import InputError
+from culet.files.fields import text_of, texts_of
+from culet.files.rows import read_rows
 from culet.text.tokenizer import TextTokenizer
 
 
 @dataclass(frozen=True)
-class TextPair:
+class InputTarget:
     """One record.
 
     Attributes:
@@ -35,23 +35,17 @@ class TextPair:
     origin: str = ""
 
 
-def read_pairs(paths: Sequence[Path]) -> list[TextPair]:
+def read_pairs(paths: Sequence[Path]) -> list[InputTarget]:
     """Return the records of some files or folders, in order.
 
     Raises:
         InputError: If a record lacks a text; the message names file and line.
     """
     pairs = []
-    for file in (file for path in paths for file in data_files(path)):
-        for line, raw in raw_rows(file, also=("input", "target", "answers")):
-            origin = f"{file}:{line}"
-            row = parsed_row(raw, origin, fields="input and target")
-            target = text_field(row, "target", origin)
-            pairs.append(
-                TextPair(
-                    text_field(row, "input", origin), target, _answers(row, target, origin), origin
-                )
-            )
+    for row in read_rows(paths, columns=("input", "target", "answers")):
+        target = text_of(row, "target")
+        answers = tuple(dict.fromkeys([target, *texts_of(row, "answers")]))
+        pairs.append(InputTarget(text_of(row, "input"), target, answers, row.origin))
     if not pairs:
         raise InputError(f"no record in {', '.join(map(str, paths))}")
     return pairs
@@ -73,7 +67,7 @@ class PairBatcher:
 
     def __init__(
         self,
-        pairs: Sequence[TextPair],
+        pairs: Sequence[InputTarget],
         tokenizer: TextTokenizer,
         *,
         batch_size: int,
@@ -105,12 +99,3 @@ class PairBatcher:
             origin=tuple(pair.origin for pair in pairs),
             truncated=len(sources.overlong) + cut,
         )
-
-
-def _answers(row: dict[str, Any], target: str, origin: str) -> tuple[str, ...]:
-    """Return the right answers of a record, its target first."""
-    stated = row.get("answers", [])
-    if not isinstance(stated, list):
-        raise InputError(f"{origin}: answers must be a list of texts, got {stated!r:.80}")
-    texts = [text_field({"answers": answer}, "answers", origin) for answer in stated]
-    return tuple(dict.fromkeys([target, *texts]))

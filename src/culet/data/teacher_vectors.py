@@ -9,7 +9,6 @@ file of the user's cache, since a shuffled batch asks for them in any order.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +53,7 @@ class Spoken:
             parts = ["query", self.task, self.text]
         elif by_role:
             parts = ["document", self.title or "", self.text]
-        return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
+        return fingerprint.of_texts(*parts).hex()
 
 
 def spoken(record: Record, task: str) -> tuple[Spoken, Spoken, list[Spoken]]:

@@ -15,9 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.data.records import data_files, parsed_row, raw_rows, stream_records, text_field
+from culet.data.records import stream_records
 from culet.errors import InputError
 from culet.files.atomic import new_folder
+from culet.files.fields import text_of
+from culet.files.rows import read_rows
 from culet.terminal.progress import Progress
 from culet.text.tokenizer import TextTokenizer
 
@@ -25,7 +27,7 @@ _TEXTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
-class TextRow:
+class RawText:
     """One raw text.
 
     Attributes:
@@ -37,27 +39,24 @@ class TextRow:
     origin: str
 
 
-def read_texts(paths: Sequence[Path]) -> Iterator[TextRow]:
+def read_raw_texts(paths: Sequence[Path]) -> Iterator[RawText]:
     """Yield the texts of some files or folders, one at a time.
 
     Raises:
         InputError: If a row has no text; the message names file and line.
     """
-    for file in (file for path in paths for file in data_files(path)):
-        for line, raw in raw_rows(file, also=("text",)):
-            origin = f"{file}:{line}"
-            row = parsed_row(raw, origin, fields="a text")
-            yield TextRow(text_field(row, "text", origin), origin)
+    for row in read_rows(paths, columns=("text",)):
+        yield RawText(text_of(row, "text"), row.origin)
 
 
-def read_pair_texts(paths: Sequence[Path]) -> Iterator[TextRow]:
+def read_pair_texts(paths: Sequence[Path]) -> Iterator[RawText]:
     """Yield each training pair of some files as one text: the query, a line break, the positive.
 
     Raises:
         InputError: If a record is bad; the message names file and line.
     """
     for record, _ in stream_records(paths):
-        yield TextRow(f"{record.query}\n{record.positive}", record.origin)
+        yield RawText(f"{record.query}\n{record.positive}", record.origin)
 
 
 class TokenStream:
@@ -104,7 +103,7 @@ class TokenStream:
 
 
 def tokenize(
-    texts: Callable[[], Iterator[TextRow]],
+    texts: Callable[[], Iterator[RawText]],
     tokenizer: TextTokenizer,
     folder: Path,
     *,
@@ -127,7 +126,7 @@ def tokenize(
     return TokenStream(folder)
 
 
-def _write(texts: Iterator[TextRow], tokenizer: TextTokenizer, folder: Path, what: str) -> None:
+def _write(texts: Iterator[RawText], tokenizer: TextTokenizer, folder: Path, what: str) -> None:
     files: dict[str, int] = {}
     rows: list[tuple[int, int, int]] = []
     position = 0
@@ -147,8 +146,8 @@ def _write(texts: Iterator[TextRow], tokenizer: TextTokenizer, folder: Path, wha
     (folder / "stream.json").write_text(json.dumps({"files": list(files), "tokens": position}))
 
 
-def _blocks(texts: Iterator[TextRow]) -> Iterator[list[TextRow]]:
-    block: list[TextRow] = []
+def _blocks(texts: Iterator[RawText]) -> Iterator[list[RawText]]:
+    block: list[RawText] = []
     for row in texts:
         block.append(row)
         if len(block) == _TEXTS_AT_ONCE:

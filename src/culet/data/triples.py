@@ -14,8 +14,9 @@ from typing import Literal
 
 import numpy as np
 
-from culet.data.records import data_files, parsed_row, raw_rows, text_field
 from culet.errors import InputError
+from culet.files.fields import text_of
+from culet.files.rows import read_rows
 from culet.text.tokenizer import TextTokenizer
 
 End = Literal["subject", "object"]
@@ -46,12 +47,9 @@ def read_triples(paths: Sequence[Path]) -> list[Triple]:
         InputError: If a field is missing, empty or no text; the message names file and line.
     """
     triples = []
-    for file in (file for path in paths for file in data_files(path)):
-        for line, raw in raw_rows(file, also=("s", "r", "o")):
-            origin = f"{file}:{line}"
-            row = parsed_row(raw, origin, fields="s, r and o")
-            subject, relation, end = (text_field(row, k, origin).strip() for k in ("s", "r", "o"))
-            triples.append(Triple(subject, relation, end, origin))
+    for row in read_rows(paths, columns=("s", "r", "o")):
+        subject, relation, end = (text_of(row, key).strip() for key in ("s", "r", "o"))
+        triples.append(Triple(subject, relation, end, row.origin))
     if not triples:
         raise InputError(f"no triple in {', '.join(map(str, paths))}")
     return triples

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, get_args
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from culet.errors import InputError
 from culet.evaluate.tasks import (
     ClassificationData,
+    EvalTask,
     LabelledTexts,
     Pairs,
     RerankingData,
@@ -19,7 +20,8 @@ from culet.evaluate.tasks import (
     SubsetData,
     TaskInfo,
 )
-from culet.vectors.codes import Vectors, calibrate_int8, round_to
+from culet.vectors.codes import calibrate_int8, round_to
+from culet.vectors.similarity import Vectors, unit
 
 Titles = Literal["joined", "separate"]
 
@@ -155,6 +157,21 @@ def _texts_by_role(
     return _retrieval_texts(data, titles)
 
 
+def task_texts(task: EvalTask) -> Iterator[tuple[str, str]]:
+    """Yield (role, text) of every text of a task, for checks of training data.
+
+    Roles are "query", "document", "title", "train" (of classification) and "text". Documents come
+    without their titles; a title that several documents of a subset have comes once.
+    """
+    for data in task.subsets.values():
+        queries, documents, titles = _texts_by_role(data, "separate")
+        for role, texts in queries.items():
+            name = role if role in ("query", "train") else "text"
+            yield from ((name, text) for text in texts)
+        yield from (("document", text) for text in documents)
+        yield from (("title", title) for title in dict.fromkeys(titles) if title.strip())
+
+
 def _retrieval_texts(
     data: RetrievalData, titles: Titles
 ) -> tuple[dict[str, Sequence[str]], list[str], list[str]]:
@@ -221,6 +238,4 @@ def _cut(vectors: Vectors, width: int) -> Vectors:
         )
     if width == vectors.shape[1]:
         return vectors
-    kept = vectors[:, :width]
-    length = np.linalg.norm(kept, axis=1, keepdims=True)
-    return np.asarray(kept / np.where(length > 0, length, 1), dtype=np.float32)
+    return unit(vectors[:, :width])

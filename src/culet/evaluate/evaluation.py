@@ -24,7 +24,7 @@ from culet.evaluate.tasks import (
     SubsetData,
     TaskInfo,
 )
-from culet.vectors.codes import Vectors
+from culet.vectors.similarity import Vectors
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ from culet.errors import InputError, need
 from culet.evaluate import metrics
 from culet.evaluate.tasks import Pairs, RerankingData, RetrievalData
 from culet.vectors import similarity
+from culet.vectors.nearest import highest, rank_by_cosine
+from culet.vectors.similarity import Vectors
 
-Vectors = NDArray[np.float32]
 Scores = dict[str, Any]
 CUTS = (1, 3, 5, 10, 20, 100, 1000)
 MAX_RANK = max(CUTS)
@@ -48,7 +49,7 @@ def retrieval(
     preference = np.empty(len(data.document_ids), dtype=np.int64)
     by_id = sorted(range(len(preference)), key=data.document_ids.__getitem__, reverse=True)
     preference[by_id] = np.arange(len(preference))
-    ranking = similarity.search(query, document, k=MAX_RANK, preference=preference.tolist())
+    ranking = rank_by_cosine(query, document, k=MAX_RANK, preference=preference.tolist())
     found = []
     for query_id, rows in zip(data.query_ids, ranking, strict=True):
         gains = data.qrels[query_id]
@@ -79,7 +80,7 @@ def reranking(
     for row, (size, grades) in enumerate(zip(sizes, data.grades, strict=True)):
         # Not a matrix product: its rounding depends on a row's place, and equal texts must tie.
         scores = np.einsum("e,pe->p", query[row], candidate[start : start + size])
-        order = similarity.best(scores, k=MAX_RANK, preference=np.arange(size)[::-1])
+        order = highest(scores[None], k=MAX_RANK, preference=np.arange(size)[::-1])[0]
         gains = [*grades, *[0] * (size - len(grades))]
         found.append(([gains[place] for place in order], gains))
         start += size
@@ -156,7 +157,7 @@ def bitext(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "f1") -> Scores
     """Match each row of a [B, E] with the nearest of all rows of b; row i belongs to row i."""
     _expect_rows("a", a, len(data.a))
     _expect_rows("b", b, len(data.b))
-    nearest = [int(rows[0]) for rows in similarity.search(a, b, k=1)]
+    nearest = [int(rows[0]) for rows in rank_by_cosine(a, b, k=1)]
     return _with_main(metrics.matching(nearest), metric)
 
 

@@ -16,24 +16,23 @@ one folder a subset. Subsets never mix: each is scored alone, and the task's sco
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from culet.errors import InputError
 from culet.files.fields import (
-    Row,
     choice_of,
-    ident_of,
+    id_of,
     label_of,
     number_of,
-    numbers_of,
-    read_qrels,
-    read_rows,
-    text_of,
-    texts_of,
+    string_of,
+    strings_of,
+    wrong_field,
 )
+from culet.files.rows import Row, numbered_lines, read_rows, text_lines
 
 WHOLE = "default"
 """The name of the one subset of a task that lists none, as in MTEB."""
@@ -233,7 +232,7 @@ def chosen_subsets(info: TaskInfo, subsets: Collection[str] | None) -> tuple[str
 
 def _by_subset(info: TaskInfo, name: str) -> dict[str, list[Row]]:
     grouped: dict[str, list[Row]] = {}
-    for row in read_rows(info.folder / f"{name}.jsonl"):
+    for row in read_rows([_packed_or_plain(info.folder / f"{name}.jsonl")]):
         subset = WHOLE
         if info.subsets != (WHOLE,):
             subset = choice_of(row, "subset", info.subsets)
@@ -242,7 +241,9 @@ def _by_subset(info: TaskInfo, name: str) -> dict[str, list[Row]]:
 
 
 def _pairs(rows: list[Row]) -> Pairs:
-    return Pairs(tuple(text_of(row, "a") for row in rows), tuple(text_of(row, "b") for row in rows))
+    return Pairs(
+        tuple(string_of(row, "a") for row in rows), tuple(string_of(row, "b") for row in rows)
+    )
 
 
 def _scored_pairs(rows: list[Row]) -> Pairs:
@@ -256,7 +257,7 @@ def _labelled_pairs(rows: list[Row]) -> Pairs:
 
 
 def _labelled(rows: list[Row]) -> LabelledTexts:
-    texts = tuple(text_of(row, "text") for row in rows)
+    texts = tuple(string_of(row, "text") for row in rows)
     return LabelledTexts(texts, tuple(label_of(row, "label") for row in rows))
 
 
@@ -265,28 +266,25 @@ def _classification(train: list[Row], test: list[Row]) -> ClassificationData:
 
 
 def _reranking(rows: list[Row]) -> RerankingData:
-    positives = tuple(texts_of(row, "positive", least=1) for row in rows)
+    positives = tuple(strings_of(row, "positive", least=1) for row in rows)
     return RerankingData(
-        tuple(text_of(row, "query") for row in rows),
+        tuple(string_of(row, "query") for row in rows),
         positives,
-        tuple(texts_of(row, "negative", least=0) for row in rows),
-        tuple(
-            numbers_of(row, "grades", like=right)
-            for row, right in zip(rows, positives, strict=True)
-        ),
+        tuple(strings_of(row, "negative", least=0) for row in rows),
+        tuple(_gains(row, len(right)) for row, right in zip(rows, positives, strict=True)),
     )
 
 
 def _retrieval(info: TaskInfo, subset: str) -> RetrievalData:
     folder = info.folder if subset == WHOLE else info.folder / subset
     corpus: dict[str, tuple[str, str]] = {}
-    for row in read_rows(folder / "corpus.jsonl"):
+    for row in read_rows([_packed_or_plain(folder / "corpus.jsonl")]):
         title = row.value.get("title") or ""
-        corpus[ident_of(row, "id", unlike=corpus)] = (str(title), text_of(row, "text"))
+        corpus[id_of(row, "id", taken=corpus)] = (str(title), string_of(row, "text"))
     queries: dict[str, str] = {}
-    for row in read_rows(folder / "queries.jsonl"):
-        queries[ident_of(row, "id", unlike=queries)] = text_of(row, "text")
-    qrels = read_qrels(folder / "qrels.tsv", queries=queries, documents=corpus)
+    for row in read_rows([_packed_or_plain(folder / "queries.jsonl")]):
+        queries[id_of(row, "id", taken=queries)] = string_of(row, "text")
+    qrels = _qrels(folder / "qrels.tsv", queries=queries, documents=corpus)
     judged = {ident: text for ident, text in queries.items() if ident in qrels}
     if not corpus or not judged:
         raise InputError(f"{folder}: expected documents and judged queries, found none")
@@ -298,6 +296,58 @@ def _retrieval(info: TaskInfo, subset: str) -> RetrievalData:
         queries=tuple(judged.values()),
         qrels=qrels,
     )
+
+
+def _packed_or_plain(path: Path) -> Path:
+    """Return a file of a task, or the gzipped one where only that is there."""
+    packed = path.with_name(path.name + ".gz")
+    if not path.exists() and not packed.exists():
+        raise InputError(f"{path}: no such file, nor {packed.name}; the task needs one of them")
+    return path if path.exists() else packed
+
+
+def _qrels(
+    path: Path, *, queries: Container[str], documents: Container[str]
+) -> dict[str, dict[str, int]]:
+    """Read tab-separated judgements (query-id, corpus-id, score) below one header line."""
+    qrels: dict[str, dict[str, int]] = {}
+    path = _packed_or_plain(path)
+    lines = text_lines(numbered_lines(path), str(path))
+    next(lines, None)
+    for origin, line in lines:
+        columns = line.rstrip("\r\n").split("\t")
+        if len(columns) != 3:
+            raise InputError(f"{origin}: expected 3 tab-separated columns, got {len(columns)}")
+        query, document, text = columns
+        if query not in queries:
+            raise InputError(f"{origin}: expected the id of a query, got {query!r}")
+        if document not in documents:
+            raise InputError(f"{origin}: expected the id of a document, got {document!r}")
+        try:
+            gain = float(text)
+        except ValueError:
+            gain = math.nan
+        qrels.setdefault(query, {})[document] = _whole(gain, origin)
+    return qrels
+
+
+def _gains(row: Row, number: int) -> tuple[int, ...]:
+    """Return one whole gain above zero for each positive; all 1 where a row has no grades."""
+    value = row.value.get("grades")
+    if value is None:
+        return (1,) * number
+    if not isinstance(value, list) or len(value) != number:
+        raise wrong_field(row, "grades", f"a list of {number} gains, one for each positive")
+    gains = tuple(_whole(float(gain), row.origin) for gain in value)
+    if min(gains) < 1:
+        raise wrong_field(row, "grades", "gains above zero")
+    return gains
+
+
+def _whole(gain: float, origin: str) -> int:
+    if not math.isfinite(gain) or gain != int(gain):
+        raise InputError(f"{origin}: expected a whole number as gain, got {gain}")
+    return int(gain)
 
 
 _FILES = {

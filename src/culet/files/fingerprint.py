@@ -45,3 +45,13 @@ def of_settings(value: Any) -> str:
     """Return 16 hex digits of a JSON-like value."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def of_texts(*parts: str, size: int = 16) -> bytes:
+    """Return `size` bytes that tell texts apart, or sequences of texts without a NUL in them."""
+    return of_bytes("\0".join(parts).encode("utf-8", "surrogatepass"), size=size)
+
+
+def of_bytes(data: bytes, *, size: int = 16) -> bytes:
+    """Return `size` bytes of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=size).digest()

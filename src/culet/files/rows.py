@@ -1,7 +1,8 @@
-"""Files of texts, read as a stream of rows.
+"""Files of rows, read as a stream: JSONL, CSV, TSV, Parquet and plain text, gzipped or not.
 
-Plain text has one text a line, and a blank line is an empty text, so that row numbers agree with
-line numbers. JSONL, CSV and Parquet name the field of the text. Every message names file and row.
+Every row knows its origin, "file:line" or "file:row" of a table, and every failure names one.
+Training data is JSONL or Parquet, in files or folders; a row of Parquet becomes the JSON that a
+line would hold, so that all that follows knows one form.
 """
 
 from __future__ import annotations
@@ -9,229 +10,146 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import sys
+import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from culet.errors import InputError, need
 
-READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+_DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _LONGEST_CSV_FIELD_CHARS = 1 << 27
 _PARQUET_ROWS = 1024
 
 
-@dataclass(frozen=True)
-class TextRow:
-    """One text with what came along with it.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The fields of a row, and where it stands, for messages."""
+
+    value: dict[str, Any]
+    origin: str
+
+
+class RawRow(NamedTuple):
+    """A row as JSON, not yet parsed.
 
     Attributes:
-        text: The text.
-        title: Its title, where a field for titles was named and this row has one.
-        id: The value of the field "id", where there is one.
+        path: The file.
+        line: Its line, or its row in a table, from 1.
+        json: The bytes.
     """
 
-    text: str
-    title: str | None = None
-    id: str | None = None
+    path: Path
+    line: int
+    json: bytes
+
+    @property
+    def origin(self) -> str:
+        """Return "file:line"."""
+        return f"{self.path}:{self.line}"
+
+    def parsed(self) -> Row:
+        """Return its fields; raise InputError if it is no JSON object."""
+        return parse_row(self.json, self.origin)
 
 
-def read_texts(
-    source: str | Path, *, field: str = "text", titles_field: str | None = None
-) -> Iterator[TextRow]:
-    """Yield the rows of a file, or of standard input for "-".
-
-    Args:
-        source: "-" or a .txt file (one text a line), .jsonl, .csv, .tsv (also with .gz), .parquet.
-        field: The field or column of the text, where rows have fields.
-        titles_field: The field or column of the title, if titles are wanted.
+def parse_row(raw: bytes, origin: str) -> Row:
+    """Return the fields of a line of JSON.
 
     Raises:
-        InputError: Unknown kind of file, a field that is not there, a row that is bad; the message
-            names file and row.
-        MissingExtra: A Parquet file without pyarrow.
-    """
-    if str(source) == "-":
-        return _plain_rows(enumerate(sys.stdin.buffer, start=1), "standard input")
-    path = Path(source)
-    kind = _suffix(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; expected {', '.join(READABLE)}, or - for stdin")
-    if kind in (".jsonl", ".ndjson"):
-        return _json_rows(path, field, titles_field)
-    if kind in (".csv", ".tsv"):
-        return _csv_rows(path, field, titles_field, "," if kind == ".csv" else "\t")
-    if kind == ".parquet":
-        return _parquet_rows(path, field, titles_field)
-    if kind == ".txt":
-        return _plain_rows(_lines(path), str(path))
-    raise InputError(
-        f"{path}: cannot read {kind or 'a file without a suffix'}; expected one of "
-        f"{', '.join(READABLE)} (all but Parquet also with .gz), or - for stdin"
-    )
-
-
-def count_texts(source: str | Path) -> int | None:
-    """Return how many rows `read_texts` will yield, or None where counting means reading it all."""
-    path = Path(source)
-    if str(source) == "-" or not path.is_file():
-        return None
-    kind = path.suffix.lower()
-    if kind == ".parquet":
-        return int(_parquet_file(path).metadata.num_rows)
-    if kind not in (".txt", ".jsonl", ".ndjson"):
-        return None
-    return sum(1 for _, line in _lines(path) if kind == ".txt" or line.strip())
-
-
-def is_json_lines(path: Path) -> bool:
-    """Return whether a file is a JSONL, by its name."""
-    return _suffix(path) in (".jsonl", ".ndjson")
-
-
-def read_json_lines(
-    path: Path, *, on_bad_line: Callable[[int, str], None] | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number, object) of each line of a JSONL that is not blank.
-
-    Args:
-        path: Plain or gzipped.
-        on_bad_line: Called with line number and reason in place of raising.
-
-    Raises:
-        InputError: A line is no JSON object, naming file and line, and nothing handles it.
-    """
-    for number, raw in _lines(path):
-        if not raw.strip():
-            continue
-        try:
-            record = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-            if not isinstance(record, dict):
-                raise ValueError(f"got {type(record).__name__}")
-        except (ValueError, RecursionError) as error:  # among them what is not UTF-8 or not JSON
-            reason = f"expected a JSON object on the line: {error}"
-            if on_bad_line is None:
-                raise InputError(f"{path}:{number}: {reason}") from None
-            on_bad_line(number, reason)
-            continue
-        yield number, record
-
-
-def check_unicode(text: str, place: str) -> None:
-    """Raise InputError if a text holds half of a pair of surrogates, which no tokenizer reads.
-
-    Args:
-        text: The text. JSON can spell such a half, UTF-8 cannot.
-        place: File and line, and what the text is, for the message.
+        InputError: If it is no JSON object, naming the origin.
     """
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{place} is not valid Unicode: a lone surrogate at character {error.start}; whatever "
-            "wrote it cut a character in two: write it again, or put U+FFFD in its place"
-        ) from None
+        value = json.loads(raw)
+    except (ValueError, RecursionError) as error:  # bytes that are not UTF-8 among them
+        raise InputError(f"{origin}: expected a JSON object, got invalid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{origin}: expected a JSON object, got {value!r:.80}")
+    return Row(value, origin)
 
 
-def _plain_rows(lines: Iterable[tuple[int, bytes]], place: str) -> Iterator[TextRow]:
-    for number, raw in lines:
-        yield TextRow(_utf8(raw, number, place).rstrip("\r\n"))
+def data_files(*paths: Path) -> list[Path]:
+    """Return the files of training data behind some paths: files, or those of folders by name.
+
+    A folder without any may hold folders of them, one a source, as stage `prepare` leaves it.
+
+    Raises:
+        InputError: If there is none behind a path, or a file's name has another ending.
+    """
+    return [file for path in paths for file in _files_behind(path)]
 
 
-def _json_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
-    for number, record in read_json_lines(path):
-        yield _row(record, field, titles_field, f"{path}:{number}")
+def _files_behind(path: Path) -> list[Path]:
+    if path.is_dir():
+        for pattern in ("*", "*/*"):
+            found = (f for f in path.glob(pattern) if f.name.endswith(_DATA_SUFFIXES))
+            if files := sorted(file for file in found if file.is_file()):
+                return files
+        raise InputError(f"{path} holds no file ending in {', '.join(_DATA_SUFFIXES)}")
+    if not path.exists():
+        raise InputError(f"training data {path} does not exist")
+    if not path.name.endswith(_DATA_SUFFIXES):
+        raise InputError(f"{path}: expected a file ending in {', '.join(_DATA_SUFFIXES)}")
+    return [path]
 
 
-def _csv_rows(
-    path: Path, field: str, titles_field: str | None, delimiter: str
-) -> Iterator[TextRow]:
+def raw_rows(paths: Iterable[Path], *, columns: Collection[str] | None = None) -> Iterator[RawRow]:
+    """Yield the rows of training data as JSON, file by file.
+
+    Args:
+        paths: Files or folders, as for `data_files`.
+        columns: What is read of a table; None for all of it. Lines come as they are.
+
+    Raises:
+        InputError: If a path or file cannot be read.
+    """
+    for file in data_files(*paths):
+        if file.name.endswith(".parquet"):
+            for number, value in enumerate(parquet_values(file, columns), start=1):
+                known = {key: item for key, item in value.items() if item is not None}
+                yield RawRow(file, number, _json(known).encode())
+        else:
+            yield from json_rows(file)
+
+
+def read_rows(paths: Iterable[Path], *, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of training data; arguments and errors are those of `raw_rows`.
+
+    Raises:
+        InputError: If a line is no JSON object, too.
+    """
+    return (raw.parsed() for raw in raw_rows(paths, columns=columns))
+
+
+def json_rows(path: Path) -> Iterator[RawRow]:
+    """Yield the lines of one JSONL that are not blank."""
+    for number, raw in numbered_lines(path):
+        if stripped := raw.strip():
+            yield RawRow(path, number, stripped)
+
+
+def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
+    """Yield the rows of a table with a header line, texts in quotes over several lines allowed."""
     csv.field_size_limit(_LONGEST_CSV_FIELD_CHARS)
-    lines = (_utf8(raw, number, str(path)) for number, raw in _lines(path))
+    lines = (line for _, line in text_lines(numbered_lines(path), str(path)))
     reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
     try:
-        for record in reader:
-            place = f"{path}:{reader.line_num}"
-            if None in record or None in record.values():
+        for value in reader:
+            origin = f"{path}:{reader.line_num}"
+            if None in value or None in value.values():
                 raise InputError(
-                    f"{place}: this row has another number of columns than the header "
+                    f"{origin}: this row has another number of columns than the header "
                     f"({len(reader.fieldnames or ())}); put quotes around texts with commas"
                 )
-            yield _row(record, field, titles_field, place)
+            yield Row(value, origin)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
 
 
-def _parquet_rows(path: Path, field: str, titles_field: str | None) -> Iterator[TextRow]:
-    file = _parquet_file(path)
-    known = file.schema_arrow.names
-    for wanted in (field, titles_field):
-        if wanted is not None and wanted not in known:
-            raise InputError(_missing_field(str(path), wanted, known))
-    wanted_ones = dict.fromkeys((field, titles_field, "id"))
-    columns = [name for name in wanted_ones if name is not None and name in known]
-    for number, record in _parquet_records(path, file, columns):
-        yield _row(record, field, titles_field, f"{path}: row {number}")
-
-
-def _parquet_records(
-    path: Path, file: Any, columns: list[str]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    number = 0
-    try:
-        for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
-            for record in batch.to_pylist():
-                number += 1
-                yield number, record
-    except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow raises
-        raise InputError(
-            f"{path}: row {number + 1}, or one soon after it, cannot be read: {error}"
-        ) from error
-
-
-def _parquet_file(path: Path) -> Any:
-    parquet = need("pyarrow.parquet", extra="parquet", purpose="reading Parquet")
-    try:
-        return parquet.ParquetFile(path)
-    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
-        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
-
-
-def _row(record: dict[str, Any], field: str, titles_field: str | None, place: str) -> TextRow:
-    for wanted in (field, titles_field):
-        if wanted is not None and wanted not in record:
-            raise InputError(_missing_field(place, wanted, list(record)))
-    text = record[field]
-    title = record[titles_field] if titles_field is not None else None
-    name = record.get("id")
-    if not isinstance(text, str):
-        raise InputError(f"{place}: expected a string in {field!r}, got {type(text).__name__}")
-    if title is not None and not isinstance(title, str):
-        raise InputError(
-            f"{place}: expected a string or null in {titles_field!r}, got {type(title).__name__}"
-        )
-    for what, value in ((field, text), (titles_field, title), ("id", name)):
-        if isinstance(value, str):
-            check_unicode(value, f"{place}: the field {what!r}")
-    return TextRow(text, title, None if name is None else str(name))
-
-
-def _missing_field(place: str, wanted: str, known: list[str]) -> str:
-    return (
-        f"{place}: there is no field {wanted!r}; there are {', '.join(map(repr, known)) or 'none'}"
-    )
-
-
-def _suffix(path: Path) -> str:
-    """Return the suffix that tells the format, looking through .gz."""
-    suffix = path.suffix.lower()
-    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file, gzipped or not, with their numbers; every failure names one."""
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a file with their numbers from 1."""
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
@@ -242,11 +160,91 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InputError(f"{path}:{number + 1}: cannot be read: {reason}") from error
 
 
-def _utf8(raw: bytes, number: int, place: str) -> str:
+def text_lines(lines: Iterable[tuple[int, bytes]], name: str) -> Iterator[tuple[str, str]]:
+    """Yield "name:line" and the text of each line, its end included."""
+    for number, raw in lines:
+        origin = f"{name}:{number}"
+        try:
+            yield origin, raw.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{origin}: not UTF-8 ({error.reason} at byte {error.start}); convert it to UTF-8"
+            ) from None
+
+
+def format_of(path: Path) -> str:
+    """Return the suffix that tells a file's format, looking through .gz."""
+    suffix = path.suffix.lower()
+    return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
+
+
+def is_json_lines(path: Path) -> bool:
+    """Return whether a file is a JSONL, by its name."""
+    return format_of(path) in (".jsonl", ".ndjson")
+
+
+def open_parquet(path: Path) -> Any:
+    """Return an opened `pyarrow.parquet.ParquetFile`."""
+    parquet = need("pyarrow.parquet", extra="parquet", purpose=f"reading {path}")
     try:
-        return raw.decode("utf-8-sig" if number == 1 else "utf-8")
-    except UnicodeDecodeError as error:
+        return parquet.ParquetFile(path)
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        raise InputError(f"{path} cannot be read as Parquet: {error}") from None
+
+
+def parquet_values(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, None where a value is missing.
+
+    Args:
+        path: The file.
+        columns: Those that are read if they are there; None for all.
+
+    Raises:
+        InputError: If it is damaged, or one of the columns holds bytes.
+    """
+    file = open_parquet(path)
+    schema = [f for f in file.schema_arrow if columns is None or f.name in columns]
+    for field in schema:
+        if _holds_bytes(field.type):
+            raise InputError(
+                f"{path}: the column {field.name} holds bytes, expected text, numbers or "
+                "dates; write the file without it, or with it as text"
+            )
+    number = 0
+    try:
+        for batch in file.iter_batches(_PARQUET_ROWS, columns=[field.name for field in schema]):
+            for value in batch.to_pylist():
+                number += 1
+                yield value
+    except (OSError, ValueError, NotImplementedError) as error:  # what pyarrow raises
         raise InputError(
-            f"{place}:{number}: not UTF-8 ({error.reason} at byte {error.start}); convert it to "
-            "UTF-8"
-        ) from None
+            f"{path}: row {number + 1}, or one soon after it, cannot be read: {error}"
+        ) from error
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Return whether a type of pyarrow, or one inside it, is one of bytes."""
+    parts = [kind.field(i).type for i in range(kind.num_fields)]
+    # the names of types differ between versions, and all of these say "binary"
+    return any(map(_holds_bytes, parts)) if parts else "binary" in str(kind)
+
+
+def _json(value: dict[str, Any]) -> str:
+    try:
+        return json.dumps(value, default=_as_text, allow_nan=False)
+    except ValueError:  # rare, so that only such rows are walked through
+        return json.dumps(_finite(value), default=_as_text)
+
+
+def _as_text(value: Any) -> str:
+    """Return what JSON has no type for: ISO for dates and times, digits for decimals."""
+    return str(value.isoformat() if hasattr(value, "isoformat") else value)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for NaN and the infinities, which are no JSON."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,10 +7,8 @@ file that was looked at counts as memory of the process until the system wants i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import unicodedata
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -155,39 +153,3 @@ class RowSubset:
     def __getitem__(self, rows: Any) -> np.ndarray:
         """Return some of the rows."""
         return self._of[self._rows[rows]]
-
-
-def normalized(text: str) -> str:
-    """Return a text without case, surplus white space and forms of width (Unicode's NFKC)."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def key(*parts: str) -> int:
-    """Return a 64-bit hash of some texts, signed: of ten million, two agree by chance 3 in 10⁶."""
-    digest = hashlib.blake2b("\0".join(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little", signed=True)
-
-
-def numbered(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return each key's number in order of first occurrence, and where those occurrences are.
-
-    Args:
-        keys: [K], with repeats.
-
-    Returns:
-        number: int32 [K], from 0; equal keys have equal numbers.
-        first: [K], True where a key stands for the first time.
-    """
-    order = np.argsort(keys, kind="stable")
-    known = keys[order]
-    begins = np.empty(len(keys), dtype=bool)
-    begins[:1], begins[1:] = True, known[1:] != known[:-1]
-    del known
-    where = order[begins]  # of each distinct key, in order of keys
-    rank = np.empty(len(where), dtype=np.int32)
-    rank[np.argsort(where)] = np.arange(len(where), dtype=np.int32)
-    number = np.empty(len(keys), dtype=np.int32)
-    number[order] = np.repeat(rank, np.diff(np.append(np.flatnonzero(begins), len(keys))))
-    first = np.zeros(len(keys), dtype=bool)
-    first[where] = True
-    return number, first

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 
 _BLOCK_BYTES = 1 << 20
 

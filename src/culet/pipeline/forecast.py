@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from culet.data.records import data_files
 from culet.errors import CuletError, InputError
+from culet.files.rows import data_files
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
 from culet.stages.estimate import Context, Estimate, Machine

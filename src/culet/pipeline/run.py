@@ -11,9 +11,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from culet.data.records import data_files
 from culet.errors import InputError, RecipeError, TrainingError, need
 from culet.files.atomic import locked
+from culet.files.rows import data_files
 from culet.pipeline import scores as measure
 from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.stage import Job, Stage

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Literal
 
 from culet.errors import InputError
-from culet.files.rows import check_unicode, is_json_lines, read_json_lines
+from culet.files.rows import Row, is_json_lines, json_rows
+from culet.files.texts import text_row
 from culet.search.chunking import Kind, Span, divide
 from culet.terminal.tables import size
 
@@ -83,7 +84,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Corpus:
+class ChunkedCorpus:
     """What was read, and what was not.
 
     Attributes:
@@ -104,7 +105,7 @@ def read_corpus(
     target_chars: int = TARGET_CHARS,
     text_field: str = "text",
     on_bad_line: Literal["error", "skip"] = "error",
-) -> Corpus:
+) -> ChunkedCorpus:
     """Return the chunks of a folder, of one text file, or of a JSONL with one document per line.
 
     Args:
@@ -131,10 +132,10 @@ def read_corpus(
     chunks = _read_file(path, _shown(path.name), _kind(path) or "text", target_chars)
     if isinstance(chunks, Skipped):
         raise InputError(f"{path} cannot be read: {chunks.reason}")
-    return Corpus(tuple(chunks), (), 1)
+    return ChunkedCorpus(tuple(chunks), (), 1)
 
 
-def _read_folder(root: Path, target_chars: int) -> Corpus:
+def _read_folder(root: Path, target_chars: int) -> ChunkedCorpus:
     chunks: list[Chunk] = []
     skipped: list[Skipped] = []
     num_files = 0
@@ -158,7 +159,7 @@ def _read_folder(root: Path, target_chars: int) -> Corpus:
         else:
             chunks += found
             num_files += 1
-    return Corpus(tuple(chunks), tuple(skipped), num_files)
+    return ChunkedCorpus(tuple(chunks), tuple(skipped), num_files)
 
 
 def _walk(root: Path) -> Iterator[Path | Skipped]:
@@ -245,42 +246,28 @@ def _decoded(path: Path) -> str | Skipped | None:
 
 def _read_documents(
     path: Path, target_chars: int, text_field: str, on_bad_line: Literal["error", "skip"]
-) -> Corpus:
+) -> ChunkedCorpus:
     chunks: list[Chunk] = []
     skipped: list[Skipped] = []
 
-    def skip(line: int, reason: str) -> None:
-        skipped.append(Skipped(f"{_shown(path.name)}:{line}", reason))
-
-    rows = read_json_lines(path, on_bad_line=None if on_bad_line == "error" else skip)
-    for line, record in rows:
+    name = _shown(path.name)
+    for raw in json_rows(path):
         try:
-            chunks += _document_chunks(path, line, record, target_chars, text_field)
+            chunks += _document_chunks(raw.parsed(), name, raw.line, target_chars, text_field)
         except InputError as error:
             if on_bad_line == "error":
                 raise
-            skip(line, str(error).removeprefix(f"{path}:{line}: "))
-    return Corpus(tuple(chunks), tuple(skipped), 1)
+            reason = str(error).removeprefix(f"{raw.origin}: ")
+            skipped.append(Skipped(f"{name}:{raw.line}", reason))
+    return ChunkedCorpus(tuple(chunks), tuple(skipped), 1)
 
 
 def _document_chunks(
-    path: Path, line: int, record: dict[str, object], target_chars: int, text_field: str
+    row: Row, name: str, line: int, target_chars: int, text_field: str
 ) -> list[Chunk]:
     """Return the chunks of one document of a JSONL: several, on the same line, if it is long."""
-    text, title = record.get(text_field), record.get("title")
-    if not isinstance(text, str):
-        raise InputError(
-            f"{path}:{line}: expected a string in the field {text_field!r}, got "
-            f"{type(text).__name__}; the line has the fields {sorted(record)}"
-        )
-    if title is not None and not isinstance(title, str):
-        raise InputError(f"{path}:{line}: a title must be a string, got {type(title).__name__}")
-    name = record.get("id")
-    name = None if name is None else str(name)
-    for what, value in ((text_field, text), ("title", title), ("id", name)):
-        if value is not None:
-            check_unicode(value, f"{path}:{line}: the field {what!r}")
+    document = text_row(row, text_field, "title" if "title" in row.value else None)
     return [
-        Chunk(_shown(path.name), line, line, title or None, span.text, name)
-        for span in divide(text.split("\n"), "text", target_chars)
+        Chunk(name, line, line, document.title or None, span.text, document.id)
+        for span in divide(document.text.split("\n"), "text", target_chars)
     ]

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from culet.errors import InputError
-from culet.search.documents import TARGET_CHARS, Chunk, Corpus, read_corpus
-from culet.search.vector_cache import Report, cache_path, text_key, with_cache
+from culet.files.fingerprint import of_texts
+from culet.search.documents import TARGET_CHARS, Chunk, ChunkedCorpus, read_corpus
+from culet.search.vector_cache import Report, cache_path, with_cache
 from culet.terminal.progress import Progress
+from culet.vectors.nearest import highest
 
 if TYPE_CHECKING:
     from culet.embedder import Embedder
@@ -92,9 +94,9 @@ def search(
     query = embedder.encode_query([question], task=task, truncate_to=truncate_to, progress=False)
     document, num_embedded = _embed_chunks(embedder, chunks, cache, progress, report)
     width = query.shape[1]
-    scores = embedder.similarity(query, document[:, :width])[0] if len(chunks) else np.zeros(0)
-    best = np.argsort(-scores, kind="stable")[:k]
-    hits = tuple(Hit(float(scores[i]), chunks[i]) for i in best)
+    scores = embedder.similarity(query, document[:, :width])  # 1 P
+    best = highest(scores, k=k)[0]
+    hits = tuple(Hit(float(scores[0, i]), chunks[i]) for i in best)
     return Hits(question, hits, len(chunks), num_embedded)
 
 
@@ -111,7 +113,7 @@ def search_corpus(
     cached: bool = True,
     progress: bool | None = None,
     report: Report = print,
-) -> tuple[Hits, Corpus]:
+) -> tuple[Hits, ChunkedCorpus]:
     """Read a corpus, search it, and return the hits with the corpus they came from.
 
     Arguments are those of `read_corpus` and `search`; with `cached`, vectors are kept in the
@@ -159,7 +161,7 @@ def _embed_chunks(
     prompted = (
         embedder.prompts.document(title) + text for title, text in zip(titles, texts, strict=True)
     )
-    keys = [text_key(text) for text in prompted]
+    keys = [of_texts(text) for text in prompted]
 
     def encode(places: list[int]) -> Iterator[np.ndarray]:
         warned: list[str] = []

@@ -47,11 +47,6 @@ def cache_path(embedder: Computed, corpus: Path) -> Path:
     return cache_folder() / "search" / f"{name}.npz"
 
 
-def text_key(text: str) -> bytes:
-    """Return the key of a text, prompt included."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
-
-
 def with_cache(
     path: Path | None,
     keys: Sequence[bytes],
@@ -67,7 +62,7 @@ def with_cache(
 
     Args:
         path: The file; None for no cache.
-        keys: `text_key` of each text; equal texts are encoded once.
+        keys: `fingerprint.of_texts` of each text; equal texts are encoded once.
         encode: Positions of texts → their vectors, batch by batch [B, E].
         dim: The width E.
         report: Receives a sentence if the cache is damaged or cannot be written.

@@ -37,12 +37,13 @@ from culet.data.endpoints.synthesis import (
     read_queries,
 )
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, ledger_of, write_ledger
-from culet.data.prepare.chunks import Row, parse_row
-from culet.data.prepare.examine import Tally, cut
-from culet.data.records import data_files, raw_rows, stream_records
+from culet.data.prepare.chunks import PairOrText, pair_or_text
+from culet.data.prepare.examine import RowTally, cut
+from culet.data.records import stream_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
+from culet.files.rows import data_files, raw_rows
 from culet.files.settings import identity, to_tables
 from culet.stages.estimate import Context, Estimate
 from culet.stages.folder import StageFolder
@@ -158,7 +159,7 @@ class _Job:
         self.config = config
         self.client = client
         self.used = 0
-        self.tally = Tally()
+        self.tally = RowTally()
 
     def rows(self) -> Rows:
         """Return the rows of the job, as answers come in."""
@@ -182,11 +183,9 @@ class _Job:
         """Count an answer of no use; an empty one by itself, which another run asks for again."""
         self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
 
-    def _documents(self) -> Iterator[Row]:
-        for path in self.config.inputs:
-            for file in data_files(path):
-                for line, raw in raw_rows(file, also=None):
-                    yield parse_row(raw, f"{file}:{line}")
+    def _documents(self) -> Iterator[PairOrText]:
+        for raw in raw_rows(self.config.inputs):
+            yield pair_or_text(raw.json, raw.origin)
 
     def _used(self, rows: Iterable[Subject]) -> Iterator[Subject]:
         for row in islice(rows, self.config.limit or None):
@@ -194,7 +193,7 @@ class _Job:
             yield row
 
     def _queries(self, config: QueriesConfig) -> Rows:
-        def question(row: Row) -> Messages:
+        def question(row: PairOrText) -> Messages:
             return query_question(row.positive, config, lang=row.lang)
 
         for row, answer in self._answered(self._used(self._documents()), question):
@@ -307,7 +306,7 @@ def _shown(what: str, answer: ChatAnswer) -> dict[str, str]:
     return {"for": cut(what), "answer": cut(answer.text)}
 
 
-def _none_usable(name: str, model: str, cache: Path, tally: Tally) -> InputError:
+def _none_usable(name: str, model: str, cache: Path, tally: RowTally) -> InputError:
     words = f"{name}: no answer of {model} could be used; {cache} holds what it said"
     if unusable := tally.examples.get("unusable"):
         words += f", the last: {unusable[-1]['answer']!r}"
@@ -322,5 +321,5 @@ def _none_usable(name: str, model: str, cache: Path, tally: Tally) -> InputError
 def _fingerprint(config: GenerateConfig, run: Path) -> str:
     settings = identity(config, run=run) | {"endpoint": config.endpoint.asked_with()}
     settings.pop("cache", None)
-    files = [file for path in config.inputs for file in data_files(path)]
+    files = data_files(*config.inputs)
     return fingerprint.of_settings([settings, fingerprint.of_files(files)])

@@ -19,9 +19,9 @@ from culet.checkpoints.folder import SPECIAL_IDS
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.windows import TextSourceConfig, WindowPlan, read_text_sources
 from culet.data.ledger import training_papers
-from culet.data.records import data_files
 from culet.errors import RecipeError
 from culet.files import fingerprint
+from culet.files.rows import data_files
 from culet.files.settings import LATER, identity, to_tables
 from culet.files.tensors import StoredDtype
 from culet.model.batch import pack
@@ -118,7 +118,7 @@ def open_folder(
     settings = identity(config, run=out.parent)
     for key in UNIMPORTANT:
         settings.pop(key, None)
-    files = [file for path in data for file in data_files(path)]
+    files = data_files(*data)
     world = current()
     with world.first_then_others():
         folder = StageFolder(

@@ -23,12 +23,12 @@ from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import write_ledgers
 from culet.data.mining.judges import RescoreConfig, judges_of
 from culet.data.mining.rules import Rules
-from culet.data.mining.tally import Tally
-from culet.data.records import data_files
+from culet.data.mining.tally import MiningTally
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
+from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.loading import load
 from culet.stages.estimate import Context, Disk, Estimate
@@ -148,7 +148,7 @@ def run(
     if folder.announced(name, say):
         return out / "data"
     judges = judges_of(config.rescore, device)
-    reports, whole = {}, Tally()
+    reports, whole = {}, MiningTally()
     for source in config.sources:
         miner = Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
         reports[source.label] = miner.run(whole)
@@ -197,12 +197,7 @@ def _disk(config: MineConfig, width: int | None, context: Context) -> Disk | Non
 
 
 def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
-    files = [
-        file
-        for source in config.sources
-        for path in (source.path, *source.corpus)
-        for file in data_files(path)
-    ]
+    files = data_files(*(p for source in config.sources for p in (source.path, *source.corpus)))
     if config.rescore.grades is not None:
         files += data_files(config.rescore.grades)
     if config.rescore.cross_encoder is not None:

@@ -14,14 +14,15 @@ import numpy as np
 from culet.data.batches.collate import record_prompts
 from culet.data.mining.judges import Judge, ranked
 from culet.data.mining.pair_index import PairIndex, build_index, open_index
-from culet.data.mining.rules import choose, excluded, highest, nearest, within_margins
-from culet.data.mining.tally import LOOKED_AT, Tally
+from culet.data.mining.rules import choose, excluded, highest_allowed, within_margins
+from culet.data.mining.tally import LOOKED_AT, MiningTally
 from culet.data.records import Record, stream_records
 from culet.embedder import Embedder
 from culet.files.atomic import new_file
 from culet.files.stores import TextStore, VectorStore
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
+from culet.vectors.nearest import nearest
 
 if TYPE_CHECKING:
     from culet.stages.mine import MineConfig, MineSource
@@ -53,15 +54,15 @@ class Miner:
         self._data = folder.path / "data" / source.label
         self._width = config.truncate_to or embedder.dim
 
-    def run(self, whole: Tally) -> dict[str, Any]:
+    def run(self, whole: MiningTally) -> dict[str, Any]:
         """Mine what is not mined yet, add it to the whole and return the source's report."""
         index = self._index()
         queries = self._vectors(index.queries, "queries")
         documents = self._vectors(index.documents, "documents")
         self._parts(index, queries, documents)
-        tally = Tally()
+        tally = MiningTally()
         for path in sorted(self._state.glob("tally-*.json")):
-            tally.add(Tally.read(path))
+            tally.add(MiningTally.read(path))
         report = tally.report() | {
             "queries": len(index.queries),
             "documents": int(index.candidates.sum()),
@@ -166,7 +167,7 @@ class Miner:
         index: PairIndex,
         queries: VectorStore,
         documents: VectorStore,
-    ) -> tuple[list[dict[str, Any]], Tally]:
+    ) -> tuple[list[dict[str, Any]], MiningTally]:
         """Return the rows of one block with their negatives, and what was counted."""
         here, rules = slice(first, first + len(part)), self._config.rules
         query, right = index.query[here], documents[index.positive[here]]
@@ -186,14 +187,14 @@ class Miner:
             query_groups=index.query_groups[asked] if grouped else None,
             groups=index.groups if grouped else None,
             candidates=None if index.candidates.all() else index.candidates,
-            ceiling=highest(positive, rules) if rules.below_margins else None,
+            ceiling=highest_allowed(positive, rules) if rules.below_margins else None,
             block=self._config.block_documents,
             device=self._device,
         )
         scores, numbers, top = scores[place], numbers[place], top[place]
         keep = within_margins(scores, numbers, positive, rules)
         against = excluded(scores, positive, rules)
-        tally, found = Tally(), []
+        tally, found = MiningTally(), []
         for i, (record, row) in enumerate(part):
             left, ungraded = self._ranked(record, numbers[i][keep[i]], index, scores[i][keep[i]])
             looked = numbers[i] >= 0
@@ -211,7 +212,7 @@ class Miner:
                 ungraded=ungraded,
             )
             texts = [index.documents[n][2] for n in chosen.tolist()]
-            if written := self._row(row, record.negatives, texts):
+            if written := self._row(row.value, record.negatives, texts):
                 found.append(written)
         return found, tally
 

@@ -36,12 +36,12 @@ from culet.data.prepare.minhash import NearConfig
 from culet.data.prepare.passes import Passes
 from culet.data.prepare.report_json import counts_by_source, report
 from culet.data.prepare.survey import Survey
-from culet.data.records import data_files
 from culet.errors import Interrupted, RecipeError
+from culet.evaluate.encoding import task_texts
 from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
-from culet.evaluate.texts import task_texts
 from culet.files import fingerprint
 from culet.files.atomic import new_file
+from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.loading import find_checkpoint, load
 from culet.stages.estimate import Context, Disk, Estimate
@@ -58,7 +58,7 @@ class DataSourceConfig:
     """Raw rows of one source.
 
     Attributes:
-        path: A file or folder that `culet.data.records.data_files` accepts.
+        path: A file or folder that `culet.files.rows.data_files` accepts.
         name: What it is called in the report, the ledger and the output; from the path if left out.
         licence: Its licence, for the ledger; from a `source.json` beside it if left out.
         origin: Where it comes from, likewise.

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from culet.data.records import raw_rows
 from culet.errors import CuletError
+from culet.files.rows import open_parquet, raw_rows
 
 _READ_BYTES = 8 << 20  # of a file; the rest is taken to be alike
 _PARSED_ROWS = 200  # of a file, evenly spread over what is read
@@ -162,10 +162,8 @@ def _lines(file: Path) -> tuple[list[bytes], float]:
 
 def _table(file: Path) -> tuple[list[bytes], float]:
     """Return the first rows of a table, and their share of the whole."""
-    import pyarrow.parquet as pq
-
-    rows = [raw for _, raw in islice(raw_rows(file, also=None), _PARSED_ROWS)]
-    total = pq.ParquetFile(file).metadata.num_rows
+    rows = [row.json for row in islice(raw_rows([file]), _PARSED_ROWS)]
+    total = open_parquet(file).metadata.num_rows
     return rows, len(rows) / total if total else 1.0
 
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from culet.checkpoints.gemma import read_encoder_decoder, write_encoder_decoder
 from culet.data.batches.windows import TokenPairs
 from culet.data.ledger import training_papers
-from culet.data.seq2seq import PairBatcher, TextPair, read_pairs
+from culet.data.seq2seq import InputTarget, PairBatcher, read_pairs
 from culet.errors import RecipeError
 from culet.evaluate.closed_book import exact_match, is_match
 from culet.files.atomic import new_file
@@ -202,7 +202,7 @@ def _score(
     model: EncoderDecoder,
     tokenizer: TextTokenizer,
     tokenizer_json: str,
-    tests: Sequence[TextPair],
+    tests: Sequence[InputTarget],
     folder: Path,
 ) -> float:
     """Answer the test records, write the answers beside the checkpoint, return the score."""

@@ -18,9 +18,10 @@ from culet.architecture.embedding_config import EmbeddingConfig
 from culet.checkpoints.embedding import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import training_papers
-from culet.data.records import Records, data_files, read_records
+from culet.data.records import Records, read_records
 from culet.errors import RecipeError
 from culet.files import fingerprint
+from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
@@ -86,7 +87,7 @@ def run(
         say: Takes lines for the person watching.
     """
     model_config(config.shape, vocab_size=config.vocab_size)  # refuses a shape that cannot be
-    files = [file for path in config.corpus for file in data_files(path)]
+    files = data_files(*config.corpus)
     folder = StageFolder(
         out,
         fingerprint=fingerprint.of_settings(

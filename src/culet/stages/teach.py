@@ -25,18 +25,20 @@ import numpy as np
 from culet.data.batches.collate import record_prompts
 from culet.data.endpoints.embeddings import EmbeddingEndpoint
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
-from culet.data.records import Record, data_files, stream_records
+from culet.data.records import Record, stream_records
 from culet.data.teacher_vectors import MANIFEST, Spoken, spoken, write_shard
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
+from culet.files.rows import data_files
 from culet.files.settings import LATER, identity, to_tables
-from culet.files.stores import TextStore, numbered, write_store
+from culet.files.stores import TextStore, write_store
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.speed import embedding_estimate
 from culet.stages.teachers import EndpointTeacher, Teacher, folder_teacher
 from culet.terminal.progress import Progress
+from culet.text.keys import numbered
 from culet.text.prompts import TASKS, Prompts
 
 _AROUND_A_TEXT = 40  # bytes in a store: its task, brackets, where it begins
@@ -115,7 +117,7 @@ def run(
         CheckpointError: If the teacher cannot be read.
     """
     teacher = _teacher(config, device, threads)
-    files = [file for source in config.sources for file in data_files(source.path)]
+    files = data_files(*(source.path for source in config.sources))
     settings = identity(config, run=out.parent)
     settings.pop("endpoint", None)  # only what is asked matters: the teacher's fingerprint
     folder = StageFolder(

@@ -30,10 +30,10 @@ from culet.checkpoints.gemma import (
     write_encoder_decoder,
 )
 from culet.data.ledger import training_papers
-from culet.data.records import data_files, parsed_row, raw_rows
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
+from culet.files.rows import data_files, raw_rows
 from culet.files.settings import identity, to_tables
 from culet.files.tensors import StoredDtype
 from culet.stages.estimate import Context, Estimate, weights_disk
@@ -210,17 +210,16 @@ def _facts(before: AnyConfig, after: AnyConfig, smaller: Trimmed, loss: Coverage
 
 def _texts(config: TrimConfig, *, held_out: bool, bar: Progress | None = None) -> Iterator[str]:
     """Yield the strings of the rows that are counted, or of those that are held out."""
-    for file in (file for path in config.texts for file in data_files(path)):
-        for line, raw in raw_rows(file, also=None):
-            # a row's content decides, so that equal rows are on one side whatever stands around
-            draw = zlib.crc32(raw)
-            if draw % config.every or (draw // config.every % config.held_out == 0) != held_out:
-                continue
-            if bar is not None:
-                bar.advance()
-            row = parsed_row(raw, f"{file}:{line}", fields="texts")
-            for text in _strings([v for key, v in row.items() if key not in _NOT_TEXT]):
-                yield text[: config.max_characters]
+    for raw in raw_rows(config.texts):
+        # a row's content decides, so that equal rows are on one side whatever stands around
+        draw = zlib.crc32(raw.json)
+        if draw % config.every or (draw // config.every % config.held_out == 0) != held_out:
+            continue
+        if bar is not None:
+            bar.advance()
+        fields = raw.parsed().value
+        for text in _strings([v for key, v in fields.items() if key not in _NOT_TEXT]):
+            yield text[: config.max_characters]
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -299,7 +298,7 @@ def _tokenizer_json(source: AnyCheckpoint) -> str:
 def _folder(config: TrimConfig, source: AnyCheckpoint, out: Path, name: str) -> StageFolder:
     settings = identity(config, run=out.parent)
     settings.pop("init", None)  # told by what is in it
-    files = [file for path in config.texts for file in data_files(path)]
+    files = data_files(*config.texts)
     data = [fingerprint.of_files([file]) for file in files]
     return StageFolder(
         out,

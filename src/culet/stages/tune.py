@@ -20,10 +20,10 @@ from culet.checkpoints.lineage import descent
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
 from culet.data.ledger import training_papers
-from culet.data.records import data_files
 from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
+from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.lora import add_lora, merge_lora
@@ -175,7 +175,7 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
 
     Where they lie inside the folder `run` does not matter; see `culet.files.settings.identity`.
     """
-    files = [file for source in config.sources for file in data_files(source.path)]
+    files = data_files(*(source.path for source in config.sources))
     # of a folder of stage teach, the manifest says what is in it
     teachers = [source.teacher for source in config.sources if source.teacher is not None]
     files += [teacher / MANIFEST if teacher.is_dir() else teacher for teacher in teachers]

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from culet.errors import InputError
+from culet.vectors.similarity import Vectors
 
-Vectors = NDArray[np.float32]
 Precision = Literal["float32", "bfloat16", "int8", "binary"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 

@@ -17,7 +17,7 @@ import numpy as np
 from culet.data.batches.denoise import Denoiser, Markers, denoise, pick
 from culet.data.batches.shuffle import part_of
 from culet.data.batches.slots import Slot, Slots
-from culet.data.token_stream import TextRow, TokenStream, read_pair_texts, read_texts, tokenize
+from culet.data.token_stream import RawText, TokenStream, read_pair_texts, read_raw_texts, tokenize
 from culet.data.triples import Triple, draw_end, masked_tokens, read_triples
 from culet.errors import RecipeError
 from culet.text.tokenizer import TextTokenizer
@@ -47,9 +47,9 @@ class TextSourceConfig:
         if not 0 < self.weight < math.inf:
             raise RecipeError(f"weight must be above 0 and finite, got {self.weight}")
 
-    def texts(self) -> Iterator[TextRow]:
+    def texts(self) -> Iterator[RawText]:
         """Yield the texts of a source that is not of facts."""
-        read = read_pair_texts if self.kind == "pairs" else read_texts
+        read = read_pair_texts if self.kind == "pairs" else read_raw_texts
         return read([self.path])
 
 

@@ -10,9 +10,10 @@ from typing import Protocol
 import numpy as np
 
 from culet.data.mining.rules import fuse
-from culet.data.records import data_files, parsed_row, raw_rows, text_field
 from culet.errors import CheckpointError, InputError, need
-from culet.files.stores import key
+from culet.files.fields import number_of, text_of
+from culet.files.rows import read_rows
+from culet.text.keys import key
 
 
 class Judge(Protocol):
@@ -108,17 +109,10 @@ class Grades:
     def __init__(self, path: Path) -> None:
         keys: dict[str, list[int]] = {}
         grades: dict[str, list[float]] = {}
-        for file in data_files(path):
-            for line, raw in raw_rows(file, also=("document", "grade", "by")):
-                origin = f"{file}:{line}"
-                row = parsed_row(raw, origin, fields="query, document and grade")
-                grade = row.get("grade")
-                if isinstance(grade, bool) or not isinstance(grade, int | float):
-                    raise InputError(f"{origin}: grade must be a number, got {grade!r:.80}")
-                by = str(row.get("by", ""))
-                texts = (text_field(row, name, origin) for name in ("query", "document"))
-                keys.setdefault(by, []).append(key(*texts))
-                grades.setdefault(by, []).append(float(grade))
+        for row in read_rows([path], columns=("query", "document", "grade", "by")):
+            by = str(row.value.get("by", ""))
+            grades.setdefault(by, []).append(number_of(row, "grade"))
+            keys.setdefault(by, []).append(key(text_of(row, "query"), text_of(row, "document")))
         self._by = []
         for by, unsorted in keys.items():
             order = np.argsort(np.array(unsorted), kind="stable")

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from culet.data.mining.rules import Banned, Groups
-from culet.data.records import Record, data_files, parsed_row, raw_rows, stream_records, text_field
+from culet.data.records import Record, stream_records
 from culet.errors import InputError
 from culet.files.atomic import new_folder
-from culet.files.stores import TextStore, key, normalized, numbered, write_store
+from culet.files.fields import text_of
+from culet.files.rows import Row, read_rows
+from culet.files.stores import TextStore, write_store
+from culet.text.keys import key, normalised, numbered
 from culet.text.prompts import SYMMETRIC_TASKS
+from culet.vectors.nearest import Banned, Groups
 
 _AT_ONCE = 1 << 20  # records that are looked up at a time
 
@@ -109,22 +111,22 @@ def build_index(
     query_groups, document_groups, positives = array("i"), array("i"), array("q")
     groups: dict[tuple[str, ...], int] = {}
     for record, row in stream_records(paths, skip_bad=skip_bad, check=check, skipped=skipped):
-        fields = _group(row, within, record.origin)
+        fields = _group(row, within)
         group = groups.setdefault(fields, len(groups))
-        query_text = normalized(record.query)
+        query_text = normalised(record.query)
         queries.append(key(record.task or task, *fields, query_text))
         own.append(key(*fields, query_text))
         query_groups.append(group)
         positives.append(len(documents))
         for passage in (record.positive, *record.negatives):
-            documents.append(key(*fields, normalized(passage)))
+            documents.append(key(*fields, normalised(passage)))
             document_groups.append(group)
     if not queries:
         raise InputError(f"no usable record in {', '.join(map(str, paths))}")
     before = len(documents)
-    for text, _, row, origin in _corpus(corpus):
-        fields = _group(row, within, origin)
-        documents.append(key(*fields, normalized(text)))
+    for text, _, row in _corpus(corpus):
+        fields = _group(row, within)
+        documents.append(key(*fields, normalised(text)))
         document_groups.append(groups.setdefault(fields, len(groups)))
 
     keys = np.frombuffer(documents, dtype=np.int64)
@@ -202,7 +204,7 @@ def _documents(
         yield [ask, record.title, record.positive]
         for text in record.negatives:
             yield [ask, None, text]
-    for text, title, _, _ in _corpus(corpus):
+    for text, title, _ in _corpus(corpus):
         yield [task if task in SYMMETRIC_TASKS else None, title, text]
 
 
@@ -211,19 +213,16 @@ def _symmetric(record: Record, task: str) -> str | None:
     return name if name in SYMMETRIC_TASKS else None
 
 
-def _corpus(paths: Sequence[Path]) -> Iterator[tuple[str, str | None, dict[str, Any], str]]:
-    """Yield text, title, row and origin of the documents of a corpus."""
-    for file in (file for path in paths for file in data_files(path)):
-        for line, raw in raw_rows(file, also=None):
-            origin = f"{file}:{line}"
-            row = parsed_row(raw, origin, fields="text or positive")
-            text = text_field(row, "text" if "text" in row else "positive", origin)
-            title = row.get("title")
-            yield text, title if isinstance(title, str) and title.strip() else None, row, origin
+def _corpus(paths: Sequence[Path]) -> Iterator[tuple[str, str | None, Row]]:
+    """Yield text, title and row of the documents of a corpus."""
+    for row in read_rows(paths):
+        text = text_of(row, "text" if "text" in row.value else "positive")
+        title = row.value.get("title")
+        yield text, title if isinstance(title, str) and title.strip() else None, row
 
 
-def _group(row: dict[str, Any], fields: Sequence[str], origin: str) -> tuple[str, ...]:
-    values = tuple(row.get(field) for field in fields)
+def _group(row: Row, fields: Sequence[str]) -> tuple[str, ...]:
+    values = tuple(row.value.get(field) for field in fields)
     if not all(isinstance(value, str) for value in values):
-        raise InputError(f"{origin}: expected texts in {', '.join(fields)}, got {list(values)}")
+        raise InputError(f"{row.origin}: expected texts in {', '.join(fields)}, got {list(values)}")
     return values  # type: ignore[return-value]

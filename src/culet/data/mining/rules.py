@@ -1,19 +1,14 @@
-"""Hard negatives: exact search in blocks, what may not be a negative, and which ones to take.
-
-Vectors in, numbers of documents out; texts and models stay with the stage. Memory is bounded by
-one block of queries times one block of documents, whatever the number of either.
-"""
+"""Hard negatives: what may not be one, and which of those that may are taken."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
-from culet.errors import RecipeError, need
-from culet.files.stores import RowSubset, VectorRows
+from culet.errors import RecipeError
 
 Pick = Literal["hardest", "lowest", "random"]
 RECIPROCAL_RANK_CONSTANT = 60.0  # of Cormack et al. 2009, who introduced the fusion
@@ -59,186 +54,7 @@ class Rules:
             raise RecipeError(f"margins must be from 0 to below 2, got {margins}")
 
 
-@dataclass(frozen=True)
-class Banned:
-    """Documents that may not be negatives of some queries, as pairs: Q queries of one block.
-
-    Attributes:
-        query: Row of the query in its block.
-        document: Number of the document.
-    """
-
-    query: np.ndarray
-    document: np.ndarray
-
-
-class Nearest(NamedTuple):
-    """What a search found, Q queries and depth K.
-
-    Attributes:
-        scores: float32 [Q, K], falling; −inf where there are fewer.
-        numbers: Documents, int64 [Q, K]; −1 there.
-        top: Score of each query's nearest document, one above the ceiling included, float32 [Q];
-            −inf if there is none.
-    """
-
-    scores: np.ndarray
-    numbers: np.ndarray
-    top: np.ndarray
-
-
-@dataclass(frozen=True)
-class Groups:
-    """Documents by group, each document in one.
-
-    Attributes:
-        order: Documents in order of their groups, and of their numbers in each [D].
-        starts: Where each group begins in it [G + 1].
-    """
-
-    order: np.ndarray
-    starts: np.ndarray
-
-    @classmethod
-    def of(cls, groups: np.ndarray, number: int) -> Groups:
-        """Return the documents of so many groups, given the group of each document."""
-        starts = np.zeros(number + 1, dtype=np.int64)
-        np.cumsum(np.bincount(groups, minlength=number), out=starts[1:])
-        return cls(np.argsort(groups, kind="stable").astype(np.int32), starts)
-
-    def members(self, group: int) -> np.ndarray:
-        """Return the documents of a group, in order."""
-        found: np.ndarray = self.order[self.starts[group] : self.starts[group + 1]]
-        return found.astype(np.int64)
-
-
-def nearest(
-    queries: np.ndarray,
-    documents: VectorRows,
-    *,
-    depth: int,
-    banned: Banned,
-    query_groups: np.ndarray | None = None,
-    groups: Groups | None = None,
-    candidates: np.ndarray | None = None,
-    ceiling: np.ndarray | None = None,
-    block: int = 16_384,
-    device: str = "cpu",
-) -> Nearest:
-    """Return the best documents of each query by exact search.
-
-    Equal scores are in order of the documents' numbers on the CPU, whatever the block.
-
-    Args:
-        queries: Unit vectors, float32 [Q, E].
-        documents: Unit vectors, float16 or float32 [N, E], or what reads them from a file.
-        depth: K, documents wanted.
-        banned: Pairs to leave out.
-        query_groups: Group of each query [Q]; with `groups`, only documents of the query's group
-            are looked at.
-        groups: The documents of each group.
-        candidates: Which documents may be found at all, bool [N].
-        ceiling: Highest score a document may have for each query [Q].
-        block: Documents scored at once.
-        device: Where the products are computed.
-    """
-    if query_groups is not None and groups is not None:
-        settings = {"depth": depth, "candidates": candidates, "block": block, "device": device}
-        settings["ceiling"] = ceiling
-        return _nearest_within(queries, documents, banned, query_groups, groups, settings)
-    best_scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-    best = np.full((len(queries), depth), -1, dtype=np.int64)
-    top = np.full(len(queries), -np.inf, dtype=np.float32)
-    product = _Product(queries, device)
-    for first in range(0, len(documents), block):
-        part = slice(first, first + block)
-        scores = product(documents[part])
-        here = (banned.document >= first) & (banned.document < first + block)
-        scores[banned.query[here], banned.document[here] - first] = -np.inf
-        if candidates is not None:
-            scores[:, ~candidates[part]] = -np.inf
-        if ceiling is not None:
-            np.maximum(top, scores.max(axis=1), out=top)
-            scores[scores > ceiling[:, None]] = -np.inf
-        _merge(best_scores, best, scores, first)
-    return Nearest(best_scores, best, best_scores[:, 0] if ceiling is None else top)
-
-
-def _nearest_within(
-    queries: np.ndarray,
-    documents: VectorRows,
-    banned: Banned,
-    query_groups: np.ndarray,
-    groups: Groups,
-    settings: dict[str, Any],
-) -> Nearest:
-    """Search group by group: with many groups a small part of all the products."""
-    depth = settings["depth"]
-    candidates, ceiling = settings.pop("candidates"), settings.pop("ceiling")
-    scores = np.full((len(queries), depth), -np.inf, dtype=np.float32)
-    numbers = np.full((len(queries), depth), -1, dtype=np.int64)
-    top = np.full(len(queries), -np.inf, dtype=np.float32)
-    for group in np.unique(query_groups).tolist():
-        members = groups.members(group)
-        if candidates is not None:
-            members = members[candidates[members]]
-        rows = np.flatnonzero(query_groups == group)
-        if not len(members):
-            continue
-        place = np.minimum(np.searchsorted(members, banned.document), len(members) - 1)
-        here = (members[place] == banned.document) & (query_groups[banned.query] == group)
-        own = Banned(np.searchsorted(rows, banned.query[here]), place[here])
-        scores[rows], found, top[rows] = nearest(
-            queries[rows],
-            RowSubset(documents, members),
-            banned=own,
-            ceiling=None if ceiling is None else ceiling[rows],
-            **settings,
-        )
-        numbers[rows] = np.where(found >= 0, members[found], -1)
-    return Nearest(scores, numbers, top)
-
-
-class _Product:
-    """Queries times documents, on the CPU by numpy and elsewhere by PyTorch."""
-
-    def __init__(self, queries: np.ndarray, device: str) -> None:
-        self._device = device
-        self._queries = queries
-        if device == "cpu":
-            return
-        self._torch = need("torch", extra="torch", purpose=f"device {device!r}")
-        self._on_device = self._torch.from_numpy(queries).to(device)
-
-    def __call__(self, documents: np.ndarray) -> np.ndarray:
-        if self._device == "cpu":
-            scores: np.ndarray = self._queries @ documents.astype(np.float32).T
-            return scores
-        there = self._torch.from_numpy(np.array(documents)).to(self._device).float()
-        return np.asarray((self._on_device @ there.T).cpu().numpy())
-
-
-def _merge(best_scores: np.ndarray, best: np.ndarray, scores: np.ndarray, first: int) -> None:
-    """Bring a block of scores into the best so far, in place."""
-    num_queries, depth = best.shape
-    floor = best_scores[:, -1]
-    if scores.shape[1] > depth and not np.isfinite(floor).all():
-        # nothing to compare with yet: the block's own best bound what can matter
-        own = np.partition(scores, scores.shape[1] - depth, axis=1)[:, scores.shape[1] - depth]
-        floor = np.maximum(floor, own)
-    rows, columns = np.nonzero((scores >= floor[:, None]) & (scores > -np.inf))
-    if not len(rows):
-        return
-    rows = np.concatenate([np.repeat(np.arange(num_queries), depth), rows])
-    values = np.concatenate([best_scores.ravel(), scores[rows[num_queries * depth :], columns]])
-    numbers = np.concatenate([best.ravel(), columns + first])
-    order = np.lexsort((numbers, -values, rows))
-    starts = np.searchsorted(rows[order], np.arange(num_queries))
-    taken = order[starts[:, None] + np.arange(depth)]
-    best_scores[:], best[:] = values[taken], numbers[taken]
-
-
-def highest(positive: np.ndarray, rules: Rules) -> np.ndarray:
+def highest_allowed(positive: np.ndarray, rules: Rules) -> np.ndarray:
     """Return the highest score that a negative may have beside each positive."""
     bound = np.full(positive.shape, np.inf)
     for margin in _bounds(positive, rules).values():

@@ -14,7 +14,7 @@ UNGRADED, UNGRADED_RECORDS = "ungraded_passed_over", "records_ungraded"
 EDGES = np.round(np.linspace(-1, 1, 41), 2)  # of the score histograms
 
 
-class Tally:
+class MiningTally:
     """Counts and histograms of some records."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class Tally:
             # products of rounded unit vectors may pass 1 by a little
             self.histograms[name] += np.histogram(np.clip(scores, -1, 1), EDGES)[0]
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: MiningTally) -> None:
         """Add the counts of other records."""
         _add(self.counts, other.counts)
         _add(self.by_number, other.by_number)
@@ -143,7 +143,7 @@ class Tally:
         path.write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Tally:
+    def read(cls, path: Path) -> MiningTally:
         """Return what `write` has written."""
         values = json.loads(path.read_text(encoding="utf-8"))
         tally = cls()

@@ -13,8 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from culet.data.records import check_unicode, parsed_row, raw_rows, record_of, text_field
-from culet.errors import InputError
+from culet.data.records import record_of
+from culet.files.fields import check_unicode, text_of, wrong_field
+from culet.files.rows import parse_row, raw_rows
 
 MOST_ROWS, MOST_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
 
@@ -35,7 +36,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class RowChunk:
     """Some rows of one file, in order.
 
     Attributes:
@@ -60,7 +61,7 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class Row:
+class PairOrText:
     """One row as the filters see it.
 
     Attributes:
@@ -91,7 +92,7 @@ def chunks(
     *,
     most_rows: int = MOST_ROWS,
     most_bytes: int = MOST_BYTES,
-) -> Iterator[Chunk]:
+) -> Iterator[RowChunk]:
     """Yield the rows of files from a position on, in chunks of one file each.
 
     Raises:
@@ -103,35 +104,34 @@ def chunks(
         lines: list[int] = []
         raw: list[bytes] = []
         size = 0
-        for line, row in islice(raw_rows(files[file], also=None), done, None):
-            lines.append(line)
-            raw.append(row)
-            size += len(row)
+        for row in islice(raw_rows([files[file]]), done, None):
+            lines.append(row.line)
+            raw.append(row.json)
+            size += len(row.json)
             if len(raw) == most_rows or size >= most_bytes:
                 done += len(raw)
                 after = Position(file, done, number + len(raw))
-                yield Chunk(file, files[file], number, lines, raw, after)
+                yield RowChunk(file, files[file], number, lines, raw, after)
                 number, lines, raw, size = after.number, [], [], 0
         # also when nothing is left: the position moves to the next file
         after = Position(file + 1, 0, number + len(raw))
-        yield Chunk(file, files[file], number, lines, raw, after)
+        yield RowChunk(file, files[file], number, lines, raw, after)
         number = after.number
 
 
-def parse_row(raw: bytes, origin: str) -> Row:
+def pair_or_text(raw: bytes, origin: str) -> PairOrText:
     """Return a row, checked.
 
     Raises:
         InputError: Naming the origin, if it is neither a record nor a text.
     """
-    value = parsed_row(raw, origin, fields="query and positive, or text")
-    lang = value.get("lang")
+    row = parse_row(raw, origin)
+    value, lang = row.value, row.value.get("lang")
     if lang is not None:
         if not isinstance(lang, str):
-            raise InputError(f"{origin}: lang must be a text, got {lang!r:.80}")
+            raise wrong_field(row, "lang", "a text")
         check_unicode(lang, "lang", origin)
     if "query" not in value and "positive" not in value and "text" in value:
-        text = text_field(value, "text", origin)
-        return Row(None, text, (), lang, value, origin)
-    record = record_of(value, origin)
-    return Row(record.query, record.positive, record.negatives, lang, value, origin)
+        return PairOrText(None, text_of(row, "text"), (), lang, value, origin)
+    record = record_of(row)
+    return PairOrText(record.query, record.positive, record.negatives, lang, value, origin)

@@ -19,9 +19,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from culet.data.prepare.dedup import exact_key
 from culet.errors import RecipeError
 from culet.files.atomic import new_file
+from culet.text.keys import normalised_key
+from culet.vectors.nearest import Banned, count_above
 
 _QUERIES, _DOCUMENTS = 512, 8192  # compared at a time: 16 MiB of scores
 
@@ -57,7 +58,7 @@ class ConsistencyConfig:
             )
 
 
-class Encoder(Protocol):
+class TextEncoder(Protocol):
     """What embeds: `culet.embedder.Embedder` is one."""
 
     def encode_query(
@@ -77,7 +78,7 @@ class Encoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Pair:
+class PlacedPair:
     """A query and its document; `place` is whatever the caller knows the row by."""
 
     place: int
@@ -96,7 +97,7 @@ class DocumentDraw:
         self._heap: list[tuple[int, int, str]] = []  # (-hash of document, hash of query, document)
         self._members: set[int] = set()
 
-    def add(self, pair: Pair) -> None:
+    def add(self, pair: PlacedPair) -> None:
         """Offer a pair's document."""
         document, query = _hash(pair.document), _hash(pair.query)
         if document in self._members:
@@ -129,7 +130,7 @@ class Pool:
         self.queries = queries
 
     @classmethod
-    def embedded(cls, draw: DocumentDraw, encoder: Encoder, config: ConsistencyConfig) -> Pool:
+    def embedded(cls, draw: DocumentDraw, encoder: TextEncoder, config: ConsistencyConfig) -> Pool:
         """Embed a draw of documents."""
         drawn = draw.drawn()
         return cls(
@@ -150,7 +151,7 @@ class Pool:
             return cls(arrays["vectors"], arrays["documents"], arrays["queries"])
 
     def ranks(
-        self, pairs: Sequence[Pair], encoder: Encoder, config: ConsistencyConfig
+        self, pairs: Sequence[PlacedPair], encoder: TextEncoder, config: ConsistencyConfig
     ) -> np.ndarray:
         """Return how many documents of the pool are nearer to each query than its own, int64 [B].
 
@@ -166,17 +167,19 @@ class Pool:
         hashes = np.array([(_hash(p.document), _hash(p.query)) for p in pairs], np.uint64)
         for low in range(0, len(pairs), _QUERIES):
             some = slice(low, low + _QUERIES)
-            for first in range(0, len(self.vectors), _DOCUMENTS):
-                part = slice(first, first + _DOCUMENTS)
-                above = queries[some] @ self.vectors[part].T > scores[some, None]
-                above &= hashes[some, :1] != self.documents[part]
-                above &= hashes[some, 1:] != self.queries[part]
-                nearer[some] += above.sum(axis=1)
+            right = (hashes[some, :1] == self.documents) | (hashes[some, 1:] == self.queries)
+            nearer[some] = count_above(
+                queries[some],
+                self.vectors,
+                scores[some],
+                banned=Banned(*np.nonzero(right)),
+                block=_DOCUMENTS,
+            )
         return nearer
 
 
 def consistent(
-    pairs: Sequence[Pair], pool: Pool, encoder: Encoder, config: ConsistencyConfig
+    pairs: Sequence[PlacedPair], pool: Pool, encoder: TextEncoder, config: ConsistencyConfig
 ) -> np.ndarray:
     """Return which pairs stay, bool [B]."""
     if not pairs:
@@ -185,7 +188,7 @@ def consistent(
     return found
 
 
-def draw(pairs: Iterable[Pair], config: ConsistencyConfig) -> DocumentDraw:
+def draw(pairs: Iterable[PlacedPair], config: ConsistencyConfig) -> DocumentDraw:
     """Return a draw of the documents of a stream of pairs."""
     chosen = DocumentDraw(config.pool)
     for pair in pairs:
@@ -194,4 +197,4 @@ def draw(pairs: Iterable[Pair], config: ConsistencyConfig) -> DocumentDraw:
 
 
 def _hash(text: str) -> int:
-    return int.from_bytes(exact_key((text,))[:8], "little")
+    return int.from_bytes(normalised_key((text,))[:8], "little")

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.data.prepare.shingles import mixed, normalised, token_runs
+from culet.data.prepare.shingles import mixed, token_runs
 from culet.errors import RecipeError
+from culet.text.keys import normalised
 
 _BATCH = 2048  # texts that are hashed together
 _SLICES = 16  # of the index while it is sorted
@@ -57,7 +58,7 @@ class ContaminationConfig:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Overlap:
     """One training text that shares something with a task.
 
     Attributes:
@@ -100,7 +101,7 @@ class OverlapIndex:
         self._runs = _Table(runs)
         self._wholes = _Table(wholes)
 
-    def hits(self, texts: Sequence[str]) -> list[Hit]:
+    def hits(self, texts: Sequence[str]) -> list[Overlap]:
         """Return what the texts share with evaluation tasks: at most one hit a text and owner."""
         found, starts, whole, length = token_runs([normalised(t) for t in texts], self.words)
         told = np.flatnonzero(length >= self.shortest)
@@ -110,7 +111,9 @@ class OverlapIndex:
         places = np.searchsorted(starts, [i for i, _ in shared], "right") - 1
         for (_, owner), place in zip(shared, places.tolist(), strict=True):
             hits.setdefault((place, owner), "run")
-        return [Hit(text, self.owners[owner], how) for (text, owner), how in sorted(hits.items())]
+        return [
+            Overlap(text, self.owners[owner], how) for (text, owner), how in sorted(hits.items())
+        ]
 
 
 class _Table:

@@ -8,10 +8,9 @@ bytes each (272 by default), and 12 × bands more while near-duplicates are soug
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -19,7 +18,6 @@ from typing import BinaryIO
 import numpy as np
 
 from culet.data.prepare.minhash import NearConfig, band_keys, similarities
-from culet.data.prepare.shingles import normalised
 
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 _EXACT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
@@ -45,16 +43,6 @@ class Duplicates:
     removed: int = 0
     examples: list[tuple[int, int]] = field(default_factory=list)
     uncompared: int = 0
-
-
-def exact_key(parts: Sequence[str]) -> bytes:
-    """Return 16 bytes that are equal for texts equal but for case, blanks and Unicode forms."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        text = normalised(part).encode("utf-8", "surrogatepass")
-        digest.update(len(text).to_bytes(8, "little"))
-        digest.update(text)
-    return digest.digest()
 
 
 def remove_exact(

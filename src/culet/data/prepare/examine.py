@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from culet.data.prepare.chunks import Chunk, Row, parse_row
+from culet.data.prepare.chunks import PairOrText, RowChunk, pair_or_text
 from culet.data.prepare.contamination import ContaminationConfig, OverlapIndex
-from culet.data.prepare.dedup import KEY, exact_key
+from culet.data.prepare.dedup import KEY
 from culet.data.prepare.filters import (
     Identifier,
     LanguageConfig,
@@ -24,6 +24,7 @@ from culet.data.prepare.filters import (
 )
 from culet.data.prepare.minhash import MinHasher, NearConfig
 from culet.errors import InputError
+from culet.text.keys import normalised_key
 
 # A verdict is the place of its reason in this list; a row with the first stays.
 REASONS = (
@@ -44,7 +45,7 @@ _SHOWN_CHARACTERS = 160
 
 
 @dataclass
-class Tally:
+class RowTally:
     """What was counted, and some examples; a sum of tallies is the tally of all.
 
     Attributes:
@@ -64,7 +65,7 @@ class Tally:
         if example is not None and self.counts[name] <= self.keep:
             self.examples.setdefault(name, []).append(example)
 
-    def join(self, other: Tally) -> None:
+    def join(self, other: RowTally) -> None:
         """Add what another counted after this one."""
         self.counts.update(other.counts)
         for name, examples in other.examples.items():
@@ -76,7 +77,7 @@ class Tally:
         return {"counts": dict(self.counts), "examples": self.examples}
 
     @classmethod
-    def from_json(cls, value: dict[str, Any], *, keep: int) -> Tally:
+    def from_json(cls, value: dict[str, Any], *, keep: int) -> RowTally:
         """Return a tally as it was."""
         return cls(Counter(value["counts"]), dict(value["examples"]), keep)
 
@@ -141,17 +142,17 @@ class Examiner:
         self._hasher = None if near is None else MinHasher(near)
         self._isolate = isolate
 
-    def __call__(self, chunk: Chunk, source: str, tally: Tally) -> Facts:
+    def __call__(self, chunk: RowChunk, source: str, tally: RowTally) -> Facts:
         """Return the facts of a chunk of a source; count what happened.
 
         Raises:
             InputError: At a bad line, unless they are isolated.
         """
         verdicts = np.zeros(len(chunk.raw), np.uint8)
-        rows: list[tuple[int, Row]] = []
+        rows: list[tuple[int, PairOrText]] = []
         for place, raw in enumerate(chunk.raw):
             try:
-                row = parse_row(raw, chunk.origin(place))
+                row = pair_or_text(raw, chunk.origin(place))
             except InputError as error:
                 if not self._isolate:
                     raise
@@ -166,7 +167,7 @@ class Examiner:
         rows = self._uncontaminated(rows, source, verdicts, tally)
         return self._facts(rows, verdicts)
 
-    def _reason(self, row: Row) -> str | None:
+    def _reason(self, row: PairOrText) -> str | None:
         reason = None
         if self._length is not None:
             reason = length_reason(row.query, row.positive, self._length)
@@ -175,8 +176,8 @@ class Examiner:
         return reason
 
     def _uncontaminated(
-        self, rows: list[tuple[int, Row]], source: str, verdicts: np.ndarray, tally: Tally
-    ) -> list[tuple[int, Row]]:
+        self, rows: list[tuple[int, PairOrText]], source: str, verdicts: np.ndarray, tally: RowTally
+    ) -> list[tuple[int, PairOrText]]:
         if self._overlap is None or self._contamination is None:
             return rows
         texts = [(i, side) for i, (_, row) in enumerate(rows) for side in _all_texts(row)]
@@ -201,11 +202,11 @@ class Examiner:
                 tally.add("removed", source, "contaminated", example=shown(row) | why)
         return [(place, row) for place, row in rows if verdicts[place] == 0]
 
-    def _facts(self, rows: list[tuple[int, Row]], verdicts: np.ndarray) -> Facts:
+    def _facts(self, rows: list[tuple[int, PairOrText]], verdicts: np.ndarray) -> Facts:
         places = [place for place, _ in rows]
         keys = np.zeros(len(verdicts) if self._exact else 0, KEY)
         if self._exact and rows:
-            joined = b"".join(exact_key(row.sides) for _, row in rows)
+            joined = b"".join(normalised_key(row.sides) for _, row in rows)
             keys[places] = np.frombuffer(joined, KEY)
         if self._hasher is None:
             return Facts(verdicts, keys, np.zeros((0, 0), np.uint16))
@@ -219,7 +220,7 @@ class Examiner:
         return Facts(verdicts, keys, signatures)
 
 
-def shown(row: Row) -> dict[str, str]:
+def shown(row: PairOrText) -> dict[str, str]:
     """Return a row as an example for a report."""
     sides = {"text": row.positive}
     if row.query is not None:
@@ -227,7 +228,7 @@ def shown(row: Row) -> dict[str, str]:
     return {"row": row.origin} | {side: cut(text) for side, text in sides.items()}
 
 
-def _all_texts(row: Row) -> tuple[str, ...]:
+def _all_texts(row: PairOrText) -> tuple[str, ...]:
     """Return every text that a model may see of a row; the document's prompt has its title."""
     title = row.value.get("title")
     return (*row.sides, *row.negatives, *([title] if isinstance(title, str) else ()))

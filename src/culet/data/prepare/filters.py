@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from culet.data.prepare.shingles import normalised
 from culet.errors import RecipeError, need
+from culet.text.keys import normalised
 
 # Two names of one language, older codes among them.
 _ALIASES = (

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from culet.data.batches.shuffle import check_seed
-from culet.data.prepare.shingles import character_shingles, mixed, normalised
+from culet.data.prepare.shingles import character_shingles, mixed
 from culet.errors import RecipeError
+from culet.text.keys import normalised
 
 _BLOCK = 1 << 16  # shingles that are hashed together: they stay in the processor's cache
 _BANDS, _BAND_ROWS = 20, 6  # wherever they find enough: more bands take more disk

@@ -18,8 +18,15 @@ from typing import IO
 
 from culet.data.endpoints.chat import ChatClient
 from culet.data.endpoints.synthesis import GradesConfig, grade_question, read_grade
-from culet.data.prepare.chunks import Chunk, Position, Row, chunks, parse_row
-from culet.data.prepare.consistency import ConsistencyConfig, Encoder, Pair, Pool, consistent, draw
+from culet.data.prepare.chunks import PairOrText, Position, RowChunk, chunks, pair_or_text
+from culet.data.prepare.consistency import (
+    ConsistencyConfig,
+    PlacedPair,
+    Pool,
+    TextEncoder,
+    consistent,
+    draw,
+)
 from culet.data.prepare.dedup import remove_exact, remove_near
 from culet.data.prepare.examine import VERDICTS, Examiner, cut, shown
 from culet.data.prepare.minhash import NearConfig
@@ -122,7 +129,7 @@ class Passes:
                 }
 
     def check_consistency(
-        self, config: ConsistencyConfig, load_encoder: Callable[[], Encoder]
+        self, config: ConsistencyConfig, load_encoder: Callable[[], TextEncoder]
     ) -> None:
         """Remove pairs whose document is not among the nearest to their query."""
         survey = self.survey
@@ -191,7 +198,7 @@ class Passes:
                     survey.save(verdicts="grades-unfinished")
                     progress.advance(len(chunk.raw))
 
-    def _remove(self, pair: Pair, chunk: Chunk, reason: str, **more: str) -> None:
+    def _remove(self, pair: PlacedPair, chunk: RowChunk, reason: str, **more: str) -> None:
         self.survey.verdicts[pair.place] = VERDICTS[reason]
         example = {
             "row": chunk.origin(pair.place - chunk.first),
@@ -223,13 +230,13 @@ class Passes:
 
     def _shard(
         self,
-        chunk: Chunk | None,
-        stream: Iterator[Chunk],
+        chunk: RowChunk | None,
+        stream: Iterator[RowChunk],
         folders: tuple[Path, Path],
         shard_rows: int,
         compress: bool,
         progress: Progress,
-    ) -> Chunk | None:
+    ) -> RowChunk | None:
         """Write one shard of the chunk's source; return the first chunk beyond it."""
         assert chunk is not None
         survey, source, rows, wanted = self.survey, self.owners[chunk.file], 0, self._wanted()
@@ -250,7 +257,7 @@ class Passes:
                         continue
                     if verdict != 0 and number not in wanted:
                         continue
-                    row = parse_row(raw, chunk.origin(place))
+                    row = pair_or_text(raw, chunk.origin(place))
                     if number in wanted:
                         survey.notes.setdefault("examples", {})[str(number)] = shown(row)
                     if verdict == 0:
@@ -268,20 +275,20 @@ class Passes:
             (folders[0] / source / name).unlink()
         return chunk
 
-    def _pairs(self, chunk: Chunk, sources: Sequence[str]) -> list[Pair]:
+    def _pairs(self, chunk: RowChunk, sources: Sequence[str]) -> list[PlacedPair]:
         """Return the pairs of a chunk that are still there and to be judged."""
         if sources and self.owners[chunk.file] not in sources:
             return []
         found = []
         for place, row in self._standing(chunk):
             if row.query is not None:
-                found.append(Pair(chunk.first + place, row.query, row.positive))
+                found.append(PlacedPair(chunk.first + place, row.query, row.positive))
         return found
 
-    def _standing(self, chunk: Chunk) -> Iterator[tuple[int, Row]]:
+    def _standing(self, chunk: RowChunk) -> Iterator[tuple[int, PairOrText]]:
         verdicts = self.survey.verdicts[chunk.first : chunk.after.number]
         for place in (verdicts == 0).nonzero()[0].tolist():
-            yield place, parse_row(chunk.raw[place], chunk.origin(place))
+            yield place, pair_or_text(chunk.raw[place], chunk.origin(place))
 
     def _wanted(self) -> set[int]:
         notes = self.survey.notes
@@ -311,7 +318,7 @@ def _new_lines(path: Path) -> Iterator[IO[bytes]]:
 def _reject(raw: bytes, origin: str) -> bytes:
     """Return a line that says what is wrong with another."""
     try:
-        parse_row(raw, origin)
+        pair_or_text(raw, origin)
         error = f"{origin}: was not read alike before"
     except InputError as wrong:
         error = str(wrong)

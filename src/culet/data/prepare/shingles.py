@@ -28,13 +28,6 @@ _ALONE_RANGES = (  # scripts written without spaces: each character counts as a 
 )
 
 
-def normalised(text: str) -> str:
-    """Return a text as comparisons see it: NFKC, case folded, each run of blanks one space."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.casefold().split())
-
-
 def mixed(values: np.ndarray) -> np.ndarray:
     """Return well-spread 64-bit hashes of 64-bit numbers (the finaliser of splitmix64)."""
     values = values ^ (values >> np.uint64(30))

@@ -20,7 +20,7 @@ import numpy as np
 
 from culet.data.prepare.chunks import Position
 from culet.data.prepare.dedup import KEY, MOST_ROWS
-from culet.data.prepare.examine import Facts, Tally
+from culet.data.prepare.examine import Facts, RowTally
 from culet.errors import InputError
 from culet.files.atomic import new_file
 
@@ -48,7 +48,7 @@ class Survey:
         self.folder = folder
         self.position = Position()
         self.done: list[str] = []
-        self.tally = Tally(keep=keep)
+        self.tally = RowTally(keep=keep)
         self.ends: list[int] = []
         self.notes: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
@@ -138,7 +138,7 @@ class Survey:
         state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
         self.position = Position(**state["position"])
         self.done = state["done"]
-        self.tally = Tally.from_json(state["tally"], keep=keep)
+        self.tally = RowTally.from_json(state["tally"], keep=keep)
         self.ends = state["ends"]
         self.notes = state["notes"]
         self.seconds = state["seconds"]

@@ -8,15 +8,15 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 
-from culet.data.prepare.chunks import Chunk
-from culet.data.prepare.examine import Examiner, Facts, Tally
+from culet.data.prepare.chunks import RowChunk
+from culet.data.prepare.examine import Examiner, Facts, RowTally
 
 _examiner: Examiner | None = None  # of a worker process
 
 
 def examined(
-    chunks: Iterable[tuple[Chunk, str]], examiner: Examiner, *, workers: int, keep: int
-) -> Generator[tuple[Chunk, Facts, Tally], None, None]:
+    chunks: Iterable[tuple[RowChunk, str]], examiner: Examiner, *, workers: int, keep: int
+) -> Generator[tuple[RowChunk, Facts, RowTally], None, None]:
     """Yield each chunk with its facts and what was counted, in order.
 
     Args:
@@ -27,13 +27,13 @@ def examined(
     """
     if workers == 1:
         for chunk, source in chunks:
-            tally = Tally(keep=keep)
+            tally = RowTally(keep=keep)
             yield chunk, examiner(chunk, source, tally), tally
         return
     # not forked: a process with threads must not be
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _begin, (examiner,))
-    under_way: deque[tuple[Chunk, Future[tuple[Facts, Tally]]]] = deque()
+    under_way: deque[tuple[RowChunk, Future[tuple[Facts, RowTally]]]] = deque()
     try:
         for chunk, source in chunks:
             under_way.append((chunk, pool.submit(_examine, chunk, source, keep)))
@@ -46,8 +46,8 @@ def examined(
 
 
 def _next(
-    under_way: deque[tuple[Chunk, Future[tuple[Facts, Tally]]]],
-) -> tuple[Chunk, Facts, Tally]:
+    under_way: deque[tuple[RowChunk, Future[tuple[Facts, RowTally]]]],
+) -> tuple[RowChunk, Facts, RowTally]:
     chunk, future = under_way.popleft()
     return (chunk, *future.result())
 
@@ -58,7 +58,7 @@ def _begin(examiner: Examiner) -> None:
     _examiner = examiner
 
 
-def _examine(chunk: Chunk, source: str, keep: int) -> tuple[Facts, Tally]:
+def _examine(chunk: RowChunk, source: str, keep: int) -> tuple[Facts, RowTally]:
     assert _examiner is not None
-    tally = Tally(keep=keep)
+    tally = RowTally(keep=keep)
     return _examiner(chunk, source, tally), tally

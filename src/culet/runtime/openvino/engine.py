@@ -52,6 +52,7 @@ from culet.runtime.openvino.weights import (
     Weights,
     release,
 )
+from culet.vectors.similarity import unit
 
 Embedded = tuple[np.ndarray, np.ndarray]  # indices of some texts and their unit vectors
 TOKEN_BUDGET = 1024  # padded tokens of a rectangle; more fall out of the caches
@@ -315,8 +316,7 @@ class OpenVinoEngine:
             if self._untidy >= _TIDY_TOKENS:
                 self._untidy = 0
                 self._release()
-        norms = np.linalg.norm(out, axis=1, keepdims=True)
-        return np.asarray(out / np.maximum(norms, 1e-12), dtype=np.float32)
+        return unit(out)
 
     def _release(self) -> None:
         for array in self._mapped:
