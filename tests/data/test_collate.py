@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
+from training_doubles import write_taught
 
-from culet.data.batches.collate import PairBatch, check_teacher, collate
+from culet.data.batches.collate import PairBatch, collate
 from culet.data.records import Record
-from culet.data.teacher import TeacherFile
+from culet.data.teacher_vectors import TeacherFolder
 from culet.errors import InputError
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
@@ -194,66 +193,37 @@ def test_a_long_text_is_cut_with_its_end_token_and_counted() -> None:
 # --- teacher vectors
 
 
-def test_teacher_vectors_lie_beside_their_texts_and_nan_where_there_is_none() -> None:
-    records = [
-        Record(
-            "a",
-            "b",
-            ("c", "d"),
-            teacher={"query": [1, 0], "negatives": [[2, 0], [3, 0]]},
-            origin="f:1",
-        ),
-        Record("e", "g", ("h",), teacher={"positive": [4, 0]}, origin="f:2"),
-        Record("i", "j", origin="f:3"),
-    ]
+def test_teacher_vectors_lie_beside_their_texts_and_nan_where_there_is_none(
+    tmp_path: Path,
+) -> None:
+    vectors = {text: [1.0, float(i)] for i, text in enumerate("abcdegh")}
+    teacher = TeacherFolder(write_taught(tmp_path / "taught", vectors))
+    records = [Record("a", "b", ("c", "d"), origin="f:1"), Record("e", "g", origin="f:2")]
+    slope = {text: i for i, text in enumerate("abcdegh")}
     seen = set()
     for seed in range(10):
-        batch = batch_of(records, num_negatives=1, seed=seed)
-        assert batch.teacher["query"][:, 0].tolist()[0] == 1
-        assert np.isnan(batch.teacher["query"][1:]).all()
-        assert batch.teacher["positive"].shape == (3, 2)
-        assert np.isnan(batch.teacher["positive"][[0, 2]]).all()
-        assert batch.teacher["positive"][1].tolist() == [4, 0]
-        assert batch.teacher["negative"].shape == (3, 1, 2)
+        batch = batch_of(records, num_negatives=1, seed=seed, teacher=teacher)
+        taught = {role: found[..., 1] / found[..., 0] for role, found in batch.teacher.items()}
+        assert taught["query"] == pytest.approx([slope["a"], slope["e"]], rel=1e-3)
+        assert taught["positive"] == pytest.approx([slope["b"], slope["g"]], rel=1e-3)
+        assert batch.teacher["negative"].shape == (2, 1, 2)
         drawn = rows(batch)[0][2][0].removeprefix(DOCUMENT)
-        assert batch.teacher["negative"][0, 0, 0] == {"c": 2, "d": 3}[drawn]
+        assert taught["negative"][0, 0] == pytest.approx(slope[drawn], rel=1e-3)
         assert np.isnan(batch.teacher["negative"][1:]).all()
         seen.add(drawn)
     assert seen == {"c", "d"}
-
-
-def test_keys_are_looked_up_in_the_sources_file(tmp_path: Path) -> None:
-    path = tmp_path / "t.parquet"
-    pq.write_table(pa.table({"key": ["x", "y"], "vector": [[1.0, 2.0], [3.0, 4.0]]}), path)
-    record = Record("a", "b", teacher={"query": "y", "positive": "x"}, origin="f:1")
-    batch = batch_of([record], teacher_file=TeacherFile(path))
-    assert batch.teacher["query"].tolist() == [[3.0, 4.0]]
-    assert batch.teacher["positive"].tolist() == [[1.0, 2.0]]
+    assert batch_of([], teacher=teacher).teacher == {}
+    assert set(batch_of(records, teacher=teacher).teacher) == {"query", "positive"}
 
 
 def test_a_batch_without_teacher_vectors_has_none() -> None:
     assert batch_of([Record("a", "b")]).teacher == {}
 
 
-def test_teacher_vectors_of_two_widths_are_refused() -> None:
-    records = [
-        Record("a", "b", teacher={"query": [1.0, 2.0]}, origin="f:1"),
-        Record("c", "d", teacher={"query": [1.0]}, origin="f:2"),
-    ]
-    with pytest.raises(InputError, match=r"one width, got \[1, 2\] near f:1"):
-        batch_of(records)
-    mixed = Record("a", "b", teacher={"query": [1.0], "positive": [1.0, 2.0]}, origin="f:9")
-    with pytest.raises(InputError, match=r"f:9: teacher vectors must have one width, got \[1, 2\]"):
-        check_teacher(mixed, None)
-
-
-def test_every_teacher_vector_of_a_record_can_be_checked_in_advance() -> None:
-    good = Record("a", "b", ("c",), teacher={"query": [1, 2], "negatives": [[3, 4]]}, origin="f:1")
-    check_teacher(good, None)
-    check_teacher(Record("a", "b"), None)
-    bad = Record("a", "b", ("c",), teacher={"negatives": [[1, "x"]]}, origin="f:2")
-    with pytest.raises(InputError, match="f:2: a teacher vector must be a list of numbers"):
-        check_teacher(bad, None)
+def test_a_text_that_was_not_taught_is_named_by_its_origin(tmp_path: Path) -> None:
+    teacher = TeacherFolder(write_taught(tmp_path / "taught", {"a": [1.0, 2.0]}))
+    with pytest.raises(InputError, match=r"f:9: .*has no vector for 'b'"):
+        batch_of([Record("a", "b", origin="f:9")], teacher=teacher)
 
 
 # --- errors

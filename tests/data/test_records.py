@@ -30,9 +30,6 @@ def test_a_line_becomes_a_record_with_its_origin(tmp_path: Path) -> None:
                 "task": "code",
                 "title": "T",
                 "other": {"ignored": 1},
-                "teacher_query": [1.0, 2.0],
-                "teacher_positive": "key",
-                "teacher_negatives": ["a", [3]],
             },
             "",
             "   ",
@@ -47,7 +44,6 @@ def test_a_line_becomes_a_record_with_its_origin(tmp_path: Path) -> None:
             ("n1", "n2"),
             "code",
             "T",
-            {"query": [1.0, 2.0], "positive": "key", "negatives": ["a", [3]]},
             f"{path}:1",
         ),
         Record("zwei", "größer", origin=f"{path}:4"),
@@ -129,20 +125,12 @@ BAD: list[tuple[str, str]] = [
         "expected a text that is not blank under 'title'",
     ),
     (
-        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": []}',
-        "teacher_negatives has 0 entries for 1 negatives",
+        '{"query": "q", "positive": "p", "teacher_query": [1.0]}',
+        "teacher_query is not read; let stage teach embed the texts",
     ),
     (
-        '{"query": "q", "positive": "p", "teacher_negatives": ["k"]}',
-        "teacher_negatives has 1 entries for 0 negatives",
-    ),
-    (
-        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": "k"}',
-        "teacher_negatives must be a list, got 'k'",
-    ),
-    (
-        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": 7}',
-        "teacher_negatives must be a list, got 7",
+        '{"query": "q", "positive": "p", "negatives": ["n"], "teacher_negatives": ["k"]}',
+        "teacher_negatives is not read",
     ),
 ]
 
@@ -241,13 +229,12 @@ def test_parquet_rows_become_records(tmp_path: Path) -> None:
             "positive": ["p", "r"],
             "negatives": [["n"], None],
             "title": [None, "T"],
-            "teacher_query": [[0.5, 1.0], None],
             "day": [date(2024, 1, 2), None],
             "raw": [b"\xff", b"\x00"],
         },
     )
     assert list(read_records([path])) == [
-        Record("a", "p", ("n",), teacher={"query": [0.5, 1.0]}, origin=f"{path}:1"),
+        Record("a", "p", ("n",), origin=f"{path}:1"),
         Record("b", "r", title="T", origin=f"{path}:2"),
     ]
 

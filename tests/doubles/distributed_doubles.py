@@ -82,6 +82,7 @@ def stage_settings(folder: Path) -> Any:
     config = every_feature(folder / "data", dropout=0.0, batch_size=5, eval_every=4)
     first, second = config.sources
     optim = replace(config.optim, eps=1e-6)
+    first = replace(first, teacher=folder / "data/taught")
     return replace(config, optim=optim, sources=(first, replace(second, batch_size=3)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from culet.architecture.embedding_config import EmbeddingConfig, tiny
 from culet.checkpoints.embedding import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import SourceConfig
+from culet.data.roles import RoleText
+from culet.data.teacher_vectors import MANIFEST, write_shard
 from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
@@ -174,6 +176,26 @@ def write_sources(folder: Path) -> Path:
     write_lines(folder / "a.jsonl", toy_rows(20, negatives=2))
     write_lines(folder / "b.jsonl", toy_rows(10))
     return folder
+
+
+def write_taught(folder: Path, vectors: Mapping[str, Sequence[float]]) -> Path:
+    """Write a folder of teacher vectors by text, whatever its role, as stage teach leaves it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [RoleText(None, None, text).key(by_role=False) for text in vectors]
+    matrix = np.array(list(vectors.values()), dtype=np.float32)
+    write_shard(folder / "00000.parquet", keys, matrix)
+    manifest = {"width": matrix.shape[1], "by_role": False, "texts": len(keys)}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    return folder
+
+
+def taught(folder: Path, rows: Sequence[Mapping[str, Any]], width: int, seed: int = 0) -> Path:
+    """Write random teacher vectors of all texts of some records."""
+    texts = dict.fromkeys(
+        text for row in rows for text in (row["query"], row["positive"], *row.get("negatives", ()))
+    )
+    vectors = np.random.default_rng(seed).normal(size=(len(texts), width))
+    return write_taught(folder, dict(zip(texts, vectors.tolist(), strict=True)))
 
 
 def tune_quietly(config: TuneConfig, start: Path, out: Path) -> None:

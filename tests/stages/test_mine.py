@@ -190,15 +190,13 @@ def test_given_negatives_are_documents_and_are_kept_on_request(tmp_path: Path) -
             "query": "red",
             "positive": "red apple",
             "negatives": ["red herring", "red tape"],
-            "teacher_query": [1.0],
-            "teacher_negatives": [[1.0], [2.0]],
+            "more": [1.0],
         },
         {"query": "tape", "positive": "sticky tape"},
     ]
     found = go(tmp_path, rows, rules={"number": 1})
     assert found[0]["negatives"] in (["red herring"], ["red tape"])
-    assert found[0]["teacher_query"] == [1.0]
-    assert "teacher_negatives" not in found[0]  # they belonged to other negatives
+    assert found[0]["more"] == [1.0]
     assert found[1]["negatives"] == ["red tape"]
     kept = go(tmp_path, rows, rules={"number": 3}, keep_given=True)
     assert kept[0]["negatives"] == ["red herring", "red tape", "sticky tape"]

@@ -20,12 +20,12 @@ from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
 from culet.checkpoints.embedding import read_checkpoint
-from culet.data.batches.collate import check_teacher, collate
+from culet.data.batches.collate import collate
 from culet.data.batches.sources import SourceConfig, read_source
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
 from culet.data.records import Record, read_records
-from culet.data.teacher import TeacherFile
-from culet.data.teacher_vectors import Spoken, TeacherFolder, spoken
+from culet.data.roles import RoleText, role_texts
+from culet.data.teacher_vectors import TeacherFolder
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build
 from culet.stages import teach
@@ -90,6 +90,15 @@ def unit(text: str) -> np.ndarray:
     return found / np.linalg.norm(found)
 
 
+def vectors_of(record: Record, taught: TeacherFolder) -> dict[str, Any]:
+    query, positive, negatives = role_texts(record, "search")
+    return {
+        "query": taught.vector(query, record.origin),
+        "positive": taught.vector(positive, record.origin),
+        "negatives": [taught.vector(negative, record.origin) for negative in negatives],
+    }
+
+
 # --- what is embedded
 
 
@@ -101,7 +110,7 @@ def test_a_teacher_without_roles_embeds_each_text_once(tmp_path: Path, stub: Stu
     assert (done["texts"], done["texts_with_repeats"], done["width"]) == (5, 8, 4)
     taught = TeacherFolder(folder)
     for text in expected:
-        found = taught.vector(Spoken(None, None, text), "f:1")
+        found = taught.vector(RoleText(None, None, text), "f:1")
         assert np.abs(found - unit(text)).max() < 1e-3  # half precision
     assert not (tmp_path / "out" / "state").exists()
 
@@ -120,7 +129,7 @@ def test_a_teacher_with_roles_embeds_a_text_in_each_of_them(tmp_path: Path, stub
         ]
     )  # "query: red?" is of the symmetric task too: the same words for the endpoint
     record = Record("red?", "a red apple", ("a green tree",), origin="f:1")
-    found = taught.of_record(record, "search")
+    found = vectors_of(record, taught)
     assert np.abs(found["query"] - unit("query: red?")).max() < 1e-3
     assert np.abs(found["positive"] - unit("passage: a red apple")).max() < 1e-3
     assert np.abs(found["negatives"][0] - unit("passage: a green tree")).max() < 1e-3
@@ -137,14 +146,15 @@ def test_shards_are_ordinary_parquet_files_of_keys_and_half_precision(
     schema = pq.read_schema(shards[0])
     assert str(schema.field("vector").type).startswith("fixed_size_list<")
     assert "halffloat" in str(schema.field("vector").type)
-    key = Spoken(None, None, "red?").key(by_role=False)
-    assert np.abs(TeacherFile(shards[0])[key] - unit("red?")).max() < 1e-3
+    key = RoleText(None, None, "red?").key(by_role=False)
+    rows = {row["key"]: row["vector"] for row in pq.read_table(shards[0]).to_pylist()}
+    assert np.abs(np.array(rows[key], dtype=np.float32) - unit("red?")).max() < 1e-3
 
 
 def test_only_a_prefix_is_kept_on_request(tmp_path: Path, stub: Stub) -> None:
     taught = TeacherFolder(go(tmp_path, endpoint=endpoint(stub), truncate_to=2))
     prefix = np.array(vector("red?")[:2])
-    found = taught.vector(Spoken(None, None, "red?"), "")
+    found = taught.vector(RoleText(None, None, "red?"), "")
     assert taught.width == 2
     assert np.abs(found - prefix / np.linalg.norm(prefix)).max() < 1e-3
     with pytest.raises(InputError, match=r"truncate_to is 9, but m at .* gives vectors of 4"):
@@ -168,7 +178,7 @@ def test_a_killed_run_loses_at_most_a_shard(tmp_path: Path, stub: Stub) -> None:
     assert not first & set(stub.texts)
     taught = TeacherFolder(folder)
     for record in read_records([tmp_path / "toys.jsonl"]):
-        found = taught.of_record(record, "search")
+        found = vectors_of(record, taught)
         assert np.abs(found["query"] - unit(record.query)).max() < 1e-3
         assert np.abs(found["positive"] - unit(record.positive)).max() < 1e-3
     stub.bodies.clear()
@@ -194,7 +204,7 @@ def test_an_error_in_the_middle_of_a_shard_pays_for_nothing_twice(
     assert len(stub.texts) == 20 - len(paid)
     taught = TeacherFolder(folder)
     for record in read_records([tmp_path / "toys.jsonl"]):
-        found = taught.of_record(record, "search")
+        found = vectors_of(record, taught)
         assert np.abs(found["query"] - unit(record.query)).max() < 1e-3
         assert np.abs(found["positive"] - unit(record.positive)).max() < 1e-3
 
@@ -380,11 +390,11 @@ def test_a_culet_folder_teaches_with_its_own_prompts(tmp_path: Path) -> None:
     taught = TeacherFolder(go(tmp_path, teacher=model))
     embedder = culet.load(model, device="cpu")
     record = Record("red?", "a red apple", title="Fruit", origin="f:1")
-    found = taught.of_record(record, "search")
+    found = vectors_of(record, taught)
     assert np.abs(found["query"] - embedder.encode_query("red?")).max() < 1e-3
     expected = embedder.encode_document(["a red apple"], titles=["Fruit"])[0]
     assert np.abs(found["positive"] - expected).max() < 1e-3
-    both = taught.of_record(Record("a red apple", "green!", task="similarity"), "search")
+    both = vectors_of(Record("a red apple", "green!", task="similarity"), taught)
     expected = embedder.encode_query("green!", task="similarity")
     assert np.abs(both["positive"] - expected).max() < 1e-3
 
@@ -412,7 +422,7 @@ def test_a_teacher_without_a_place_for_titles_takes_them_in_front_of_the_text(
         go(tmp_path, rows, teacher=model)
     taught = TeacherFolder(go(tmp_path, teacher=model))
     expected = culet.load(model, device="cpu").encode_document("Fruit\na red apple")
-    found = taught.vector(Spoken(None, "Fruit", "a red apple"), "")
+    found = taught.vector(RoleText(None, "Fruit", "a red apple"), "")
     assert np.abs(found - expected).max() < 1e-3
 
 
@@ -420,7 +430,9 @@ def test_an_endpoint_takes_every_task(tmp_path: Path, stub: Stub) -> None:
     rows = [{"query": "odd", "positive": "odd one", "task": "STS of the student"}]
     taught = TeacherFolder(go(tmp_path, rows, endpoint=endpoint(stub, query_prefix="q: ")))
     assert (
-        np.abs(taught.vector(Spoken("STS of the student", None, "odd"), "") - unit("q: odd")).max()
+        np.abs(
+            taught.vector(RoleText("STS of the student", None, "odd"), "") - unit("q: odd")
+        ).max()
         < 1e-3
     )
 
@@ -448,7 +460,7 @@ def test_a_sentence_transformers_folder_that_culet_cannot_read_teaches_too(tmp_p
     assert not teacher.by_role
     taught = TeacherFolder(go(tmp_path, teacher=tmp_path / "teacher"))
     expected = made.encode("a green tree")
-    found = taught.vector(Spoken(None, None, "a green tree"), "")
+    found = taught.vector(RoleText(None, None, "a green tree"), "")
     assert np.abs(found - expected / np.linalg.norm(expected)).max() < 1e-3
     names = {folder_teacher(folder).fingerprint}
     for file in ("pytorch_model.bin", "vocab.txt", "spiece.model"):  # weights and words, elsewhere
@@ -483,7 +495,7 @@ def test_a_source_finds_the_vectors_of_its_texts_and_of_the_drawn_negatives(
         prompts=Prompts.default(),
         task="search",
         num_negatives=2,
-        teacher_file=source.teacher,
+        teacher=source.teacher,
         seed=[0],
     )
     assert batch.teacher["negative"].shape == (6, 2, 4)
@@ -500,9 +512,6 @@ def test_a_text_that_was_not_taught_is_named_before_training(tmp_path: Path, stu
     config = SourceConfig(path=other, teacher=folder)
     with pytest.raises(InputError, match=r"other\.jsonl:2: .*no vector for 'new'"):
         read_source(config, Prompts.default(), skip_bad=False)
-    taught = TeacherFolder(folder)
-    with pytest.raises(InputError, match="names teacher vectors and its source a folder"):
-        check_teacher(Record("red?", "green!", teacher={"query": [1.0]}), taught, "search")
 
 
 def test_vectors_of_a_model_that_answers_otherwise_under_its_name_are_another_input(
@@ -513,7 +522,7 @@ def test_vectors_of_a_model_that_answers_otherwise_under_its_name_are_another_in
         config = TuneConfig(
             steps=1, sources=(SourceConfig(tmp_path / "toys.jsonl", teacher=folder),)
         )
-        found = TeacherFolder(folder).vector(Spoken(None, None, "red?"), "")
+        found = TeacherFolder(folder).vector(RoleText(None, None, "red?"), "")
         return float(found[0]), run_fingerprint(config, read_checkpoint(start))
 
     start = checkpoint(tmp_path / "start")
@@ -539,13 +548,13 @@ def test_an_unfinished_or_shortened_folder_is_refused(tmp_path: Path, stub: Stub
 
 
 def test_roles_follow_the_task_as_in_training() -> None:
-    query, positive, negatives = spoken(Record("q", "p", ("n",), title="T"), "search")
-    assert (query, positive) == (Spoken("search", None, "q"), Spoken(None, "T", "p"))
-    assert negatives == [Spoken(None, None, "n")]
-    query, positive, negatives = spoken(Record("q", "p", ("n",), title="T"), "clustering")
+    query, positive, negatives = role_texts(Record("q", "p", ("n",), title="T"), "search")
+    assert (query, positive) == (RoleText("search", None, "q"), RoleText(None, "T", "p"))
+    assert negatives == [RoleText(None, None, "n")]
+    query, positive, negatives = role_texts(Record("q", "p", ("n",), title="T"), "clustering")
     assert {text.task for text in (query, positive, *negatives)} == {"clustering"}
     assert positive.title is None  # symmetric tasks have no place for it
-    assert spoken(Record("q", "p", task="code"), "clustering")[0].task == "code"
+    assert role_texts(Record("q", "p", task="code"), "clustering")[0].task == "code"
 
 
 @pytest.mark.parametrize(

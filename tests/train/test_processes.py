@@ -18,6 +18,7 @@ from distributed_doubles import run, stage_settings
 from training_doubles import (
     checkpoint,
     random_batch,
+    taught,
     toy_rows,
     weights,
     write_lines,
@@ -51,15 +52,11 @@ NOISY: list[dict[str, Any]] = [
 
 
 def rows_with_everything() -> list[dict[str, Any]]:
-    """Records that share queries and positives with others, some with teacher vectors."""
-    rng = np.random.default_rng(0)
+    """Records that share queries and positives with others."""
     rows = toy_rows(20, negatives=2)
     for i, row in enumerate(rows):
         row["query"] = rows[i - i % 2]["query"]
         row["positive"] = rows[i - i % 5]["positive"]
-        if i % 3:
-            row["teacher_query"] = rng.normal(size=6).tolist()
-            row["teacher_negatives"] = rng.normal(size=(2, 6)).tolist()
     return rows
 
 
@@ -90,6 +87,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint(folder / "start")
     write_sources(folder / "data")
     write_lines(folder / "data/a.jsonl", rows_with_everything())
+    taught(folder / "data/taught", rows_with_everything(), 6)
     (folder / "ways.json").write_text(json.dumps(WAYS + NOISY))
     for name in ("from-one", "from-one-split"):
         tune_alone(folder, name, stop_after=3)

@@ -7,11 +7,10 @@ A record is one line or row:
     negatives  list of texts of wrong documents         optional
     task       a task of culet.text.prompts                  optional, the source's task otherwise
     title      title of the positive document           optional
-    teacher_query, teacher_positive, teacher_negatives  optional: vectors (lists of numbers), or
-               keys (strings) into the source's teacher file
 
-Other fields are ignored. Every line is parsed and checked before training begins, so that a bad
-one is reported with its file and line in the first second and not in the third hour.
+Other fields are ignored, but for vectors of a teacher, which come from stage teach. Every line is
+parsed and checked before training begins, so that a bad one is reported with its file and line in
+the first second and not in the third hour.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from culet.errors import InputError
 from culet.files.fields import optional_text_of, text_of, texts_of
 from culet.files.rows import RawRow, Row, raw_rows
 
-_ROLES = ("query", "positive", "negatives")
-_FIELDS = (*_ROLES, "task", "title", *(f"teacher_{role}" for role in _ROLES))
+_NO_FIELDS = ("teacher_query", "teacher_positive", "teacher_negatives")
+_FIELDS = ("query", "positive", "negatives", "task", "title", *_NO_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class Record:
         negatives: Wrong documents for this query.
         task: A task name, or None for the source's.
         title: Title of the positive, or None.
-        teacher: Role ("query", "positive", "negatives") to a vector or key, or a list of them.
         origin: "file:line", for messages.
     """
 
@@ -51,7 +49,6 @@ class Record:
     negatives: tuple[str, ...] = ()
     task: str | None = None
     title: str | None = None
-    teacher: dict[str, Any] | None = None
     origin: str = ""
 
 
@@ -173,28 +170,19 @@ def record_of(row: Row) -> Record:
     Raises:
         InputError: If a field is missing or wrong, naming the origin.
     """
-    value, origin = row.value, row.origin
-    negatives = texts_of(row, "negatives")
-    teacher = {
-        role: value[f"teacher_{role}"]
-        for role in _ROLES
-        if value.get(f"teacher_{role}") is not None
-    }
-    theirs = teacher.get("negatives", negatives)
-    if not isinstance(theirs, list | tuple):
-        raise InputError(f"{origin}: teacher_negatives must be a list, got {theirs!r:.80}")
-    if len(theirs) != len(negatives):
-        raise InputError(
-            f"{origin}: teacher_negatives has {len(theirs)} entries for {len(negatives)} negatives"
-        )
-    title = value.get("title")
+    for name in _NO_FIELDS:
+        if row.value.get(name) is not None:
+            raise InputError(
+                f"{row.origin}: {name} is not read; let stage teach embed the texts, and name its "
+                "folder as the source's `teacher`"
+            )
+    title = row.value.get("title")
     blank = isinstance(title, str) and not title.strip()
     return Record(
         query=text_of(row, "query"),
         positive=text_of(row, "positive"),
-        negatives=negatives,
+        negatives=texts_of(row, "negatives"),
         task=optional_text_of(row, "task"),
         title=None if blank else optional_text_of(row, "title"),
-        teacher=teacher or None,
-        origin=origin,
+        origin=row.origin,
     )

@@ -11,65 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from culet.data.records import Record
+from culet.data.roles import RoleText, role_texts
 from culet.errors import InputError, need
 from culet.files import fingerprint
 from culet.files.atomic import new_folder
 from culet.files.cache import cache_folder
-from culet.text.prompts import SYMMETRIC_TASKS
 
 MANIFEST = "teacher.json"
-
-
-@dataclass(frozen=True)
-class Spoken:
-    """A text in its role.
-
-    Attributes:
-        task: Task of a query, or of both sides of a symmetric task; None for a document.
-        title: Title of a document, if it has one.
-        text: The words.
-    """
-
-    task: str | None
-    title: str | None
-    text: str
-
-    @property
-    def titled(self) -> str:
-        """Return the words with the title in front, for models without a place for one."""
-        return f"{self.title}\n{self.text}" if self.title else self.text
-
-    def key(self, *, by_role: bool) -> str:
-        """Return 32 hex digits of the text, and of its role if that matters to the teacher."""
-        parts = [self.titled]
-        if by_role and self.task is not None:
-            parts = ["query", self.task, self.text]
-        elif by_role:
-            parts = ["document", self.title or "", self.text]
-        return fingerprint.of_texts(*parts).hex()
-
-
-def spoken(record: Record, task: str) -> tuple[Spoken, Spoken, list[Spoken]]:
-    """Return a record's query, positive and negatives in their roles, as training reads them.
-
-    Args:
-        record: The record.
-        task: Its task if it names none.
-    """
-    name = record.task or task
-    both = name if name in SYMMETRIC_TASKS else None
-    return (
-        Spoken(name, None, record.query),
-        Spoken(both, None if both else record.title, record.positive),
-        [Spoken(both, None, text) for text in record.negatives],
-    )
 
 
 class TeacherFolder:
@@ -100,7 +53,7 @@ class TeacherFolder:
             cache / "vectors.f16", dtype=np.float16, mode="r", shape=(texts, self.width)
         )
 
-    def vector(self, text: Spoken, origin: str) -> np.ndarray:
+    def vector(self, text: RoleText, origin: str) -> np.ndarray:
         """Return the vector of a text, float32 [T].
 
         Raises:
@@ -109,22 +62,13 @@ class TeacherFolder:
         vector: np.ndarray = self._vectors[self._row(text, origin)].astype(np.float32)
         return vector
 
-    def of_record(self, record: Record, task: str) -> dict[str, Any]:
-        """Return a record's vectors by role, as if they stood in it."""
-        query, positive, negatives = spoken(record, task)
-        return {
-            "query": self.vector(query, record.origin),
-            "positive": self.vector(positive, record.origin),
-            "negatives": [self.vector(negative, record.origin) for negative in negatives],
-        }
-
     def check(self, record: Record, task: str) -> None:
         """Raise InputError unless there is a vector for each text of a record."""
-        query, positive, negatives = spoken(record, task)
+        query, positive, negatives = role_texts(record, task)
         for text in (query, positive, *negatives):
             self._row(text, record.origin)
 
-    def _row(self, text: Spoken, origin: str) -> int:
+    def _row(self, text: RoleText, origin: str) -> int:
         key = np.frombuffer(bytes.fromhex(text.key(by_role=self._by_role)), dtype=_KEY)
         place = int(np.searchsorted(self._keys, key)[0])
         if place == len(self._keys) or self._keys[place] != key[0]:
@@ -142,7 +86,7 @@ def _copy(shards: Sequence[Path], cache: Path, *, width: int, texts: int) -> Non
     """Copy shards into a mapped file with sorted keys beside it."""
     pq = need("pyarrow.parquet", extra="parquet", purpose="reading vectors")
     parts: list[np.ndarray] = []
-    with new_folder(cache) as aside:
+    with new_folder(cache, together=True) as aside:  # by each process of a run
         with (aside / "vectors.f16").open("wb") as file:
             for shard in shards:
                 try:
@@ -150,21 +94,21 @@ def _copy(shards: Sequence[Path], cache: Path, *, width: int, texts: int) -> Non
                     column = table["vector"].combine_chunks()
                     flat = column.flatten().to_numpy(zero_copy_only=False)
                     block = flat.astype(np.float16).reshape(len(table), width)
-                    told = b"".join(bytes.fromhex(key) for key in table["key"].to_pylist())
-                    parts.append(np.frombuffer(told, dtype=_KEY))
+                    keys = b"".join(bytes.fromhex(key) for key in table["key"].to_pylist())
+                    parts.append(np.frombuffer(keys, dtype=_KEY))
                 except Exception as error:  # pyarrow raises its own kinds
                     raise InputError(
                         f"{shard} is not a shard of teacher vectors of width {width}: {error}"
                     ) from error
                 file.write(block.tobytes())
-        keys = np.concatenate([np.empty(0, dtype=_KEY), *parts])
-        if len(keys) != texts:
+        found = np.concatenate([np.empty(0, dtype=_KEY), *parts])
+        if len(found) != texts:
             raise InputError(
                 f"{shards[0].parent if shards else 'the folder'} should hold {texts} vectors, got "
-                f"{len(keys)}; run its stage again"
+                f"{len(found)}; run its stage again"
             )
-        order = np.argsort(keys, kind="stable")
-        np.save(aside / "keys.npy", keys[order])
+        order = np.argsort(found, kind="stable")
+        np.save(aside / "keys.npy", found[order])
         np.save(aside / "rows.npy", order)
 
 
@@ -173,7 +117,7 @@ def write_shard(path: Path, keys: Sequence[str], vectors: np.ndarray) -> None:
 
     Args:
         path: The file.
-        keys: Of `Spoken.key`.
+        keys: Of `RoleText.key`.
         vectors: float32 [B, T]; stored at unit length in half precision, which every distance
             that is taken of them ignores.
 

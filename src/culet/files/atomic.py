@@ -32,8 +32,7 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
         together: Several processes or threads may write it at once: each writes aside under its
             own name, and the last one stays. What killed ones left is removed an hour later.
     """
-    own = f".{os.getpid()}-{threading.get_ident()}"
-    aside = _aside(path, tag=own if together else "")
+    aside = _aside(path, tag=_own() if together else "")
     if together:
         _remove_abandoned(path)
     try:
@@ -48,9 +47,14 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; on success it replaces `path`, on any error it is removed."""
-    aside = _aside(path)
+def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it replaces `path`, on any error it is removed.
+
+    Args:
+        path: The folder.
+        together: As for `new_file`.
+    """
+    aside = _aside(path, tag=_own() if together else "")
     if path.exists() and not path.is_dir():
         raise InputError(f"cannot write the folder {path}: a file of that name is there; move it")
     shutil.rmtree(aside, ignore_errors=True)
@@ -155,6 +159,10 @@ def _aside(path: Path, tag: str = "") -> Path:
     except OSError as error:
         raise InputError(f"cannot create {path.parent}: {error.strerror or error}") from error
     return path.with_name(f".{path.name}{tag}.partial")
+
+
+def _own() -> str:
+    return f".{os.getpid()}-{threading.get_ident()}"
 
 
 def _remove_abandoned(path: Path) -> None:

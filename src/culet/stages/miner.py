@@ -236,5 +236,5 @@ class Miner:
             mined = list(dict.fromkeys([*given, *mined]))
         if not mined and self._config.drop_without:
             return None
-        kept = {key: v for key, v in row.items() if key not in ("negatives", "teacher_negatives")}
+        kept = {key: v for key, v in row.items() if key != "negatives"}
         return kept | {"negatives": mined} if mined else kept

@@ -26,7 +26,8 @@ from culet.data.batches.collate import record_prompts
 from culet.data.endpoints.embeddings import EmbeddingEndpoint
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, card_licence, write_ledger
 from culet.data.records import Record, stream_records
-from culet.data.teacher_vectors import MANIFEST, Spoken, spoken, write_shard
+from culet.data.roles import RoleText, role_texts
+from culet.data.teacher_vectors import MANIFEST, write_shard
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
@@ -236,7 +237,7 @@ def _texts(
 
 def _role_texts(
     config: TeachConfig, prompts: Prompts | None, skipped: list[str] | None = None
-) -> Iterator[Spoken]:
+) -> Iterator[RoleText]:
     """Yield the texts of all records; one whose task the prompts do not know is a bad record."""
     for source in config.sources:
 
@@ -247,7 +248,7 @@ def _role_texts(
         for record, _ in stream_records(
             [source.path], skip_bad=config.skip_bad_records, check=check, skipped=skipped
         ):
-            query, positive, negatives = spoken(record, source.task)
+            query, positive, negatives = role_texts(record, source.task)
             yield query
             yield positive
             yield from negatives
@@ -276,7 +277,7 @@ def _write_shards(
         for number, path in enumerate(shards):
             if path.exists():
                 continue
-            part = [Spoken(*row) for row in store[number * size : (number + 1) * size]]
+            part = [RoleText(*row) for row in store[number * size : (number + 1) * size]]
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 vectors = _prefixes(teacher.embed(part, advance), config.truncate_to, teacher)

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
-from culet.data.teacher_vectors import Spoken
+from culet.data.roles import RoleText
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, need
 from culet.files import fingerprint
@@ -43,7 +43,7 @@ class Teacher(Protocol):
     def client(self) -> EmbeddingClient | None:
         """The client of an endpoint, if it is behind one."""
 
-    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
+    def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return a vector for each text, float32 [B, T]."""
 
 
@@ -59,7 +59,7 @@ class EmbedderTeacher:
         self.by_role = not embedder.prompts.empty
         self.fingerprint = embedder.fingerprint
 
-    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
+    def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return unit vectors; queries carry the prompt of their task."""
         vectors = np.empty((len(texts), self._embedder.dim), dtype=np.float32)
         for task in sorted({text.task for text in texts}, key=lambda task: task or ""):
@@ -68,7 +68,7 @@ class EmbedderTeacher:
             advance(len(places))
         return vectors
 
-    def _of_task(self, task: str | None, texts: Sequence[Spoken]) -> np.ndarray:
+    def _of_task(self, task: str | None, texts: Sequence[RoleText]) -> np.ndarray:
         words = [text.text for text in texts]
         if task is not None:
             return self._embedder.encode_query(words, task=task, progress=False)
@@ -104,7 +104,7 @@ class SentenceTransformerTeacher:
         self.by_role = self._query != self._document
         self.fingerprint = fingerprint.of_files(_files(folder), relative_to=folder)
 
-    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
+    def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return the model's vectors."""
         vectors = self._model.encode(
             _prefixed(texts, query=self._query, document=self._document),
@@ -117,7 +117,7 @@ class SentenceTransformerTeacher:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def _prefixed(texts: Sequence[Spoken], *, query: str, document: str) -> list[str]:
+def _prefixed(texts: Sequence[RoleText], *, query: str, document: str) -> list[str]:
     return [(document if text.task is None else query) + text.titled for text in texts]
 
 
@@ -145,7 +145,7 @@ class EndpointTeacher:
             [config.model, config.query_prefix, config.document_prefix]
         )
 
-    def embed(self, texts: Sequence[Spoken], advance: Advance) -> np.ndarray:
+    def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return the endpoint's vectors."""
         config = self.client.config
         prefixes = {"query": config.query_prefix, "document": config.document_prefix}

@@ -176,11 +176,11 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
     Where they lie inside the folder `run` does not matter; see `culet.files.settings.identity`.
     """
     files = data_files(*(source.path for source in config.sources))
-    # of a folder of stage teach, the manifest says what is in it
-    teachers = [source.teacher for source in config.sources if source.teacher is not None]
-    files += [teacher / MANIFEST if teacher.is_dir() else teacher for teacher in teachers]
-    if absent := [str(file) for file in files if not file.exists()]:
-        raise InputError(f"teacher file {absent[0]} does not exist")
+    # the manifest of stage teach says what is in its folder
+    manifests = [source.teacher / MANIFEST for source in config.sources if source.teacher]
+    if absent := [str(file) for file in manifests if not file.exists()]:
+        raise InputError(f"{absent[0]} does not exist; expected a folder that stage teach has left")
+    files += manifests
     settings = identity(config, run=run)
     for key in ("save_every", "eval_every"):  # neither changes what is learnt
         settings.pop(key)
@@ -189,7 +189,7 @@ def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None =
 
 def _read(config: TuneConfig) -> list[Path]:
     """Return what is trained on: the data, and the vectors of teachers."""
-    taught = [s.teacher for s in config.sources if s.teacher is not None and s.teacher.is_dir()]
+    taught = [source.teacher for source in config.sources if source.teacher]
     return [*(source.path for source in config.sources), *dict.fromkeys(taught)]
 
 

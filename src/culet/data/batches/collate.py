@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from culet.data.records import Record
-from culet.data.teacher import TeacherFile, teacher_vector
+from culet.data.roles import role_texts
 from culet.data.teacher_vectors import TeacherFolder
 from culet.errors import InputError
 from culet.text.keys import keys_of
@@ -26,7 +26,7 @@ class PairBatch:
         query: Index of each pair's query.
         positive: Index of each pair's positive.
         negative: Indices of each pair's hard negatives, −1 where there are fewer than C.
-        teacher: Role to teacher vectors [B, T] or [B, C, T]; NaN rows where there is none.
+        teacher: Role to teacher vectors [B, T] or [B, C, T]; NaN where there is none.
         source: Name of the source.
         origin: "file:line" of each record.
         truncated: Texts that were longer than the limit and were cut.
@@ -60,7 +60,7 @@ def collate(
     task: str,
     num_negatives: int,
     source: str = "",
-    teacher_file: TeacherFile | TeacherFolder | None = None,
+    teacher: TeacherFolder | None = None,
     seed: Sequence[int],
     first: int = 0,
     towers: Literal[1, 2] = 1,
@@ -75,7 +75,7 @@ def collate(
         num_negatives: C, hard negatives used per query; drawn anew each time where a record
             has more. A negative that is the positive itself is never drawn.
         source: Name of the source, for messages.
-        teacher_file: Vectors for records that give keys, or a folder that knows every text.
+        teacher: Has a vector for every text.
         seed: Decides the draw of negatives, for each record by its place in the whole batch; so it
             does not matter among how many processes a batch is divided.
         first: Place of the first record in the whole batch.
@@ -83,7 +83,7 @@ def collate(
             documents, which then are texts of their own even where they are equal.
 
     Raises:
-        InputError: If a record names an unknown task or a teacher vector cannot be found.
+        InputError: If a record names an unknown task or the teacher has no vector for a text.
     """
     index: dict[tuple[int, str], int] = {}  # (tower, text) → row
     ask_tower, document_tower = 0, towers - 1
@@ -110,7 +110,7 @@ def collate(
         query=np.array(query, dtype=np.int64),
         positive=np.array(positive, dtype=np.int64),
         negative=negative[:, :used],
-        teacher=_teacher(records, drawn, used, teacher_file, task),
+        teacher=_teacher(records, drawn, used, teacher, task),
         source=source,
         origin=tuple(record.origin for record in records),
         truncated=len(tokenized.overlong),
@@ -135,27 +135,6 @@ def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str,
         raise InputError(f"{record.origin}: {error}") from error
 
 
-def check_teacher(
-    record: Record, file: TeacherFile | TeacherFolder | None, task: str = "search"
-) -> None:
-    """Raise InputError unless every teacher vector of a record can be found and has one width."""
-    if isinstance(file, TeacherFolder):
-        if record.teacher:
-            raise InputError(
-                f"{record.origin}: the record names teacher vectors and its source a folder of "
-                "them; leave one out"
-            )
-        file.check(record, task)
-        return
-    teacher = dict(record.teacher or {})
-    values = [*teacher.pop("negatives", ()), *teacher.values()]
-    widths = {teacher_vector(value, file, record.origin).size for value in values}
-    if len(widths) > 1:
-        raise InputError(
-            f"{record.origin}: teacher vectors must have one width, got {sorted(widths)}"
-        )
-
-
 def _drawn(wrong: Sequence[int], number: int, seed: Sequence[int]) -> np.ndarray:
     """Return some of the negatives that may be used, in random order."""
     candidates = np.array(wrong, dtype=np.int64)
@@ -168,33 +147,20 @@ def _teacher(
     records: Sequence[Record],
     drawn: Sequence[np.ndarray],
     num_negatives: int,
-    source: TeacherFile | TeacherFolder | None,
+    folder: TeacherFolder | None,
     task: str,
 ) -> dict[str, np.ndarray]:
-    """Return teacher vectors by role, NaN where a record has none."""
-    folder = source if isinstance(source, TeacherFolder) else None
-    file = None if isinstance(source, TeacherFolder) else source
-    found: dict[str, dict[tuple[int, ...], np.ndarray]] = {}
-    for row, record in enumerate(records):
-        given = record.teacher or {} if folder is None else folder.of_record(record, task)
-        for role, value in given.items():
-            if role == "negatives":
-                for column, pick in enumerate(drawn[row]):
-                    vector = teacher_vector(value[pick], file, record.origin)
-                    found.setdefault("negative", {})[row, column] = vector
-            else:
-                found.setdefault(role, {})[(row,)] = teacher_vector(value, file, record.origin)
-    teacher = {}
-    for role, vectors in found.items():
-        widths = {vector.size for vector in vectors.values()}
-        if len(widths) > 1:
-            raise InputError(
-                f"teacher vectors of one batch must have one width, got {sorted(widths)} near "
-                f"{records[0].origin}"
-            )
-        rows = (len(records), num_negatives) if role == "negative" else (len(records),)
-        block = np.full((*rows, widths.pop()), np.nan, dtype=np.float32)
-        for place, vector in vectors.items():
-            block[place] = vector
-        teacher[role] = block
-    return teacher
+    """Return teacher vectors by role, NaN where a record has fewer negatives."""
+    if folder is None or not records:
+        return {}
+    query = np.empty((len(records), folder.width), dtype=np.float32)
+    positive = np.empty_like(query)
+    negative = np.full((len(records), num_negatives, folder.width), np.nan, dtype=np.float32)
+    for row, (record, picks) in enumerate(zip(records, drawn, strict=True)):
+        ask, right, wrong = role_texts(record, task)
+        query[row] = folder.vector(ask, record.origin)
+        positive[row] = folder.vector(right, record.origin)
+        for column, pick in enumerate(picks):
+            negative[row, column] = folder.vector(wrong[pick], record.origin)
+    teacher = {"query": query, "positive": positive}
+    return teacher | {"negative": negative} if num_negatives else teacher

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.data.batches.collate import PairBatch, check_teacher, collate, record_prompts
+from culet.data.batches.collate import PairBatch, collate, record_prompts
 from culet.data.batches.mixture import Mixture, shares
 from culet.data.batches.shuffle import check_rank
 from culet.data.records import Record, Records, read_records
-from culet.data.teacher import TeacherFile
 from culet.data.teacher_vectors import TeacherFolder
 from culet.errors import RecipeError
 from culet.text.prompts import TASKS, Prompts
@@ -31,8 +30,7 @@ class SourceConfig:
         name: What messages call it; the file's name if empty.
         batch_size: Pairs a batch, if this source needs another size than the stage.
         num_negatives: Hard negatives a query, likewise.
-        teacher: Parquet file (key, vector) for records whose teacher vectors are keys, or the
-            folder that stage teach has left, which knows every text.
+        teacher: The folder of vectors that stage teach has left; it must know every text.
         batch_by: Text fields of the records that all pairs of a batch share, such as `lang`: what
             is told apart then is not the language. Each group gets batches by its size; groups
             smaller than a batch share theirs.
@@ -84,27 +82,25 @@ class MixingConfig:
 
 @dataclass(frozen=True)
 class Source:
-    """A source that has been read: every record's task, title and teacher vectors are good."""
+    """A source that has been read: every record's task and title are good, its texts taught."""
 
     config: SourceConfig
     records: Records
-    teacher: TeacherFile | TeacherFolder | None
+    teacher: TeacherFolder | None
 
 
 def read_source(config: SourceConfig, prompts: Prompts, *, skip_bad: bool) -> Source:
-    """Return a source with every record tried against the prompts and the teacher file.
+    """Return a source with every record tried against the prompts and the teacher.
 
     Raises:
         InputError: At the first bad record, with file and line, unless `skip_bad`.
     """
-    teacher: TeacherFile | TeacherFolder | None = None
-    if config.teacher is not None:
-        folder = config.teacher.is_dir()
-        teacher = TeacherFolder(config.teacher) if folder else TeacherFile(config.teacher)
+    teacher = None if config.teacher is None else TeacherFolder(config.teacher)
 
     def check(record: Record) -> None:
         record_prompts(record, prompts=prompts, task=config.task)
-        check_teacher(record, teacher, config.task)
+        if teacher is not None:
+            teacher.check(record, config.task)
 
     records = read_records([config.path], skip_bad=skip_bad, check=check, group_by=config.batch_by)
     return Source(config, records, teacher)
@@ -184,7 +180,7 @@ class Batcher:
             task=source.config.task,
             num_negatives=self._num_negatives if negatives is None else negatives,
             source=source.config.name or source.config.path.name,
-            teacher_file=source.teacher,
+            teacher=source.teacher,
             seed=(self._seed, 2, step),
             first=draw.first,
         )
