@@ -11,7 +11,7 @@ from word_embedder import WordEmbedder
 from culet.bulk import job
 from culet.bulk.job import EmbedSettings, embed_rows
 from culet.errors import InputError
-from culet.files.rows import TextRow
+from culet.files.texts import TextRow
 
 
 def test_rows_are_embedded_in_order_across_batches(monkeypatch: pytest.MonkeyPatch) -> None:
