@@ -16,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "culet"
 READING = ROOT / "docs" / "reading.md"  # the spine, in the order to read it
+DESIGN = ROOT / "docs" / "design.md"
 
 # What each package, or file at the root, may import besides itself and `errors`; from bottom to
 # top. docs/design.md shows the same table.
@@ -181,6 +182,15 @@ def test_every_row_of_the_table_is_a_package_and_imports_only_rows_above_it() ->
     for name, row in MAY_IMPORT.items():
         assert set(row.split()) <= above, name
         above.add(name)
+
+
+def test_the_design_shows_the_same_table() -> None:
+    shown: dict[str, set[str]] = {}
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", DESIGN.read_text("utf-8"), re.M)
+    for name, cell in rows:
+        names = set(re.findall(r"\w+", cell.removeprefix("all above but")))
+        shown[name] = set(shown) - names - {"errors"} if cell.startswith("all above") else names
+    assert shown == {name: set(row.split()) for name, row in MAY_IMPORT.items()}
 
 
 @pytest.mark.parametrize(

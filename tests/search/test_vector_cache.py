@@ -102,7 +102,9 @@ def test_a_damaged_file_is_reported_ignored_and_replaced(path: Path, damage: str
 def test_a_folder_that_cannot_be_written_is_reported_and_no_more(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     reported: list[str] = []
-    vectors, _ = with_cache(tmp_path / "file" / "c.npz", KEYS, Lengths(), dim=2, report=reported.append)
+    vectors, _ = with_cache(
+        tmp_path / "file" / "c.npz", KEYS, Lengths(), dim=2, report=reported.append
+    )
     assert vectors[:, 0].tolist() == [1, 2, 3, 2]
     assert len(reported) == 1
     assert "not kept for the next search" in reported[0]
