@@ -36,8 +36,9 @@ from typing import Any
 import torch
 from machine import describe
 
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
-from culet.checkpoints.gemma import read_decoder, write_decoder
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.sources import SourceConfig
 from culet.data.batches.windows import TextSourceConfig
 from culet.evaluate.results import evaluate_folder
@@ -259,7 +260,7 @@ def started(args: argparse.Namespace, encoded: Path, out: Path, seed: int) -> Pa
         out,
         found.config,
         with_head(found.config, found.arrays(), HeadConfig(seed=seed)),
-        tokenizer_json=found.tokenizer_json.read_text("utf-8"),
+        tokenizer_json=found.tokenizer_json,
         prompts=prompts,
     )
     return out
@@ -269,7 +270,7 @@ def random_decoder(args: argparse.Namespace, base: Path, seed: int) -> Path:
     """Return a decoder of the base's shape and tokenizer with random weights."""
     start, out = read_decoder(base), args.folder / f"random-weights-{seed}"
     weights = random_weights(start.config.weight_shapes(), seed=seed)
-    write_decoder(out, start.config, weights, tokenizer_json=start.tokenizer_json)
+    write_checkpoint(out, start.config, weights, tokenizer_json=start.tokenizer_json)
     return out
 
 

@@ -31,7 +31,7 @@ import peers
 import culet
 from culet.architecture.embedding_config import embeddinggemma_300m
 from culet.architecture.encoder_config import EncoderConfig
-from culet.checkpoints.embedding import write_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.loading import PACKAGED
 from culet.text.prompts import Prompts
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from machine import describe
 
-from culet.checkpoints.gemma import write_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.windows import TextSourceConfig
 from culet.data.questions import one_hop, split_by_entity, two_hops, write_questions
 from culet.data.token_stream import read_raw_texts
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
     tokenizer = words.to_str()
     start = folder / "start"
     arrays = adapt(pair, weights, cross_norms="copied")
-    write_encoder_decoder(start, pair, arrays, tokenizer_json=tokenizer)
+    write_checkpoint(start, pair, arrays, tokenizer_json=tokenizer)
 
     text = TextSourceConfig(args.text)
     arms = {"facts": (text, TextSourceConfig(rows, kind="triples")), "text": (text,)}

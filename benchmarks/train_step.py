@@ -21,7 +21,8 @@ import machine
 import numpy as np
 import torch
 
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import SourceConfig
 from culet.model.embedding_model import EmbeddingModel, initialize

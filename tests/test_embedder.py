@@ -16,7 +16,8 @@ from random_checkpoint import random_arrays, text_of, write_random
 import culet
 from culet import loading
 from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError, MissingExtra
 from culet.text.tokenizer_training import byte_tokenizer

@@ -18,12 +18,12 @@ import numpy as np
 
 from culet.architecture.embedding_config import check_width
 from culet.architecture.multimodal import SoftTokens
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.folder import text_tokenizer
 from culet.errors import CheckpointError, InputError
 from culet.terminal.progress import Progress
 from culet.text.inputs import check_window, listed, several, title_and_text, windows
 from culet.text.prompts import Prompts
-from culet.text.tokenizer import TextTokenizer
 from culet.vectors.similarity import unit
 
 OnLong = Literal["truncate", "error"]
@@ -88,7 +88,7 @@ class Embedder:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: EmbeddingCheckpoint,
         engine: Engine,
         *,
         name: str,
@@ -102,9 +102,7 @@ class Embedder:
         self.dim = checkpoint.config.embedding_dim
         self.max_length = checkpoint.config.encoder.max_length
         self.fingerprint = checkpoint.fingerprint
-        self._tokenizer = TextTokenizer.load(
-            checkpoint.tokenizer_json.parent, max_length=self.max_length
-        )
+        self._tokenizer = text_tokenizer(checkpoint.tokenizer_json, max_length=self.max_length)
         self._engine = engine
         self.backend = engine.backend
         self.precision = engine.precision

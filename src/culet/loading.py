@@ -10,7 +10,9 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.recognize import recognize
 from culet.embedder import Embedder, Engine
 from culet.errors import CheckpointError, InputError, need
 
@@ -74,7 +76,7 @@ def _load_again(folder: Path | None, *, name: str, fingerprint: str, **options: 
     embedder = load(folder, **options)
     if embedder.fingerprint != fingerprint:
         raise CheckpointError(
-            f"{embedder.checkpoint.folder} holds another model (fingerprint "
+            f"{embedder.checkpoint.path} holds another model (fingerprint "
             f"{embedder.fingerprint}) than when the embedder was pickled ({fingerprint})"
         )
     embedder.name = name
@@ -97,7 +99,7 @@ def _place(
 
 
 def _engine(
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     device: str,
     precision: str | None,
     backend: Backend,
@@ -131,7 +133,7 @@ def _best_device() -> str:
 def find_checkpoint(path_or_name: str | Path | None) -> Path:
     """Return the folder of a checkpoint, fetched from the hub if the name is a hub id."""
     if path_or_name is None:
-        if not (PACKAGED / "modules.json").exists():
+        if recognize(PACKAGED) is None:
             raise CheckpointError(
                 "this installation carries no packaged model; name a checkpoint folder"
             )

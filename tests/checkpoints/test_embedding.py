@@ -18,8 +18,9 @@ from random_checkpoint import random_arrays, write_random
 from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.checkpoints.families import DAMAGED_WINDOWS
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.tensors import write_tensors
 from culet.text.tokenizer_training import byte_tokenizer
@@ -83,7 +84,7 @@ def test_shards_hold_the_same_weights_and_no_more_than_asked(tmp_path: Path) -> 
 def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
     write_random(tmp_path / "m", max_shard_bytes=30_000, extra_files={"notes/a.txt": "x"})
     assert (tmp_path / "m" / "notes" / "a.txt").read_text() == "x"
-    write_random(tmp_path / "m", seed=1, card="# mine\n")
+    write_random(tmp_path / "m", seed=1, extra_files={"README.md": "# mine\n"})
     names = {path.name for path in (tmp_path / "m").iterdir()}
     assert names == {
         "1_Pooling", "2_Dense", "3_Dense", "4_Normalize", "README.md", "config.json",
@@ -104,7 +105,7 @@ def test_an_older_layout_with_a_transformer_folder_loads(folder: Path) -> None:
     (folder / "modules.json").write_text(json.dumps(modules))
     checkpoint = read_checkpoint(folder)
     assert checkpoint.config == tiny()
-    assert checkpoint.tokenizer_json == folder / "0_Transformer" / "tokenizer.json"
+    assert checkpoint.tokenizer == folder / "0_Transformer" / "tokenizer.json"
 
 
 def test_the_published_shape_is_written_as_published() -> None:

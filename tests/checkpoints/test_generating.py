@@ -17,14 +17,10 @@ from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import tiny
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.gemma import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_decoder,
-    read_encoder_decoder,
-    write_decoder,
-    write_encoder_decoder,
-)
+from culet.checkpoints.checkpoint import DecoderCheckpoint, EncoderDecoderCheckpoint
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError
 from culet.model.batch import pack, pack_pairs
 from culet.model.weights import from_arrays
@@ -127,7 +123,7 @@ def our_logits(read: DecoderCheckpoint | EncoderDecoderCheckpoint) -> torch.Tens
     sources, targets = ids(20, 1).numpy(), ids(15, 2).numpy()
     model = from_arrays(read.config, read.arrays())
     with torch.inference_mode():
-        if isinstance(read, EncoderDecoderCheckpoint):
+        if isinstance(read.config, EncoderDecoderConfig):
             pairs = pack_pairs(list(sources), list(targets))
             packed, order = model.logits(model(pairs)).unflatten(0, (2, 15)), pairs.target.order
         else:
@@ -151,7 +147,9 @@ def test_decoders_come_and_go_with_the_same_logits(
 ) -> None:
     theirs = saved(make, tmp_path / "theirs")
     read = read_decoder(tmp_path / "theirs")
-    write_decoder(tmp_path / "ours", read.config, read.arrays(), tokenizer_json=read.tokenizer_json)
+    write_checkpoint(
+        tmp_path / "ours", read.config, read.arrays(), tokenizer_json=read.tokenizer_json
+    )
     back, loading = getattr(transformers, architecture).from_pretrained(
         tmp_path / "ours", output_loading_info=True
     )
@@ -202,7 +200,7 @@ def test_encoder_decoders_come_and_go_with_the_same_logits(
     theirs = saved(make, tmp_path / "theirs")
     read = read_encoder_decoder(tmp_path / "theirs")
     torch.testing.assert_close(our_logits(read), logits(theirs), rtol=0, atol=1e-4)
-    write_encoder_decoder(
+    write_checkpoint(
         tmp_path / "ours", read.config, read.arrays(), tokenizer_json=read.tokenizer_json
     )
     back, loading = getattr(transformers, architecture).from_pretrained(
@@ -246,7 +244,7 @@ def test_what_no_gemma_can_say_is_written_in_our_words(
     config: DecoderConfig, tmp_path: Path
 ) -> None:
     arrays = random(config)
-    write_decoder(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
     assert json.loads((tmp_path / "a/config.json").read_text())["architectures"] == ["CuletDecoder"]
     read = read_decoder(tmp_path / "a")
     assert read.config == config
@@ -258,7 +256,7 @@ def test_what_no_gemma_can_say_is_written_in_our_words(
 def test_encoder_decoders_of_gemma3_layers_are_kept(cross: Any, tied: bool, tmp_path: Path) -> None:
     config = EncoderDecoderConfig(tiny().encoder, decoder(), cross=cross, tied_embeddings=tied)
     arrays = random(config)
-    write_encoder_decoder(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
     named = json.loads((tmp_path / "a/config.json").read_text())["architectures"]
     second = cross == "merged" and tied
     assert named == ["T5Gemma2ForConditionalGeneration" if second else "CuletEncoderDecoder"]
@@ -269,7 +267,7 @@ def test_encoder_decoders_of_gemma3_layers_are_kept(cross: Any, tied: bool, tmp_
 
 def written(folder: Path) -> Path:
     config = decoder()
-    write_decoder(folder, config, random(config), tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(folder, config, random(config), tokenizer_json=byte_tokenizer().to_str())
     return folder
 
 
@@ -342,7 +340,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
 def test_a_tokenizer_with_more_ids_than_rows_is_refused(tmp_path: Path) -> None:
     config = decoder(vocab_size=200)
     with pytest.raises(CheckpointError, match="token ids up to 271, but the model embeds only 200"):
-        write_decoder(
+        write_checkpoint(
             tmp_path / "a", config, random(config), tokenizer_json=byte_tokenizer().to_str()
         )
     assert not (tmp_path / "a").exists()
@@ -365,7 +363,7 @@ def test_the_place_of_an_image_needs_no_row(tmp_path: Path) -> None:
 
 def test_own_words_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     config = decoder(query_key_norm=False)
-    write_decoder(tmp_path, config, random(config), tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(tmp_path, config, random(config), tokenizer_json=byte_tokenizer().to_str())
     own = json.loads((tmp_path / "config.json").read_text())["culet"]
     for stack, message in (
         ({**own["stack"], "window": "wide"}, "window must be int, got 'wide'"),
@@ -399,6 +397,6 @@ def test_the_fingerprint_follows_the_weights(tmp_path: Path) -> None:
     prints = []
     for change in (0.0, 0.0, 1.0):
         arrays["norm"] = arrays["norm"] + np.float32(change)
-        write_decoder(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
+        write_checkpoint(tmp_path / "a", config, arrays, tokenizer_json=byte_tokenizer().to_str())
         prints.append(read_decoder(tmp_path / "a").fingerprint)
     assert prints[0] == prints[1] != prints[2]

@@ -15,9 +15,11 @@ import pytest
 from gguf_doubles import DIM, HEAD, SCORES, TOKENS, write
 from tokenizers import Tokenizer
 
-from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder, write_decoder
+from culet.checkpoints.checkpoint import DecoderCheckpoint
+from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.gguf.blocks import BLOCK_TYPES
 from culet.checkpoints.gguf.container import read_gguf
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError
 
 
@@ -107,7 +109,7 @@ def test_a_head_of_its_own_unties(tmp_path: Path) -> None:
 def test_it_goes_to_a_transformers_folder_and_back(tmp_path: Path) -> None:
     write(tmp_path / "a.gguf", "Q8_0")
     read = read_decoder(tmp_path / "a.gguf")
-    write_decoder(tmp_path / "b", read.config, read.arrays(), tokenizer_json=read.tokenizer_json)
+    write_checkpoint(tmp_path / "b", read.config, read.arrays(), tokenizer_json=read.tokenizer_json)
     again = read_decoder(tmp_path / "b")
     assert again.config == read.config
     assert again.tokenizer_json == read.tokenizer_json

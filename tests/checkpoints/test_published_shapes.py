@@ -24,7 +24,7 @@ from published_configs import (
 from culet.architecture import generating_config as ours
 from culet.architecture.encoder_config import every_sixth
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.gemma import read_generating
+from culet.checkpoints.recognize import read_generating
 from culet.cli.description import facts_of
 from culet.text.tokenizer_training import byte_tokenizer
 

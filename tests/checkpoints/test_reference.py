@@ -19,7 +19,8 @@ from transformers import AutoModel
 
 import culet
 from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.embedder import Embedder
 from culet.model.batch import pack
 from culet.model.weights import from_arrays

@@ -24,7 +24,8 @@ import transformers
 from tokenizers import Tokenizer
 
 from culet.architecture.generating_config import gemma3_270m
-from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
+from culet.checkpoints.checkpoint import DecoderCheckpoint
+from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.gguf.container import read_gguf
 from culet.generation.decode import GenerationConfig
 from culet.generation.writer import Writer

@@ -15,11 +15,11 @@ from gguf_doubles import write as write_gguf
 from language_doubles import decoder_config, pair_config, write_pair
 from random_checkpoint import random_arrays, write_random
 
-from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import Checkpoint
-from culet.checkpoints.gemma import write_decoder
+from culet.architecture.embedding_config import EmbeddingConfig, tiny
+from culet.checkpoints.recognize import read_any
+from culet.checkpoints.write import write_checkpoint
 from culet.cli import main as cli
-from culet.cli.description import facts_of, read_described
+from culet.cli.description import facts_of
 from culet.errors import CheckpointError
 from culet.terminal.tables import size
 from culet.text.tokenizer_training import byte_tokenizer
@@ -46,13 +46,13 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
 def write_own(folder: Path, **changes: Any) -> Path:
     config = decoder_config(**changes)
     tokenizer = byte_tokenizer().to_str()
-    write_decoder(folder, config, random_arrays(config), tokenizer_json=tokenizer)
+    write_checkpoint(folder, config, random_arrays(config), tokenizer_json=tokenizer)
     return folder
 
 
 def facts(path: Path) -> dict[str, Any]:
-    found = read_described(path)
-    assert not isinstance(found, Checkpoint)
+    found = read_any(path)
+    assert not isinstance(found.config, EmbeddingConfig)
     return json.loads(json.dumps(facts_of(found)))  # type: ignore[no-any-return]
 
 
@@ -125,7 +125,7 @@ def test_a_gguf_file_is_told(shown: Shown, tmp_path: Path) -> None:
 
 
 def test_an_embedding_model_is_one(tmp_path: Path) -> None:
-    assert isinstance(read_described(write_random(tmp_path / "a")), Checkpoint)
+    assert isinstance(read_any(write_random(tmp_path / "a")).config, EmbeddingConfig)
 
 
 def test_what_it_is_not_is_said(tmp_path: Path) -> None:
@@ -136,15 +136,15 @@ def test_what_it_is_not_is_said(tmp_path: Path) -> None:
         match=r"has no modules\.json, .*names the architecture 'LlamaForCausalLM', which is no "
         r".*; known are Gemma3ForCausalLM, .*T5GemmaForConditionalGeneration",
     ):
-        read_described(folder)
+        read_any(folder)
     (folder / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"has no modules\.json, so its pooling"):
-        read_described(folder)
+        read_any(folder)
     (tmp_path / "text").write_text("words")
     with pytest.raises(CheckpointError, match="is not a GGUF file: it does not begin with 'GGUF'"):
-        read_described(tmp_path / "text")
-    with pytest.raises(CheckpointError, match="nothing is not a folder"):
-        read_described(tmp_path / "nothing")
+        read_any(tmp_path / "text")
+    with pytest.raises(CheckpointError, match="nothing does not exist; expected a folder"):
+        read_any(tmp_path / "nothing")
 
 
 def test_a_damaged_decoder_is_refused_by_name(tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_damaged_decoder_is_refused_by_name(tmp_path: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        read_described(folder)
+        read_any(folder)
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_no_torch_is_needed(tmp_path: Path) -> None:
 
 def test_parameters_are_those_of_the_file(tmp_path: Path) -> None:
     write_gguf(tmp_path / "a.gguf")
-    arrays = read_described(tmp_path / "a.gguf").arrays()
+    arrays = read_any(tmp_path / "a.gguf").arrays()
     count = sum(int(np.prod(array.shape)) for array in arrays.values())
     assert facts(tmp_path / "a.gguf")["num_parameters"] == count
 

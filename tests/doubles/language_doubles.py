@@ -13,7 +13,7 @@ from random_checkpoint import random_arrays
 from training_doubles import small, write_lines
 
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.gemma import write_decoder, write_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.denoise import Denoiser
 from culet.data.batches.windows import TextSourceConfig
 from culet.errors import Interrupted
@@ -62,7 +62,7 @@ def prose(number: int = 40, *, seed: int = 0) -> list[dict[str, str]]:
 def write_pair(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write an encoder-decoder of random weights with a tokenizer of bytes."""
     config = pair_config(**changes)
-    write_encoder_decoder(
+    write_checkpoint(
         folder, config, random_arrays(config, seed=seed), tokenizer_json=byte_tokenizer().to_str()
     )
     return folder
@@ -71,7 +71,7 @@ def write_pair(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
 def write_teacher(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write a decoder of random weights with a tokenizer of bytes."""
     config = decoder_config(**changes)
-    write_decoder(
+    write_checkpoint(
         folder, config, random_arrays(config, seed=seed), tokenizer_json=byte_tokenizer().to_str()
     )
     return folder

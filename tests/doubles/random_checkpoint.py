@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from culet.architecture.embedding_config import EmbeddingConfig, tiny
-from culet.checkpoints.embedding import write_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
 

@@ -10,7 +10,7 @@ import openvino as ov
 import pytest
 import torch
 
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.model.batch import pack
 from culet.model.weights import from_arrays
 from culet.runtime.openvino.engine import OpenVinoEngine
@@ -59,7 +59,7 @@ def embed(engine: OpenVinoEngine, ids: list[np.ndarray]) -> np.ndarray:
     return vectors
 
 
-def reference(checkpoint: Checkpoint, ids: list[np.ndarray]) -> np.ndarray:
+def reference(checkpoint: EmbeddingCheckpoint, ids: list[np.ndarray]) -> np.ndarray:
     model = from_arrays(checkpoint.config, checkpoint.arrays())
     with torch.inference_mode():
         return np.asarray(model(pack(ids)))

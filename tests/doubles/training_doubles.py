@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from culet.architecture.embedding_config import EmbeddingConfig, tiny
-from culet.checkpoints.embedding import write_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import SourceConfig
 from culet.data.roles import RoleText

@@ -18,11 +18,12 @@ from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import tiny
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.gemma import write_decoder, write_encoder_decoder
+from culet.checkpoints.recognize import read_generating
+from culet.checkpoints.write import write_checkpoint
 from culet.cli import main as cli
 from culet.errors import InputError
 from culet.generation.decode import GenerationConfig
-from culet.generation.writer import Writer, read_generating
+from culet.generation.writer import Writer
 from culet.text.tokenizer_training import byte_tokenizer
 
 PROMPTS = ["abc", "a longer prompt", "x"]
@@ -40,7 +41,7 @@ def weights(config: DecoderConfig | EncoderDecoderConfig) -> dict[str, np.ndarra
 def decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "decoder"
     config = DecoderConfig(replace(tiny().encoder, causal=True, max_length=64))
-    write_decoder(folder, config, weights(config), tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(folder, config, weights(config), tokenizer_json=byte_tokenizer().to_str())
     return folder
 
 
@@ -54,7 +55,7 @@ def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cross="merged",
         tied_embeddings=True,
     )
-    write_encoder_decoder(folder, config, weights(config), tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(folder, config, weights(config), tokenizer_json=byte_tokenizer().to_str())
     return folder
 
 
@@ -99,7 +100,7 @@ def test_a_turn_that_ends_ends_the_text(tmp_path: Path, decoder: Path) -> None:
     vocab = content["model"]["vocab"]
     vocab["<end_of_turn>"] = vocab.pop("<unused0>")
     Tokenizer.from_str(json.dumps(content))
-    checkpoint = replace(read_generating(decoder), tokenizer_json=json.dumps(content))
+    checkpoint = replace(read_generating(decoder), tokenizer=json.dumps(content))
     assert Writer(checkpoint).ends == (1, 5)
 
 

@@ -15,7 +15,8 @@ from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 
 from culet.architecture.embedding_config import EmbeddingConfig, tiny
 from culet.architecture.encoder_config import every_sixth
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.runtime.openvino import compiled
 from culet.runtime.openvino.engine import OpenVinoEngine
 
@@ -23,11 +24,13 @@ SHORT = (5, 40)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
     return read_checkpoint(write_random(tmp_path_factory.mktemp("compiled") / "m"))
 
 
-def start(checkpoint: Checkpoint, folder: Path, precision: str = "float32") -> OpenVinoEngine:
+def start(
+    checkpoint: EmbeddingCheckpoint, folder: Path, precision: str = "float32"
+) -> OpenVinoEngine:
     return OpenVinoEngine(checkpoint, precision, threads=1, cache=folder)
 
 
@@ -43,7 +46,7 @@ def of_layers(number: int) -> EmbeddingConfig:
 
 @pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_a_second_start_builds_nothing_and_gives_the_same_vectors(
-    checkpoint: Checkpoint, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = texts(LENGTHS)
     first = embed(start(checkpoint, tmp_path, precision), ids)
@@ -54,7 +57,7 @@ def test_a_second_start_builds_nothing_and_gives_the_same_vectors(
 
 
 def test_another_number_of_threads_reads_the_same_file(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = embed(start(checkpoint, tmp_path), texts(SHORT))
     monkeypatch.setattr("culet.runtime.openvino.engine.encoder_graph", None)
@@ -64,7 +67,7 @@ def test_another_number_of_threads_reads_the_same_file(
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "empty", "foreign"])
 def test_a_damaged_file_is_made_again_with_a_word(
-    checkpoint: Checkpoint, damage: str, tmp_path: Path
+    checkpoint: EmbeddingCheckpoint, damage: str, tmp_path: Path
 ) -> None:
     good = embed(start(checkpoint, tmp_path), texts(SHORT))
     (path,) = blobs(tmp_path)
@@ -86,7 +89,7 @@ def test_a_damaged_file_is_made_again_with_a_word(
 
 
 def test_a_folder_that_cannot_be_written_costs_the_next_start_only(
-    checkpoint: Checkpoint, tmp_path: Path
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -96,7 +99,7 @@ def test_a_folder_that_cannot_be_written_costs_the_next_start_only(
 
 
 def test_another_version_makes_its_own_file_and_the_older_one_goes(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(checkpoint, tmp_path)
     start(checkpoint, tmp_path, "int8")

@@ -18,7 +18,8 @@ from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, HAS_BFLOAT16, LENGTHS, embed, reference, resident_bytes, texts
 
 from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.errors import InputError
 from culet.runtime.openvino import engine as engine_module
 from culet.runtime.openvino.attention import in_blocks, views
@@ -30,11 +31,13 @@ from culet.runtime.openvino.rectangles import rectangles, round_length
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
     return read_checkpoint(write_random(tmp_path_factory.mktemp("runtime") / "m"))
 
 
-def test_float32_gives_the_vectors_of_the_model_around_every_edge(checkpoint: Checkpoint) -> None:
+def test_float32_gives_the_vectors_of_the_model_around_every_edge(
+    checkpoint: EmbeddingCheckpoint,
+) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, "float32", threads=1)
     together, expected = embed(engine, ids), reference(checkpoint, ids)
@@ -44,7 +47,9 @@ def test_float32_gives_the_vectors_of_the_model_around_every_edge(checkpoint: Ch
 
 
 @pytest.mark.parametrize("precision", [BFLOAT16])
-def test_bfloat16_stays_near_around_every_edge(checkpoint: Checkpoint, precision: str) -> None:
+def test_bfloat16_stays_near_around_every_edge(
+    checkpoint: EmbeddingCheckpoint, precision: str
+) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, precision, threads=1)
     together, expected = embed(engine, ids), reference(checkpoint, ids)
@@ -54,7 +59,7 @@ def test_bfloat16_stays_near_around_every_edge(checkpoint: Checkpoint, precision
     assert (together * alone).sum(axis=1).min() >= 0.9999  # what stands beside a text
 
 
-def test_the_default_is_bfloat16_where_the_cpu_has_it(checkpoint: Checkpoint) -> None:
+def test_the_default_is_bfloat16_where_the_cpu_has_it(checkpoint: EmbeddingCheckpoint) -> None:
     best = "bfloat16" if HAS_BFLOAT16 else "float32"
     assert OpenVinoEngine(checkpoint, None, threads=1).precision == best
 
@@ -165,7 +170,7 @@ def test_lengths_come_from_a_short_list() -> None:
     assert len({round_length(n, 2048) for n in range(1, 2049)}) < 80
 
 
-def test_memory_stays_flat_over_many_shapes(checkpoint: Checkpoint) -> None:
+def test_memory_stays_flat_over_many_shapes(checkpoint: EmbeddingCheckpoint) -> None:
     engine = OpenVinoEngine(checkpoint, "float32", threads=1)
     rng = np.random.default_rng(0)
 
@@ -183,7 +188,7 @@ def test_memory_stays_flat_over_many_shapes(checkpoint: Checkpoint) -> None:
     assert some(1500) - before < 12_000_000
 
 
-def test_many_threads_may_share_an_engine(checkpoint: Checkpoint) -> None:
+def test_many_threads_may_share_an_engine(checkpoint: EmbeddingCheckpoint) -> None:
     engine = OpenVinoEngine(checkpoint, "float32", threads=1)
     ids = [texts([5 + i, 40]) for i in range(8)]
     expected = [embed(engine, one) for one in ids]
@@ -204,7 +209,7 @@ def test_bfloat16_is_the_default_where_the_cpu_has_it() -> None:
 
 
 def test_too_little_memory_is_said_before_loading(
-    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_memory(embeddinggemma_300m(), "float32", None)
     check_memory(embeddinggemma_300m(), "float32", 2_000_000_000)
@@ -234,7 +239,7 @@ def test_code_kept_for_shapes_is_bounded_unless_the_user_says(
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity of threads here")
-def test_a_process_of_few_threads_is_bound_to_no_core(checkpoint: Checkpoint) -> None:
+def test_a_process_of_few_threads_is_bound_to_no_core(checkpoint: EmbeddingCheckpoint) -> None:
     engine = OpenVinoEngine(checkpoint, "float32", threads=1)
     allowed, seen, ready = frozenset(os.sched_getaffinity(0)), set(), threading.Event()
     mine = threading.get_native_id()

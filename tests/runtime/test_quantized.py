@@ -13,7 +13,9 @@ from random_checkpoint import write_random
 from runtime_doubles import LENGTHS, embed, reference, resident_bytes, texts
 
 from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.files.tensors import read_tensors
 from culet.quant.grids import int4_blocks, int8_rows
 from culet.runtime.openvino import engine as engine_module
@@ -25,13 +27,13 @@ from culet.runtime.openvino.weights import unpack
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
     return read_checkpoint(write_random(tmp_path_factory.mktemp("runtime") / "m"))
 
 
 @pytest.mark.parametrize(("precision", "least"), [("int8", 0.998), ("int4", 0.98)])
 def test_quantised_vectors_stay_near(
-    checkpoint: Checkpoint, precision: str, least: float, tmp_path: Path
+    checkpoint: EmbeddingCheckpoint, precision: str, least: float, tmp_path: Path
 ) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path)
@@ -41,7 +43,7 @@ def test_quantised_vectors_stay_near(
 
 
 def test_quantised_weights_are_kept_and_give_the_same_vectors(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = texts((5, 40))
     first = embed(OpenVinoEngine(checkpoint, "int4", threads=1, cache=tmp_path), ids)
@@ -55,7 +57,7 @@ def test_quantised_weights_are_kept_and_give_the_same_vectors(
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "crc", "text"])
 def test_a_damaged_file_is_made_again_with_a_word(
-    checkpoint: Checkpoint, damage: str, tmp_path: Path
+    checkpoint: EmbeddingCheckpoint, damage: str, tmp_path: Path
 ) -> None:
     ids = texts((5, 40))
     good = embed(OpenVinoEngine(checkpoint, "int8", threads=1, cache=tmp_path), ids)
@@ -77,7 +79,7 @@ def test_a_damaged_file_is_made_again_with_a_word(
 
 
 def test_a_cache_that_cannot_be_written_costs_the_next_start_only(
-    checkpoint: Checkpoint, tmp_path: Path
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path
 ) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("")
@@ -108,7 +110,7 @@ def test_packed_codes_come_back() -> None:
     assert np.array_equal(unpack(pack_codes(codes)), codes)
 
 
-def decoded(path: Path, checkpoint: Checkpoint) -> Checkpoint:
+def decoded(path: Path, checkpoint: EmbeddingCheckpoint) -> EmbeddingCheckpoint:
     """Return a checkpoint of the weights that a cached file stands for, decoded one by one."""
     stored = {name: tensor.mapped() for name, tensor in read_tensors(path, codes=True).items()}
     arrays = {name: np.array(array) for name, array in checkpoint.arrays().items()}
@@ -126,7 +128,7 @@ def decoded(path: Path, checkpoint: Checkpoint) -> Checkpoint:
             arrays[part][...] = rows[first : first + len(arrays[part])]
             first += len(arrays[part])
     folder = path.with_name(f"{path.stem}-decoded")
-    tokenizer = checkpoint.tokenizer_json.read_text(encoding="utf-8")
+    tokenizer = checkpoint.tokenizer_json
     write_checkpoint(
         folder, checkpoint.config, arrays, tokenizer_json=tokenizer, prompts=checkpoint.prompts
     )
@@ -159,7 +161,9 @@ def test_an_engine_computes_what_its_codes_say(
         assert np.abs(found - expected).max() <= 1e-5
 
 
-def test_int4_keeps_its_memory_over_many_shapes(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_int4_keeps_its_memory_over_many_shapes(
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path
+) -> None:
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc here")
     engine = OpenVinoEngine(checkpoint, "int4", threads=1, cache=tmp_path)
@@ -176,7 +180,7 @@ def test_int4_keeps_its_memory_over_many_shapes(checkpoint: Checkpoint, tmp_path
 
 
 def test_two_processes_may_make_the_same_weights_at_once(
-    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill = quantized._fill
     processes = iter((os.getpid(), os.getpid() + 1, os.getpid() + 1, os.getpid()))

@@ -12,7 +12,8 @@ from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, texts
 
 from culet.architecture.multimodal import SoftTokens
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.embedder import Engine
 from culet.errors import InputError
 from culet.model.batch import TokenVectors, pack
@@ -23,11 +24,11 @@ from culet.runtime.pytorch import torch_engine
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
     return read_checkpoint(write_random(tmp_path_factory.mktemp("soft") / "m"))
 
 
-def engine_of(name: str, checkpoint: Checkpoint, cache: Path) -> Engine:
+def engine_of(name: str, checkpoint: EmbeddingCheckpoint, cache: Path) -> Engine:
     if name == "torch":
         return torch_engine(checkpoint, "float32", device="cpu")
     return OpenVinoEngine(checkpoint, name, threads=2, cache=cache)
@@ -43,7 +44,11 @@ def vectors_of(engine: Engine, ids: list[np.ndarray], soft: dict[int, SoftTokens
 @pytest.mark.parametrize("name", ["torch", "float32", BFLOAT16, "int8", "int4"])
 @pytest.mark.parametrize("bulk", [False, True])
 def test_rows_of_the_table_given_as_vectors_are_their_tokens(
-    checkpoint: Checkpoint, name: str, bulk: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint,
+    name: str,
+    bulk: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(engine_module, "_BULK_TOKENS", 100 if bulk else 10_000)
     engine = engine_of(name, checkpoint, tmp_path)
@@ -67,7 +72,7 @@ def test_rows_of_the_table_given_as_vectors_are_their_tokens(
     assert moved.tolist() == [False, False, True, False, False, False]
 
 
-def test_gradients_reach_the_vectors(checkpoint: Checkpoint) -> None:
+def test_gradients_reach_the_vectors(checkpoint: EmbeddingCheckpoint) -> None:
     model = from_arrays(checkpoint.config, checkpoint.arrays())
     ids = texts((9, 3, 7))
     batch = pack(ids)
@@ -94,7 +99,7 @@ def test_gradients_reach_the_vectors(checkpoint: Checkpoint) -> None:
     ],
 )
 def test_soft_tokens_that_do_not_fit_are_refused(
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     name: str,
     places: list[int],
     shape: tuple[int, int],

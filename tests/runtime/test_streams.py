@@ -16,7 +16,8 @@ from random_checkpoint import write_random
 from runtime_doubles import BFLOAT16, LENGTHS, embed, reference, texts
 
 from culet.architecture.embedding_config import embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.runtime.openvino import engine as engine_module
 from culet.runtime.openvino.engine import OpenVinoEngine
 from culet.runtime.openvino.processor import cpu_flags, int8_needs_one_stream
@@ -25,7 +26,7 @@ from culet.runtime.openvino.streams import Request, Streams
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
     return read_checkpoint(write_random(tmp_path_factory.mktemp("streams") / "m"))
 
 
@@ -46,7 +47,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_bulk_gives_the_vectors_of_one_stream(
-    checkpoint: Checkpoint, precision: str, tmp_path: Path, compiled: list[str]
+    checkpoint: EmbeddingCheckpoint, precision: str, tmp_path: Path, compiled: list[str]
 ) -> None:
     ids = texts(LENGTHS * 3)
     single = embed(OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path), ids)
@@ -70,7 +71,7 @@ def test_bulk_gives_the_vectors_of_one_stream(
 @pytest.mark.parametrize("flag", ["amx_int8", "amx_bf16"])
 def test_int8_of_uneven_widths_takes_one_stream_on_a_cpu_with_amx(
     flag: str,
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     compiled: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,7 +142,7 @@ def spoilt(how: str) -> type[Request]:
 @pytest.mark.parametrize("how", ["varying", "not a number", "one text", "slightly"])
 @pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_streams_that_give_wrong_vectors_are_given_up(
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     precision: str,
     how: str,
     compiled: list[str],
@@ -166,7 +167,7 @@ def test_streams_that_give_wrong_vectors_are_given_up(
 
 
 def test_streams_that_differ_by_rounding_are_kept(
-    checkpoint: Checkpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = OpenVinoEngine(checkpoint, "float32", threads=2)
     runs: list[int] = []
@@ -188,7 +189,7 @@ def test_streams_that_differ_by_rounding_are_kept(
 
 
 def test_one_thread_has_one_stream(
-    checkpoint: Checkpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(OpenVinoEngine(checkpoint, "float32", threads=1), texts(LENGTHS))
     assert compiled == ["1"]
@@ -198,7 +199,7 @@ def test_one_thread_has_one_stream(
 
 
 def test_without_memory_for_a_second_model_one_stream_goes_on(
-    checkpoint: Checkpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: EmbeddingCheckpoint, compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, "float32", threads=2)
@@ -211,7 +212,7 @@ def test_without_memory_for_a_second_model_one_stream_goes_on(
 
 
 def test_closing_early_leaves_a_working_engine_and_no_threads(
-    checkpoint: Checkpoint, compiled: list[str]
+    checkpoint: EmbeddingCheckpoint, compiled: list[str]
 ) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, "float32", threads=2)
@@ -225,7 +226,7 @@ def test_closing_early_leaves_a_working_engine_and_no_threads(
 
 
 def test_callers_on_several_threads_share_the_streams(
-    checkpoint: Checkpoint, compiled: list[str]
+    checkpoint: EmbeddingCheckpoint, compiled: list[str]
 ) -> None:
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(checkpoint, "float32", threads=2)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from decoder_doubles import gemma3_like, loud_arrays, texts_of
 
-from culet.checkpoints.gemma import write_decoder
 from culet.checkpoints.t5gemma import read_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.settings import build
 from culet.model.adapt import adapt, adapted_config
@@ -23,7 +23,7 @@ WIDE = gemma3_like(model_dim=48, num_heads=2, num_kv_heads=1)
 def decoder(folder: Path, *, seed: int = 0, wide: bool = False) -> Path:
     config = WIDE if wide else gemma3_like()
     arrays = loud_arrays(config, seed=seed)
-    write_decoder(folder, config, arrays, tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(folder, config, arrays, tokenizer_json=byte_tokenizer().to_str())
     return folder
 
 

@@ -16,7 +16,8 @@ from training_doubles import write_lines
 
 import culet
 from culet.checkpoints.embedding import read_checkpoint
-from culet.checkpoints.gemma import read_decoder, read_encoder_decoder
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.stages import decoder, encoder, seq2seq

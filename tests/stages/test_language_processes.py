@@ -13,7 +13,8 @@ from language_doubles import token_stages, write_corpus, write_pair, write_teach
 from training_doubles import write_lines
 
 from culet.checkpoints.embedding import read_checkpoint
-from culet.checkpoints.gemma import read_decoder, read_encoder_decoder
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.train.log import read_log
 
 STAGES = ("decoder", "lonely", "encoder", "pretrain", "seq2seq")

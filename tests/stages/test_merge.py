@@ -13,9 +13,10 @@ import pytest
 from random_checkpoint import random_arrays, write_random
 
 from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.checkpoints.lineage import LINEAGE_FILE, descent, lineage
 from culet.checkpoints.soup import cosine, write_mean
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build
 from culet.stages import merge

@@ -23,14 +23,14 @@ from training_doubles import write_lines
 
 import culet
 from culet.checkpoints.embedding import read_checkpoint
-from culet.checkpoints.gemma import read_encoder_decoder
+from culet.checkpoints.folder import text_tokenizer
+from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.data.batches.denoise import Denoiser
 from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.model.heads import HeadConfig
 from culet.stages import pretrain
-from culet.stages.language import text_tokenizer
 from culet.stages.pretrain import PretrainConfig, markers_for
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.averaging import average_files, save_weights, saved
@@ -153,11 +153,11 @@ def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
     from language_doubles import pair_config
     from random_checkpoint import random_arrays
 
-    from culet.checkpoints.gemma import write_encoder_decoder
+    from culet.checkpoints.write import write_checkpoint
 
     shape = pair_config(cross="merged", tied_embeddings=True)
     shape = replace(shape, encoder=replace(shape.encoder, window_after=9))
-    write_encoder_decoder(
+    write_checkpoint(
         tmp_path / "pair", shape, random_arrays(shape), tokenizer_json=byte_tokenizer().to_str()
     )
     said: list[str] = []
@@ -244,12 +244,12 @@ def test_a_teacher_changes_what_is_learnt_and_one_of_other_words_is_refused(
     other = tmp_path / "other"
     from dataclasses import replace
 
-    from culet.checkpoints.gemma import write_decoder
+    from culet.checkpoints.write import write_checkpoint
 
     shape = language_doubles.decoder_config()
     larger = replace(shape, stack=replace(shape.stack, vocab_size=300))
     weights = language_doubles.random_arrays(larger)
-    write_decoder(other, larger, weights, tokenizer_json=byte_tokenizer().to_str())
+    write_checkpoint(other, larger, weights, tokenizer_json=byte_tokenizer().to_str())
     with pytest.raises(InputError, match="the teacher has 300 tokens and the model 272"):
         pretrain_quietly(config, init, other, tmp_path / "refused")
 

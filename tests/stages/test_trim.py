@@ -17,13 +17,10 @@ from tokenizers import Tokenizer
 from culet.architecture.embedding_config import tiny
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.embedding import read_checkpoint, write_checkpoint
-from culet.checkpoints.gemma import (
-    read_decoder,
-    read_encoder_decoder,
-    write_decoder,
-    write_encoder_decoder,
-)
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import InputError, RecipeError
 from culet.model.batch import pack
 from culet.model.weights import from_arrays
@@ -66,7 +63,7 @@ def corpus(tmp_path: Path) -> Path:
 def decoder(tmp_path: Path) -> Path:
     config = DecoderConfig(stack(), tied_head=False)
     arrays = random(config.weight_shapes())
-    write_decoder(tmp_path / "in", config, arrays, tokenizer_json=tokenizer().to_str())
+    write_checkpoint(tmp_path / "in", config, arrays, tokenizer_json=tokenizer().to_str())
     return tmp_path / "in"
 
 
@@ -142,7 +139,7 @@ def test_an_embedding_model_is_trimmed_with_its_prompts(corpus: Path, tmp_path: 
     vectors = []
     for folder in (tmp_path / "in", out):
         read = read_checkpoint(folder)
-        ids = Tokenizer.from_file(str(read.tokenizer_json)).encode("zebra: the cat").ids
+        ids = Tokenizer.from_str(read.tokenizer_json).encode("zebra: the cat").ids
         with torch.inference_mode():
             vectors.append(from_arrays(read.config, read.arrays())(pack([ids])))
     torch.testing.assert_close(vectors[0], vectors[1])
@@ -156,7 +153,7 @@ def test_an_encoder_decoder_is_trimmed_on_both_sides(
     encoder = replace(stack(), causal=False)
     config = EncoderDecoderConfig(encoder, decoder, tied_embeddings=tied)
     arrays = random(config.weight_shapes())
-    write_encoder_decoder(tmp_path / "in", config, arrays, tokenizer_json=tokenizer().to_str())
+    write_checkpoint(tmp_path / "in", config, arrays, tokenizer_json=tokenizer().to_str())
     out = run(TrimConfig((corpus,)), init=tmp_path / "in", out=tmp_path / "out", say=quiet)
     read = read_encoder_decoder(out)
     size = len(json.loads(read.tokenizer_json)["model"]["vocab"])

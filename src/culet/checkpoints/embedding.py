@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,51 +18,21 @@ from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints import sentence_transformers as modules
 from culet.checkpoints.card import model_card
-from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
-from culet.checkpoints.folder import (
-    LazyArrays,
-    check_tensors,
-    check_tokenizer,
-    read_json,
-    weight_files,
-    write_shards,
+from culet.checkpoints.checkpoint import (
+    Checkpoint,
+    Contents,
+    EmbeddingCheckpoint,
+    Layout,
+    named_tensors,
 )
-from culet.checkpoints.generating import Layout, named_tensors
+from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
+from culet.checkpoints.folder import check_tensors, read_json, read_tokenizer, weight_files
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint
-from culet.files.atomic import new_folder
 from culet.files.tensors import StoredDtype, StoredTensor
-from culet.text.tokenizer import with_both_ends
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checked checkpoint folder; weights are still on disk.
-
-    Attributes:
-        folder: Where it lies.
-        config: The architecture.
-        tensors: Where each weight is stored, under culet's names.
-        prompts: Prompt name to prefix, as the folder ships them; may be empty.
-        tokenizer_json: The path of tokenizer.json.
-        fingerprint: 16 hex digits that change with weights, config, tokenizer or prompts.
-        notes: What was repaired or deserves a word, as sentences.
-    """
-
-    folder: Path
-    config: EmbeddingConfig
-    tensors: dict[str, StoredTensor]
-    prompts: dict[str, str]
-    tokenizer_json: Path
-    fingerprint: str
-    notes: tuple[str, ...]
-
-    def arrays(self) -> Mapping[str, np.ndarray]:
-        """Return the weights as float32 arrays; float32 files are mapped, not copied."""
-        return LazyArrays(self.tensors)
-
-
-def read_checkpoint(folder: Path | str) -> Checkpoint:
+def read_checkpoint(folder: Path | str) -> EmbeddingCheckpoint:
     """Return the checkpoint in a folder, with everything about it checked.
 
     Raises:
@@ -82,53 +51,35 @@ def read_checkpoint(folder: Path | str) -> Checkpoint:
     tensors |= heads
     if config.pooling == "attention":
         tensors |= weight_files(places["pooling"])
-    check_tensors(config.weight_shapes(), tensors, folder)
-    check_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
+    tensors = check_tensors(config.weight_shapes(), tensors, folder)
+    tokenizer = read_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
     prompts = modules.read_prompts(folder / "config_sentence_transformers.json")
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
     return Checkpoint(
-        folder=folder,
+        path=folder,
         config=config,
-        tensors={name: tensors[name] for name in config.weight_shapes()},
-        prompts=prompts,
-        tokenizer_json=root / "tokenizer.json",
+        architecture=modules.ARCHITECTURE,
+        tensors=tensors,
+        tokenizer=tokenizer,
         fingerprint=_fingerprint(folder, root, config, tensors, prompts),
         notes=tuple(notes),
+        prompts=prompts,
     )
 
 
-def write_checkpoint(
-    folder: Path | str,
+def contents(
     config: EmbeddingConfig,
     arrays: Mapping[str, np.ndarray],
-    *,
-    tokenizer_json: str,
+    dtype: StoredDtype,
     prompts: Mapping[str, str],
-    dtype: StoredDtype = "float32",
-    max_shard_bytes: int = 5_000_000_000,
-    card: str | None = None,
-    extra_files: Mapping[str, str] | None = None,
-) -> None:
-    """Write a folder that culet, sentence-transformers and transformers load alike.
+) -> Contents:
+    """Return what the folder of an embedding model holds.
 
-    A pooling that they do not have is written under a name that makes them stop.
-
-    Args:
-        folder: Where; an older checkpoint there is replaced once the new one is whole.
-        config: The architecture.
-        arrays: float32 weights under culet's names.
-        tokenizer_json: Content of tokenizer.json; a decoder's is told to end texts, too.
-        prompts: Prompt name to prefix.
-        dtype: How weights are stored.
-        max_shard_bytes: Encoder weights beyond this size are split into several files.
-        card: Content of README.md, or None for a short one.
-        extra_files: Further small files (name to content), such as the resolved recipe.
+    A pooling that sentence-transformers does not have is written under a name that makes it stop.
 
     Raises:
-        InputError: If transformers could not load a model of these sizes, or the folder cannot
-            be written.
-        CheckpointError: If the tokenizer does not go with the model.
+        InputError: If transformers could not load a model of these sizes.
     """
     encoder = config.encoder
     if encoder.model_dim % encoder.num_heads:
@@ -136,37 +87,31 @@ def write_checkpoint(
             f"model_dim must be a multiple of num_heads, which transformers insists on, got "
             f"{encoder.model_dim} and {encoder.num_heads}"
         )
-    with new_folder(Path(folder)) as aside:
-        names = _layout(encoder).names
-        write_shards(
-            aside, {disk: arrays[name] for name, disk in names.items()}, dtype, max_shard_bytes
-        )
-        heads = {"2_Dense": {"linear.weight": "up"}, "3_Dense": {"linear.weight": "down"}}
-        if config.pooling == "attention":
-            heads["1_Pooling"] = {name: name for name in ("pool.probe", "pool.key", "pool.value")}
-        for place, stored in heads.items():
-            (aside / place).mkdir()
-            own = {disk: arrays[name] for disk, name in stored.items()}
-            write_shards(aside / place, own, dtype, max_shard_bytes)
-        texts = modules.small_files(config, dtype=dtype, prompts=prompts)
-        texts["tokenizer.json"] = with_both_ends(tokenizer_json)
-        texts["README.md"] = card or model_card(config)
-        for name, text in (texts | dict(extra_files or {})).items():
-            (aside / name).parent.mkdir(exist_ok=True)
-            (aside / name).write_text(text, encoding="utf-8")
-        check_tokenizer(aside / "tokenizer.json", config.encoder.vocab_size)
+    layout = _layout(encoder)
+    names: dict[str, dict[str, str]] = {  # on disk, from canonical ones
+        "": dict(layout.names),
+        "2_Dense": {"up": "linear.weight"},
+        "3_Dense": {"down": "linear.weight"},
+    }
+    if config.pooling == "attention":
+        names["1_Pooling"] = {name: name for name in ("pool.probe", "pool.key", "pool.value")}
+    return Contents(
+        weights={
+            place: {disk: arrays[name] for name, disk in own.items()}
+            for place, own in names.items()
+        },
+        texts=modules.small_files(config, dtype=dtype, prompts=prompts)
+        | {"README.md": model_card(config)},
+        rows=layout.rows,
+    )
 
 
 def _layout(encoder: EncoderConfig) -> Layout:
     """Return how the encoder's weights lie in the folder of the Transformer module."""
-    shapes = encoder.weight_shapes()
     return Layout(
-        shapes=shapes,
-        names={name: EMBEDDINGGEMMA.disk_name(name) for name in shapes},
+        names={name: EMBEDDINGGEMMA.disk_name(name) for name in encoder.weight_shapes()},
         rows=encoder.vocab_size,
-        copies={},
         renamed=lambda full: full.removeprefix("model."),
-        reads_images=lambda full: False,
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from culet.architecture.embedding_config import EMBEDDINGGEMMA_WINDOW
 from culet.architecture.encoder_config import EncoderConfig
+from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints.json_fields import integer, number, optional_number, table
 from culet.errors import CheckpointError, InputError
 
@@ -156,7 +157,7 @@ def read_stack(
         CheckpointError: If a value is missing or impossible, or asks for what this stack lacks.
     """
     values = {**family.defaults, **raw}
-    _refuse_features(raw, values, family, causal=causal, where=where)
+    _refuse_features(values, family, causal=causal, where=where)
     sizes = {size: integer(values, family.keys[size], where) for size in _COUNTS}
     check_num_layers(sizes["num_layers"], family.keys["num_layers"], where)
     local_base, global_base, scaling = _ropes(values, family, where)
@@ -181,6 +182,17 @@ def read_stack(
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
     return replace(stack, attention_scale=None) if scale == stack.head_dim**-0.5 else stack
+
+
+def read_decoder(
+    raw: Mapping[str, Any], family: Family, *, tied_head: bool = True, where: Path
+) -> DecoderConfig:
+    """Return the decoder that a config, or a part of one, describes; see `read_stack`."""
+    return DecoderConfig(
+        read_stack(raw, family, causal=True, where=where),
+        optional_number({**family.defaults, **raw}, "final_logit_softcapping", where),
+        tied_head,
+    )
 
 
 def check_num_layers(num_layers: int, key: str, where: Path) -> None:
@@ -247,15 +259,15 @@ def write_stack(stack: EncoderConfig, family: Family) -> dict[str, Any]:
     return written
 
 
+def write_decoder(config: DecoderConfig, family: Family) -> dict[str, Any]:
+    """Return the part of config.json that describes a decoder."""
+    return write_stack(config.stack, family) | {"final_logit_softcapping": config.logit_softcap}
+
+
 def _refuse_features(
-    raw: Mapping[str, Any],
-    values: Mapping[str, Any],
-    family: Family,
-    *,
-    causal: bool,
-    where: Path,
+    values: Mapping[str, Any], family: Family, *, causal: bool, where: Path
 ) -> None:
-    kind = raw.get("model_type", None if family.embedding else family.model_type)
+    kind = values.get("model_type", None if family.embedding else family.model_type)
     if kind != family.model_type:
         raise CheckpointError(f"{where}: model_type must be {family.model_type!r}, got {kind!r}")
     bidirectional = values.get(_BIDIRECTIONAL)
@@ -304,15 +316,12 @@ def _stored_window(values: Mapping[str, Any], family: Family, where: Path) -> in
 
 
 def _windows(stored: int, family: Family) -> tuple[int, int | None]:
-    """Return the tokens seen before a token and after it (None: the same) from the number on disk.
-
-    Of a whole window of even width, one more token lies after.
-    """
+    """Return the tokens seen before a token and after it (None: the same), from the one on disk."""
     if family.window == "distance":
         return stored - 1, None
     if family.window == "both sides":
         return stored // 2, None
-    before, after = (stored + 1) // 2 - 1, stored // 2
+    before, after = (stored + 1) // 2 - 1, stored // 2  # of an even width one more lies after
     return before, None if before == after else after
 
 
@@ -330,9 +339,8 @@ def _global_layers(
 ) -> tuple[int, ...]:
     types = values.get("layer_types")
     if types is None:
-        name = next(
-            (n for n in ("sliding_window_pattern", "_sliding_window_pattern") if n in values), ""
-        )
+        spellings = ("sliding_window_pattern", "_sliding_window_pattern")
+        name = next((key for key in spellings if key in values), "")
         every = integer(values, name, where) if name else family.pattern
         if every < 1:
             raise CheckpointError(f"{where}: {name} must be at least 1, got {every}")

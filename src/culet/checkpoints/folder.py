@@ -10,12 +10,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype, StoredTensor, read_tensors, write_tensors
+
+if TYPE_CHECKING:
+    from culet.text.tokenizer import TextTokenizer
 
 SPECIAL_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # the same in every Gemma tokenizer
 
@@ -35,8 +38,15 @@ class Tensor(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Its shape."""
 
+    @property
+    def dtype(self) -> str:
+        """How its numbers are stored."""
+
     def float32(self) -> np.ndarray:
         """Return the values."""
+
+
+Stored = TypeVar("Stored", bound=Tensor)
 
 
 class LazyArrays(Mapping[str, np.ndarray]):
@@ -78,41 +88,51 @@ def weight_files(folder: Path) -> dict[str, StoredTensor]:
 
 def check_tensors(
     shapes: Mapping[str, tuple[int, ...]],
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Stored],
     where: Path,
     *,
-    said_by: str = "config.json",
-) -> None:
-    """Raise CheckpointError unless there is each of the tensors, of its shape, and no other.
+    source: str = "config.json",
+) -> dict[str, Stored]:
+    """Return the tensors in canonical order, each there and of its shape, and no other.
 
     Args:
         shapes: What must be there.
         tensors: What is there.
         where: The folder or file, for the message.
-        said_by: Where the shapes come from, for the message.
+        source: Where the shapes come from, for the message.
+
+    Raises:
+        CheckpointError: If one is missing, superfluous or of another shape.
     """
     missing = [name for name in shapes if name not in tensors]
     extra = [name for name in tensors if name not in shapes]
     if missing or extra:
         raise CheckpointError(
-            f"{where}: weights and {said_by} disagree; missing {listed(missing)}, "
+            f"{where}: weights and {source} disagree; missing {listed(missing)}, "
             f"unexpected {listed(extra)}"
         )
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise CheckpointError(
                 f"{tensors[name].path}: tensor {tensors[name].name} has shape "
-                f"{tensors[name].shape}, {said_by} says {shape}"
+                f"{tensors[name].shape}, {source} says {shape}"
             )
+    return {name: tensors[name] for name in shapes}
 
 
-def check_tokenizer(path: Path, vocab_size: int) -> None:
-    """Raise CheckpointError unless a tokenizer.json is of this family and fits the embedding."""
+def read_tokenizer(path: Path, vocab_size: int) -> Path | str:
+    """Return a tokenizer.json that fits the embedding: its path, or its content if it was changed.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, of another family, or has more ids than there
+            are rows.
+    """
     try:
         content = required(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
-    fitting_tokenizer(content, vocab_size, path)
+    fitting = fitting_tokenizer(content, vocab_size, path)
+    return path if fitting is content else fitting
 
 
 def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
@@ -149,6 +169,17 @@ def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
                 "another family, and other tools would put a wrong token around each text"
             )
     return content if tokenizer is stored else tokenizer.to_str()
+
+
+def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> TextTokenizer:
+    """Return the tokenizer of a model of this family; by default no text is too long."""
+    from tokenizers import Tokenizer
+
+    from culet.text.tokenizer import TextTokenizer
+
+    stored = Tokenizer.from_str(tokenizer_json)
+    bos, eos = SPECIAL_IDS["<bos>"], SPECIAL_IDS["<eos>"]
+    return TextTokenizer(stored, max_length, bos_id=bos, eos_id=eos)
 
 
 def write_shards(

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.errors import CheckpointError
 
 LINEAGE_FILE = "culet_lineage.json"
 
 
-def lineage(checkpoint: Checkpoint) -> tuple[str, ...] | None:
+def lineage(checkpoint: EmbeddingCheckpoint) -> tuple[str, ...] | None:
     """Return the fingerprints of a checkpoint's ancestors and its own, or None if none is recorded.
 
     Raises:
         CheckpointError: If the file is there and cannot be read.
     """
-    path = checkpoint.folder / LINEAGE_FILE
+    path = checkpoint.path / LINEAGE_FILE
     try:
         chain = json.loads(path.read_text(encoding="utf-8"))["ancestors"]
     except FileNotFoundError:
@@ -30,7 +30,7 @@ def lineage(checkpoint: Checkpoint) -> tuple[str, ...] | None:
     return (*map(str, chain), checkpoint.fingerprint)
 
 
-def descent(*parents: Checkpoint) -> dict[str, str]:
+def descent(*parents: EmbeddingCheckpoint) -> dict[str, str]:
     """Return the file to write into a checkpoint that is made from these ones, as name to content.
 
     A parent without a record counts as an ancestor itself.

@@ -1,13 +1,16 @@
-"""A stack in culet's own words, for settings that no other library has a name for."""
+"""Stacks and decoders in culet's own words, for settings that no other library has a name for."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from culet.architecture.encoder_config import EncoderConfig
+from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints.families import check_num_layers
+from culet.checkpoints.json_fields import optional_number
 from culet.errors import CheckpointError, InputError
 
 _TYPES: dict[str, set[type]] = {
@@ -16,6 +19,24 @@ _TYPES: dict[str, set[type]] = {
     "bool": {bool},
     "None": {type(None)},
 }
+
+
+def own_decoder(config: DecoderConfig, key: str) -> dict[str, Any]:
+    """Return a decoder as a JSON object, with its stack under the key."""
+    return {
+        key: own_table(config.stack),
+        "logit_softcap": config.logit_softcap,
+        "tied_head": config.tied_head,
+    }
+
+
+def read_own_decoder(raw: Mapping[str, Any], key: str, where: Path) -> DecoderConfig:
+    """Return the decoder that `own_decoder` wrote; see `read_own`."""
+    return DecoderConfig(
+        read_own(raw.get(key), where),
+        optional_number(raw, "logit_softcap", where),
+        raw.get("tied_head", True) is True,
+    )
 
 
 def own_table(stack: EncoderConfig) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from culet.checkpoints.json_fields import integer
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype, StoredTensor, read_tensors
 
+ARCHITECTURE = "Gemma3TextModel"
 _PUBLISHED_WIDTHS = (768, 512, 256, 128)
 _MODULES = ["Transformer", "Pooling", "Dense", "Dense", "Normalize"]
 _PLACES = ("", "1_Pooling", "2_Dense", "3_Dense", "4_Normalize")
@@ -223,7 +224,7 @@ def small_files(
             for i, (path, kind) in enumerate(zip(_PLACES, kinds, strict=True))
         ],
         "config.json": {
-            "architectures": ["Gemma3TextModel"],
+            "architectures": [ARCHITECTURE],
             **write_stack(config.encoder, EMBEDDINGGEMMA),
             "dtype": dtype,
             "torch_dtype": dtype,

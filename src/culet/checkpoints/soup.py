@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.checkpoints.embedding import Checkpoint, write_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.checkpoints.lineage import descent, lineage
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import InputError
 from culet.files.atomic import new_folder
 from culet.files.tensors import StoredDtype, StoredTensor, to_float32
@@ -28,12 +29,12 @@ LEAST_COSINE = 0.5
 _PIECE = 1 << 22  # numbers added up at once
 
 
-def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
+def check_alike(checkpoints: Sequence[EmbeddingCheckpoint]) -> None:
     """Raise InputError unless shapes, tokenizers and prompts are the same everywhere."""
     first = checkpoints[0]
-    tokenizer = json.loads(first.tokenizer_json.read_text(encoding="utf-8"))
+    tokenizer = json.loads(first.tokenizer_json)
     for other in checkpoints[1:]:
-        pair = f"{first.folder} and {other.folder} cannot be averaged"
+        pair = f"{first.path} and {other.path} cannot be averaged"
         for part in ("encoder", "embedding"):
             mine = first.config.encoder if part == "encoder" else first.config
             theirs = other.config.encoder if part == "encoder" else other.config
@@ -43,13 +44,13 @@ def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
                     raise InputError(
                         f"{pair}: {field.name} is {values[0]} in one and {values[1]} in the other"
                     )
-        if json.loads(other.tokenizer_json.read_text(encoding="utf-8")) != tokenizer:
+        if json.loads(other.tokenizer_json) != tokenizer:
             raise InputError(f"{pair}: their tokenizers differ, so their rows mean other tokens")
         if other.prompts != first.prompts:
             raise InputError(f"{pair}: their prompts differ, so they were trained on other texts")
 
 
-def cosine(first: Checkpoint, second: Checkpoint) -> float:
+def cosine(first: EmbeddingCheckpoint, second: EmbeddingCheckpoint) -> float:
     """Return the median cosine between the matrices of two models, the token table left out.
 
     The table is left out because models that began apart may share it, as those do whose rows
@@ -67,7 +68,7 @@ def cosine(first: Checkpoint, second: Checkpoint) -> float:
     return float(np.median(found))
 
 
-def check_related(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
+def check_related(checkpoints: Sequence[EmbeddingCheckpoint]) -> dict[str, float]:
     """Return the cosine of each pair, by its places ("0-1").
 
     Recorded ancestors decide where both models have them; otherwise the cosine does.
@@ -79,7 +80,7 @@ def check_related(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
     for (i, first), (j, second) in combinations(enumerate(checkpoints), 2):
         cosines[f"{i}-{j}"] = near = cosine(first, second)
         chains = lineage(first), lineage(second)
-        pair = f"{first.folder} and {second.folder} cannot be averaged"
+        pair = f"{first.path} and {second.path} cannot be averaged"
         if chains[0] is not None and chains[1] is not None:
             if not set(chains[0]) & set(chains[1]):
                 raise InputError(
@@ -97,7 +98,7 @@ def check_related(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
 
 def write_mean(
     folder: Path,
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Sequence[EmbeddingCheckpoint],
     weights: Sequence[float],
     *,
     scratch: Path,
@@ -145,7 +146,7 @@ def write_mean(
             folder,
             first.config,
             arrays,
-            tokenizer_json=first.tokenizer_json.read_text(encoding="utf-8"),
+            tokenizer_json=first.tokenizer_json,
             prompts=first.prompts,
             dtype=dtype,
             extra_files=descent(*checkpoints) | dict(extra_files or {}),

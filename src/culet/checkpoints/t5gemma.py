@@ -13,24 +13,31 @@ tower when it is read here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.architecture.generating_config import EncoderDecoderConfig
+from culet.checkpoints.checkpoint import (
+    Contents,
+    EncoderDecoderCheckpoint,
+    Layout,
+    read_folder,
+)
 from culet.checkpoints.families import (
     T5GEMMA,
     T5GEMMA2_DECODER,
     T5GEMMA2_ENCODER,
+    read_decoder,
     read_stack,
     writable,
+    write_decoder,
     write_stack,
 )
-from culet.checkpoints.generating import GeneratingCheckpoint, Layout, read_folder, write_folder
-from culet.checkpoints.json_fields import optional_number, table
-from culet.checkpoints.own_config import own_table, read_own
+from culet.checkpoints.folder import generating_files
+from culet.checkpoints.json_fields import table
+from culet.checkpoints.own_config import own_decoder, own_table, read_own, read_own_decoder
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype
 
@@ -54,11 +61,6 @@ _VISION = {
 }
 
 
-@dataclass(frozen=True)
-class EncoderDecoderCheckpoint(GeneratingCheckpoint[EncoderDecoderConfig]):
-    """A checked encoder-decoder; weights are still on disk."""
-
-
 def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
     """Return the encoder-decoder in a folder, with everything about it checked.
 
@@ -69,48 +71,21 @@ def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a folder; expected one with a config.json")
-    return read_folder(EncoderDecoderCheckpoint, path, ARCHITECTURES, _described)
+    return read_folder(path, ARCHITECTURES, _described)
 
 
-def write_encoder_decoder(
-    folder: Path | str,
-    config: EncoderDecoderConfig,
-    arrays: Mapping[str, np.ndarray],
-    *,
-    tokenizer_json: str,
-    dtype: StoredDtype = "float32",
-    max_shard_bytes: int = 5_000_000_000,
-    extra_files: Mapping[str, str] | None = None,
-) -> None:
-    """Write a folder that culet and, where it has such a model, transformers load alike.
-
-    Args:
-        folder: Where; an older one there is replaced once the new one is whole.
-        config: The architecture.
-        arrays: float32 weights under their canonical names.
-        tokenizer_json: Content of tokenizer.json.
-        dtype: How weights are stored.
-        max_shard_bytes: Weights beyond this size are split into several files.
-        extra_files: Further small files (name to content), such as the resolved recipe.
-
-    Raises:
-        InputError: If the folder cannot be written.
-        CheckpointError: If the tokenizer does not go with the model.
-    """
-    name = _architecture_of(config)
+def contents(
+    config: EncoderDecoderConfig, arrays: Mapping[str, np.ndarray], dtype: StoredDtype
+) -> Contents:
+    """Return what the folder of an encoder-decoder holds."""
+    layout, name, stack = _layout(config), _architecture_of(config), config.decoder.stack
     written = {_FIRST: _first_config, _SECOND: _second_config, _OWN: _own_config}[name](config)
-    stack = config.decoder.stack
-    write_folder(
-        Path(folder),
-        _layout(config),
-        {"architectures": [name], **written, "is_encoder_decoder": True},
-        arrays,
-        max_length=stack.max_length,
-        tokenizer_json=tokenizer_json,
-        dtype=dtype,
-        max_shard_bytes=max_shard_bytes,
-        extra_tensors=_no_images(stack.model_dim) if name == _SECOND else None,
-        extra_files=extra_files,
+    stated = {"architectures": [name], **written, "is_encoder_decoder": True, "dtype": dtype}
+    weights = {disk: arrays[weight] for weight, disk in layout.names.items()}
+    return Contents(
+        weights={"": weights | (_no_images(stack.model_dim) if name == _SECOND else {})},
+        texts=generating_files(stated, stack.max_length),
+        rows=layout.rows,
     )
 
 
@@ -131,34 +106,22 @@ def _config(raw: Mapping[str, Any], name: str, where: Path) -> EncoderDecoderCon
             )
         return EncoderDecoderConfig(
             read_own(own.get("encoder"), where),
-            DecoderConfig(
-                read_own(own.get("decoder"), where),
-                optional_number(own, "logit_softcap", where),
-                own.get("tied_head", True) is True,
-            ),
+            read_own_decoder(own, "decoder", where),
             cross=own["cross"],
             tied_embeddings=own.get("tied_embeddings", False) is True,
         )
     tied = raw.get("tie_word_embeddings", True) is not False
     if name == _FIRST:
-        softcap = {**T5GEMMA.defaults, **decoder}
         return EncoderDecoderConfig(
             read_stack(encoder, T5GEMMA, causal=False, where=where),
-            DecoderConfig(
-                read_stack(decoder, T5GEMMA, causal=True, where=where),
-                optional_number(softcap, "final_logit_softcapping", where),
-                tied,
-            ),
+            read_decoder(decoder, T5GEMMA, tied_head=tied, where=where),
         )
     if not tied:
         raise CheckpointError(f"{where}: tie_word_embeddings must be true in {_SECOND}, got false")
     text = table(encoder, "text_config", where)
     return EncoderDecoderConfig(
         read_stack(text, T5GEMMA2_ENCODER, causal=False, where=where),
-        DecoderConfig(
-            read_stack(decoder, T5GEMMA2_DECODER, causal=True, where=where),
-            optional_number(decoder, "final_logit_softcapping", where),
-        ),
+        read_decoder(decoder, T5GEMMA2_DECODER, where=where),
         cross="merged",
         tied_embeddings=True,
     )
@@ -180,10 +143,9 @@ def _architecture_of(config: EncoderDecoderConfig) -> str:
 
 def _first_config(config: EncoderDecoderConfig) -> dict[str, Any]:
     encoder = write_stack(config.encoder, T5GEMMA) | {"is_decoder": False}
-    decoder = write_stack(config.decoder.stack, T5GEMMA) | {
+    decoder = write_decoder(config.decoder, T5GEMMA) | {
         "is_decoder": True,
         "cross_attention_hidden_size": config.encoder.model_dim,
-        "final_logit_softcapping": config.decoder.logit_softcap,
         "tie_word_embeddings": config.decoder.tied_head,
     }
     return {
@@ -207,8 +169,7 @@ def _second_config(config: EncoderDecoderConfig) -> dict[str, Any]:
             "mm_tokens_per_image": 1,
             **images,
         },
-        "decoder": write_stack(config.decoder.stack, T5GEMMA2_DECODER)
-        | {"final_logit_softcapping": config.decoder.logit_softcap},
+        "decoder": write_decoder(config.decoder, T5GEMMA2_DECODER),
         "eoi_token_index": _NO_TOKEN,
         "image_token_index": _NO_TOKEN,
         "tie_word_embeddings": True,
@@ -220,9 +181,7 @@ def _own_config(config: EncoderDecoderConfig) -> dict[str, Any]:
         "model_type": "culet_encoder_decoder",
         "culet": {
             "encoder": own_table(config.encoder),
-            "decoder": own_table(config.decoder.stack),
-            "logit_softcap": config.decoder.logit_softcap,
-            "tied_head": config.decoder.tied_head,
+            **own_decoder(config.decoder, "decoder"),
             "cross": config.cross,
             "tied_embeddings": config.tied_embeddings,
         },
@@ -231,13 +190,11 @@ def _own_config(config: EncoderDecoderConfig) -> dict[str, Any]:
 
 def _layout(config: EncoderDecoderConfig) -> Layout:
     """Return how an encoder-decoder's weights lie in a folder."""
-    shapes = config.weight_shapes()
     table_of_decoder = "encoder.embed" if config.tied_embeddings else "decoder.embed"
     copies = ["model.decoder.embed_tokens.weight"] if config.tied_embeddings else []
     copies += ["lm_head.out_proj.weight"] if config.decoder.tied_head else []
     return Layout(
-        shapes=shapes,
-        names={name: _disk_name(name) for name in shapes},
+        names={name: _disk_name(name) for name in config.weight_shapes()},
         rows=min(config.encoder.vocab_size, config.decoder.stack.vocab_size),
         copies=dict.fromkeys(copies, table_of_decoder),
         renamed=lambda full: full.replace("model.encoder.text_model.", "model.encoder.", 1),

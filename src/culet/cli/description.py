@@ -12,57 +12,44 @@ from rich.console import Console
 from rich.text import Text
 from tokenizers import Tokenizer
 
+from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.encoder_config import EncoderConfig
-from culet.architecture.generating_config import EncoderDecoderConfig
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
-from culet.checkpoints.folder import read_json
-from culet.checkpoints.gemma import ARCHITECTURES as DECODERS
-from culet.checkpoints.gemma import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_generating,
-)
-from culet.checkpoints.t5gemma import ARCHITECTURES as ENCODER_DECODERS
-from culet.errors import CheckpointError
+from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.checkpoint import AnyCheckpoint
 from culet.terminal.tables import show_rows, size
 from culet.text.prompts import Prompts
 
-Described = Checkpoint | DecoderCheckpoint | EncoderDecoderCheckpoint
-
 _TABLES = ("embed", "head")
+# The commands and stages that take such a model.
+_DECODER_USES = [
+    "culet generate: continues prompts",
+    "stage adapt: an encoder-decoder from it, for stage pretrain",
+    "stage encoder: an embedding checkpoint from it, the cheap way",
+    "stage decoder: further training",
+    "stage trim: a smaller vocabulary",
+]
+_ENCODER_DECODER_USES = [
+    "culet generate: answers sources",
+    "stage pretrain: UL2, which leaves its encoder as an embedding checkpoint",
+    "stage seq2seq: inputs and targets",
+    "stage trim: a smaller vocabulary",
+]
 _UNUSED = re.compile(r"<unused\d+>", re.ASCII)
 
 
-def read_described(path: Path) -> Described:
-    """Return the embedding model, decoder or encoder-decoder at a path, with everything checked.
-
-    Raises:
-        CheckpointError: If it is none of these, or cannot be trusted.
-    """
-    config = path / "config.json"
-    if path.is_dir() and not (path / "modules.json").exists() and config.exists():
-        raw = read_json(config)
-        named = raw.get("architectures")
-        name = named[0] if isinstance(named, list) and named else named
-        if name not in (*DECODERS, *ENCODER_DECODERS):
-            raise CheckpointError(
-                f"{path} has no modules.json, so it is no embedding model that could be used, and "
-                f"config.json names the architecture {name!r}, which is no decoder or "
-                f"encoder-decoder known here; known are {', '.join((*DECODERS, *ENCODER_DECODERS))}"
-            )
-        return read_generating(path)
-    return read_generating(path) if path.is_file() else read_checkpoint(path)
-
-
-def facts_of(found: Described) -> dict[str, Any]:
+def facts_of(found: AnyCheckpoint) -> dict[str, Any]:
     """Return what is known of a checkpoint, as JSON."""
-    return _embedding_facts(found) if isinstance(found, Checkpoint) else _generating_facts(found)
+    config = found.config
+    if isinstance(config, EmbeddingConfig):
+        return _embedding_facts(found, config)
+    return _generating_facts(found, config)
 
 
-def show_checkpoint(found: Described, console: Console) -> None:
+def show_checkpoint(found: AnyCheckpoint, console: Console) -> None:
     """Print what is known of a checkpoint."""
     facts = facts_of(found)
-    rows = _embedding_rows(facts) if isinstance(found, Checkpoint) else _generating_rows(facts)
+    embeds = isinstance(found.config, EmbeddingConfig)
+    rows = _embedding_rows(facts) if embeds else _generating_rows(facts)
     sizes: dict[str, int] = facts["files"]
     show_rows(
         {
@@ -75,10 +62,10 @@ def show_checkpoint(found: Described, console: Console) -> None:
     )
 
 
-def _embedding_facts(found: Checkpoint) -> dict[str, Any]:
-    config, encoder = found.config, found.config.encoder
+def _embedding_facts(found: AnyCheckpoint, config: EmbeddingConfig) -> dict[str, Any]:
+    encoder = config.encoder
     return {
-        "folder": str(found.folder),
+        "folder": str(found.path),
         "fingerprint": found.fingerprint,
         "num_parameters": config.num_parameters(),
         "num_embedding_parameters": encoder.vocab_size * encoder.model_dim,
@@ -88,8 +75,8 @@ def _embedding_facts(found: Checkpoint) -> dict[str, Any]:
         "projection_dim": config.projection_dim,
         "embedding_dim": config.embedding_dim,
         "widths": list(config.widths),
-        "prompts": found.prompts,
-        "files": _file_sizes(found.folder),
+        "prompts": dict(found.prompts),
+        "files": _file_sizes(found.path),
         "notes": list(found.notes),
     }
 
@@ -121,8 +108,9 @@ def _prompt_lines(prompts: Prompts) -> list[str]:
     return [f"{prompt!r}  {', '.join(known)}" for prompt, known in names.items()]
 
 
-def _generating_facts(found: DecoderCheckpoint | EncoderDecoderCheckpoint) -> dict[str, Any]:
-    config = found.config
+def _generating_facts(
+    found: AnyCheckpoint, config: DecoderConfig | EncoderDecoderConfig
+) -> dict[str, Any]:
     paired = isinstance(config, EncoderDecoderConfig)
     decoder = config.decoder if isinstance(config, EncoderDecoderConfig) else config
     numbers = {name: math.prod(shape) for name, shape in config.weight_shapes().items()}
@@ -143,7 +131,7 @@ def _generating_facts(found: DecoderCheckpoint | EncoderDecoderCheckpoint) -> di
         "tied_head": decoder.tied_head,
         "logit_softcap": decoder.logit_softcap,
         "num_unused_tokens": _num_unused(found.tokenizer_json),
-        "uses": _uses(found),
+        "uses": _ENCODER_DECODER_USES if paired else _DECODER_USES,
         "files": _file_sizes(found.path),
         "notes": list(found.notes),
     }
@@ -207,24 +195,6 @@ def _tables_line(facts: Mapping[str, Any]) -> str:
     if not facts["tied_head"]:
         head = "the head has a table of its own"
     return f"encoder and decoder have their own; {head}" if "encoder" in facts else head
-
-
-def _uses(found: DecoderCheckpoint | EncoderDecoderCheckpoint) -> list[str]:
-    """Return the commands and stages that take such a model."""
-    if isinstance(found, EncoderDecoderCheckpoint):
-        return [
-            "culet generate: answers sources",
-            "stage pretrain: UL2, which leaves its encoder as an embedding checkpoint",
-            "stage seq2seq: inputs and targets",
-            "stage trim: a smaller vocabulary",
-        ]
-    return [
-        "culet generate: continues prompts",
-        "stage adapt: an encoder-decoder from it, for stage pretrain",
-        "stage encoder: an embedding checkpoint from it, the cheap way",
-        "stage decoder: further training",
-        "stage trim: a smaller vocabulary",
-    ]
 
 
 def _file_sizes(path: Path) -> dict[str, int]:

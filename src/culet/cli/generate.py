@@ -70,7 +70,8 @@ def generate(
 
 def _writer(checkpoint: Path, device: str, precision: str) -> Writer:
     need("culet.generation.writer", extra="torch", purpose="generating text")
-    from culet.generation.writer import Writer, read_generating
+    from culet.checkpoints.recognize import read_generating
+    from culet.generation.writer import Writer
 
     return Writer(read_generating(checkpoint), device=device, precision=precision)
 

@@ -22,12 +22,13 @@ def info(
     as_json: JsonOption = False,
 ) -> None:
     """Check a checkpoint and show what it is."""
-    from culet.cli.description import facts_of, read_described, show_checkpoint
+    from culet.checkpoints.recognize import read_any
+    from culet.cli.description import facts_of, show_checkpoint
     from culet.loading import find_checkpoint
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # they are among the notes that are shown
-        found = read_described(find_checkpoint(checkpoint))
+        found = read_any(find_checkpoint(checkpoint))
     if as_json:
         print_json(facts_of(found))
     else:

@@ -15,8 +15,6 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints.card import model_card
 from culet.errors import InputError
 from culet.files.atomic import new_file
 
@@ -123,7 +121,7 @@ def write_ledgers(out: Path, read: Mapping[str, Iterable[Path]]) -> None:
     entries = {name: ledger_of(paths) for name, paths in read.items()}
     for name, own in entries.items():
         write_ledger(out / "data" / name / LEDGER, own)
-    write_ledger(out / LEDGER, _merged(entry for own in entries.values() for entry in own))
+    write_ledger(out / LEDGER, merged(entry for own in entries.values() for entry in own))
 
 
 def read_ledger(path: Path) -> list[LedgerEntry]:
@@ -152,34 +150,10 @@ def ledger_of(paths: Iterable[Path]) -> list[LedgerEntry]:
     looked for: of it the source whose name the folder has counts, or all if none has. Without a
     ledger the source's own file counts; without either its licence is not stated.
     """
-    return _merged(entry for path in paths for entry in _entries(path))
+    return merged(entry for path in paths for entry in _entries(path))
 
 
-def training_papers(
-    config: EmbeddingConfig | None, models: Iterable[Path], paths: Iterable[Path]
-) -> dict[str, str]:
-    """Return README.md and ledger.json of a model that was trained from others on some data.
-
-    Args:
-        config: The model's architecture; None for a model without a card, a decoder or an
-            encoder-decoder, which has the ledger alone.
-        models: Checkpoint folders it began from; what they were trained on counts as well.
-        paths: The data it was trained on.
-    """
-    inherited = (entry for model in models for entry in _own(model / LEDGER))
-    entries = _merged([*inherited, *ledger_of(paths)])
-    papers = {LEDGER: ledger_text(entries)}
-    if config is None:
-        return papers
-    card = model_card(config) + ("\n" + card_section(entries) if entries else "")
-    return {"README.md": card} | papers
-
-
-def _own(path: Path) -> list[LedgerEntry]:
-    return read_ledger(path) if path.exists() else []
-
-
-def _merged(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+def merged(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
     """Return each entry once, different ones of one name under names of their own."""
     found: dict[str, LedgerEntry] = {}
     for entry in dict.fromkeys(entries):
@@ -189,25 +163,6 @@ def _merged(entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
             name = f"{entry.source} ({number})"
         found[name] = replace(entry, source=name)
     return list(found.values())
-
-
-def card_section(entries: Iterable[LedgerEntry]) -> str:
-    """Return the ledger as a section of a model card, in Markdown."""
-    lines = ["## Training data", "", "| source | licence | rows | origin |", "|---|---|---:|---|"]
-    for entry in entries:
-        origin = "; ".join(
-            part
-            for part in (
-                entry.origin,
-                entry.attribution and f"by {entry.attribution}",
-                entry.made_by and f"written by {entry.made_by}",
-            )
-            if part
-        )
-        rows = f"{entry.rows_kept:,}" if entry.rows_read else ""
-        cells = (entry.source, entry.licence, rows, origin)
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
 
 
 def _entries(path: Path) -> list[LedgerEntry]:
@@ -241,7 +196,3 @@ def _object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected an object of JSON, got {type(value).__name__}")
     return value
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

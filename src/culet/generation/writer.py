@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from culet.architecture.generating_config import DecoderConfig
+from culet.checkpoints.checkpoint import GeneratingCheckpoint
 from culet.checkpoints.folder import SPECIAL_IDS
-from culet.checkpoints.gemma import DecoderCheckpoint, EncoderDecoderCheckpoint
-from culet.checkpoints.gemma import read_generating as read_generating
 from culet.errors import InputError
 from culet.generation.decode import GenerationConfig, generate
 from culet.model.decoder import Decoder
@@ -58,7 +58,7 @@ class Writer:
 
     def __init__(
         self,
-        checkpoint: DecoderCheckpoint | EncoderDecoderCheckpoint,
+        checkpoint: GeneratingCheckpoint,
         *,
         device: str = "cpu",
         precision: str = "float32",
@@ -67,19 +67,13 @@ class Writer:
             raise InputError(f"precision must be one of {', '.join(_DTYPES)}, got {precision!r}")
         self._dtype = _DTYPES[precision]
         self._tokenizer = Tokenizer.from_str(checkpoint.tokenizer_json)
-        self.model: Decoder | EncoderDecoder
-        if isinstance(checkpoint, DecoderCheckpoint):
-            max_length = checkpoint.config.stack.max_length
-            self.model = from_arrays(
-                checkpoint.config, checkpoint.arrays(), dtype=self._dtype, device=device
-            )
-        else:
-            max_length = checkpoint.config.encoder.max_length
-            self.model = from_arrays(
-                checkpoint.config, checkpoint.arrays(), dtype=self._dtype, device=device
-            )
+        config, arrays = checkpoint.config, checkpoint.arrays()
+        self.model: Decoder | EncoderDecoder = from_arrays(
+            config, arrays, dtype=self._dtype, device=device
+        )
+        stack = config.stack if isinstance(config, DecoderConfig) else config.encoder
         bos, eos = SPECIAL_IDS["<bos>"], SPECIAL_IDS["<eos>"]
-        self._texts = TextTokenizer(self._tokenizer, max_length, bos_id=bos, eos_id=eos)
+        self._texts = TextTokenizer(self._tokenizer, stack.max_length, bos_id=bos, eos_id=eos)
         turn = self._tokenizer.token_to_id(_TURN_ENDS)
         self.ends = (eos,) if turn is None else (eos, turn)
 

@@ -87,12 +87,9 @@ class Forecast:
 
 def read_shape(path: Path) -> Shape | None:
     """Return the architecture of a model on disk; None if it cannot be read."""
-    from culet.checkpoints.embedding import read_checkpoint
-    from culet.checkpoints.gemma import read_generating
+    from culet.checkpoints.recognize import read_any
 
     try:
-        if (path / "modules.json").exists():
-            return read_checkpoint(path).config
-        return read_generating(path).config
+        return read_any(path).config
     except (CuletError, OSError):
         return None  # the stage reports what is wrong

@@ -8,18 +8,25 @@ with "@": "@mine" is the main output of stage mine, "@mine/report.json" a file i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from culet.errors import RecipeError
+from culet.checkpoints.recognize import Kind as CheckpointKind
+from culet.checkpoints.recognize import recognize
+from culet.errors import CheckpointError, RecipeError
 from culet.files.settings import build, read_toml
 from culet.loading import PACKAGED
 from culet.pipeline.kinds import KINDS
 from culet.pipeline.stage import Input, Kind, Output, Stage
+
+_OUTPUTS: dict[CheckpointKind, Output] = {
+    "embedding model": "model",
+    "decoder": "decoder",
+    "encoder-decoder": "seq2seq",
+}
 
 
 @dataclass(frozen=True)
@@ -195,7 +202,7 @@ class _References:
             raise RecipeError(f"{self._name}.{spec.key} must name a stage or a path, got {text!r}")
         name, _, inside = text.removeprefix("@").partition("/")
         if inside or not (text.startswith("@") or name in self._above):
-            self.matched[spec.key] = _kind_of(Path(text)) or spec.takes[0]
+            self.matched[spec.key] = _kind_of(Path(text), spec.takes[0])
             return self.path(text)
         stage = self._stage(name, text)
         fitting = [output for output in spec.takes if output in stage.gives]
@@ -217,15 +224,13 @@ class _References:
         return self._above[name]
 
 
-def _kind_of(path: Path) -> Output | None:
-    """Return what the checkpoint at a path is, if that can be seen."""
-    if (path / "modules.json").exists():
-        return "model"
+def _kind_of(path: Path, otherwise: Output) -> Output:
+    """Return what the checkpoint at a path is, `otherwise` where that cannot be seen."""
     try:
-        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-        return "seq2seq" if config["is_encoder_decoder"] else "decoder"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "decoder" if path.suffix == ".gguf" or path.is_dir() else None
+        kind = recognize(path)
+    except CheckpointError:  # the stage will say what is wrong
+        return otherwise
+    return otherwise if kind is None else _OUTPUTS[kind]
 
 
 def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from culet.architecture.multimodal import SoftTokens
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.errors import InputError
 from culet.model.batch import TokenBatch, TokenVectors, pack, split_by_length
 from culet.model.embedding_model import EmbeddingModel, check_dtype
@@ -75,7 +75,7 @@ class TorchEngine:
 
 
 def torch_engine(
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     precision: str | None = None,
     *,
     device: str,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culet.architecture.generating_config import CrossAttention, DecoderConfig
-from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
-from culet.checkpoints.t5gemma import write_encoder_decoder
+from culet.checkpoints.checkpoint import DecoderCheckpoint
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
-from culet.data.ledger import training_papers
 from culet.errors import InputError
 from culet.files import fingerprint
 from culet.files.settings import identity, to_tables
@@ -29,6 +29,7 @@ from culet.model.adapt import (
 )
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
+from culet.stages.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,13 @@ def run(
         cross_norms=config.cross_norms,
         seed=config.seed,
     )
-    write_encoder_decoder(
+    write_checkpoint(
         folder.checkpoint,
         shape,
         arrays,
         tokenizer_json=source.tokenizer_json,
         dtype=config.dtype,
-        extra_files={
-            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
-            **training_papers(None, [decoder, *([encoder] if encoder else [])], ()),
-        },
+        extra_files=provenance(folder, shape, [decoder, *([encoder] if encoder else [])], ()),
     )
     new = sum(arrays[key].size for key, origin in origins(shape).items() if origin is None)
     balanced = is_balanced(shape)

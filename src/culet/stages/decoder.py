@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from culet.architecture.generating_config import DecoderConfig, Shapes
-from culet.checkpoints.gemma import read_decoder, write_decoder
+from culet.checkpoints.folder import text_tokenizer
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.windows import (
     TextSourceConfig,
     TokenWindows,
     WindowBatcher,
     next_token,
 )
-from culet.data.ledger import training_papers
 from culet.errors import RecipeError
 from culet.files.settings import LATER
 from culet.model.weights import from_arrays, to_arrays
@@ -29,12 +30,11 @@ from culet.stages.language import (
     TokenTraining,
     check_window,
     finish,
-    folder_papers,
     open_folder,
     read_windows,
-    text_tokenizer,
     train,
 )
+from culet.stages.provenance import provenance
 from culet.stages.speed import language_estimate
 from culet.train.language_steps import head_table, windows_step
 from culet.train.processes import current
@@ -164,14 +164,15 @@ def run(
     )
     if result is None:  # the first process writes
         return folder.checkpoint
-    write_decoder(
+    write_checkpoint(
         folder.checkpoint,
         model.config,
         to_arrays(model),
         tokenizer_json=tokenizer_json,
         dtype=config.save_dtype,
-        extra_files=folder_papers(folder)
-        | training_papers(None, [init] if init else [], [s.path for s in config.sources]),
+        extra_files=provenance(
+            folder, model.config, [init] if init else [], [s.path for s in config.sources]
+        ),
     )
     finish(folder, result)
     return folder.checkpoint

@@ -18,7 +18,9 @@ from torch import nn
 
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig
-from culet.checkpoints.gemma import DecoderCheckpoint, read_decoder
+from culet.checkpoints.checkpoint import DecoderCheckpoint
+from culet.checkpoints.folder import text_tokenizer
+from culet.checkpoints.gemma import read_decoder
 from culet.data.batches.windows import (
     TextSourceConfig,
     TokenWindows,
@@ -38,7 +40,6 @@ from culet.stages.language import (
     finish,
     open_folder,
     read_windows,
-    text_tokenizer,
     train,
     write_encoder,
 )

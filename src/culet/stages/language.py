@@ -10,15 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import nn
 
 from culet.architecture.encoder_config import EncoderConfig
-from culet.checkpoints.embedding import write_checkpoint
-from culet.checkpoints.folder import SPECIAL_IDS
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.windows import TextSourceConfig, WindowPlan, read_text_sources
-from culet.data.ledger import training_papers
 from culet.errors import RecipeError
 from culet.files import fingerprint
 from culet.files.rows import data_files
@@ -31,6 +28,7 @@ from culet.model.heads import HeadConfig, embedding_config, quieted, with_head
 from culet.model.pooling import mean_pool
 from culet.model.weights import from_arrays
 from culet.stages.folder import StageFolder
+from culet.stages.provenance import provenance
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
 from culet.train.averaging import average_files, save_weights, saved
@@ -131,16 +129,6 @@ def open_folder(
     return folder
 
 
-def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> TextTokenizer:
-    """Return the tokenizer of a checkpoint of this family; by default no text is too long."""
-    return TextTokenizer(
-        Tokenizer.from_str(tokenizer_json),
-        max_length,
-        bos_id=SPECIAL_IDS["<bos>"],
-        eos_id=SPECIAL_IDS["<eos>"],
-    )
-
-
 def write_encoder(
     folder: StageFolder,
     encoder: EncoderConfig,
@@ -183,7 +171,7 @@ def write_encoder(
         tokenizer_json=tokenizer_json,
         prompts=Prompts.default().to_names(),
         dtype=dtype,
-        extra_files=folder_papers(folder) | training_papers(config, models, data),
+        extra_files=provenance(folder, config, models, data),
     )
 
 
@@ -209,11 +197,6 @@ def pooled_windows(encoder: Encoder, plan: WindowPlan, tokenizer: TextTokenizer)
             pooled.append(mean_pool(encoder(batch, compute_dtype=torch.float32).hidden, batch))
             count += len(windows)
     return np.asarray(torch.cat(pooled).cpu().numpy())
-
-
-def folder_papers(folder: StageFolder) -> dict[str, str]:
-    """Return the small file that says with which settings a checkpoint was made."""
-    return {"culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8")}
 
 
 def check_window(window: int, stack: EncoderConfig) -> None:

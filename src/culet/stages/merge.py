@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
 from culet.checkpoints.soup import check_alike, check_related, write_mean
-from culet.data.ledger import training_papers
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
@@ -28,6 +28,7 @@ from culet.files.settings import to_tables
 from culet.files.tensors import StoredDtype
 from culet.stages.estimate import Context, Disk, Estimate, stored
 from culet.stages.folder import StageFolder
+from culet.stages.provenance import card_and_ledger
 
 Score = Callable[[Path], float]
 
@@ -116,14 +117,14 @@ def run(
         weights, found = _greedy(checkpoints, stage.state, score, say=say, name=name)
     else:
         weights, found = list(config.weights) or [1.0] * len(checkpoints), {}
-    used = [c.folder for c, weight in zip(checkpoints, weights, strict=True) if weight]
+    used = [c.path for c, weight in zip(checkpoints, weights, strict=True) if weight]
     write_mean(
         stage.checkpoint,
         checkpoints,
         weights,
         scratch=stage.state / "mean",
         dtype=config.dtype,
-        extra_files=training_papers(checkpoints[0].config, used, ()),
+        extra_files=card_and_ledger(checkpoints[0].config, used, ()),
     )
     report = {
         "models": [str(folder) for folder in folders],
@@ -185,7 +186,7 @@ def _members(model: Path, last: int) -> list[Path]:
 
 
 def _greedy(
-    checkpoints: Sequence[Checkpoint],
+    checkpoints: Sequence[EmbeddingCheckpoint],
     state: Path,
     score: Score,
     *,
@@ -198,7 +199,7 @@ def _greedy(
     twice.
     """
     known = _Scores(state / "scores.json")
-    alone = [known.get([i], partial(score, c.folder)) for i, c in enumerate(checkpoints)]
+    alone = [known.get([i], partial(score, c.path)) for i, c in enumerate(checkpoints)]
     order = sorted(range(len(alone)), key=lambda i: -alone[i])
     members, best = [order[0]], alone[order[0]]
     steps = [{"tried": order[0], "score": best, "kept": True}]
@@ -217,7 +218,7 @@ def _greedy(
             members, best = tried, value
         steps.append({"tried": candidate, "score": value, "kept": kept})
         say(
-            f"{name}: with {checkpoints[candidate].folder} the score is {value:.4f}: "
+            f"{name}: with {checkpoints[candidate].path} the score is {value:.4f}: "
             f"{'kept' if kept else 'left out'} (best {best:.4f})"
         )
     weights = [float(i in members) for i in range(len(checkpoints))]

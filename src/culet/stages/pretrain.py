@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from culet.architecture.generating_config import EncoderDecoderConfig
-from culet.checkpoints.gemma import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_decoder,
-    read_encoder_decoder,
-    write_encoder_decoder,
-)
+from culet.checkpoints.checkpoint import DecoderCheckpoint, EncoderDecoderCheckpoint
+from culet.checkpoints.folder import text_tokenizer
+from culet.checkpoints.gemma import read_decoder
+from culet.checkpoints.t5gemma import read_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.denoise import (
     Denoiser,
     Markers,
@@ -37,7 +35,6 @@ from culet.data.batches.windows import (
     TokenPairs,
     WindowPlan,
 )
-from culet.data.ledger import training_papers
 from culet.errors import InputError, RecipeError
 from culet.model.adapt import encoder_of
 from culet.model.decoder import Decoder
@@ -49,13 +46,12 @@ from culet.stages.folder import StageFolder
 from culet.stages.language import (
     TokenTraining,
     finish,
-    folder_papers,
     open_folder,
     read_windows,
-    text_tokenizer,
     train,
     write_encoder,
 )
+from culet.stages.provenance import provenance
 from culet.stages.speed import language_estimate
 from culet.text.tokenizer import TextTokenizer, unused_ids
 from culet.train.language_steps import pairs_step
@@ -292,7 +288,7 @@ def _write(
         "sentinels": markers.sentinels,
         "modes": markers.modes,
     }
-    write_encoder_decoder(
+    write_checkpoint(
         folder.checkpoint,
         start.config,
         arrays,
@@ -300,8 +296,7 @@ def _write(
         dtype=config.save_dtype,
         extra_files={
             "culet_markers.json": json.dumps(tokens),
-            **folder_papers(folder),
-            **training_papers(None, origin, data),
+            **provenance(folder, start.config, origin, data),
         },
     )
     encoder, weights = encoder_of(start.config, arrays)

@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from culet.checkpoints.gemma import read_encoder_decoder, write_encoder_decoder
+from culet.checkpoints.folder import text_tokenizer
+from culet.checkpoints.t5gemma import read_encoder_decoder
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.windows import TokenPairs
-from culet.data.ledger import training_papers
 from culet.data.seq2seq import InputTarget, PairBatcher, read_pairs
 from culet.errors import RecipeError
 from culet.evaluate.closed_book import exact_match, is_match
@@ -28,11 +29,10 @@ from culet.stages.estimate import Context, Estimate
 from culet.stages.language import (
     TokenTraining,
     finish,
-    folder_papers,
     open_folder,
-    text_tokenizer,
     train,
 )
+from culet.stages.provenance import provenance
 from culet.stages.samples import Texts, tokens
 from culet.stages.speed import language_estimate
 from culet.terminal.progress import Progress
@@ -131,13 +131,13 @@ def run(
     )
     if result is None:  # the first process writes, and answers
         return folder.checkpoint
-    write_encoder_decoder(
+    write_checkpoint(
         folder.checkpoint,
         start.config,
         to_arrays(model),
         tokenizer_json=start.tokenizer_json,
         dtype=config.save_dtype,
-        extra_files=folder_papers(folder) | training_papers(None, [init], config.train),
+        extra_files=provenance(folder, start.config, [init], config.train),
     )
     result["exact_match"] = None
     if current().sharded:

@@ -18,7 +18,7 @@ import torch
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import Checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.windows import TokenPairs, TokenWindows
 from culet.errors import CuletError
@@ -245,7 +245,8 @@ def _engine(shape: EmbeddingConfig, device: str, folder: Path, precision: str | 
         file = folder / "model.safetensors"
         write_tensors(file, to_arrays(model))
         arrays = dict(read_tensors(file))
-        checkpoint = Checkpoint(folder, shape, arrays, {}, folder / "tokenizer.json", "random", ())
+        tokenizer = folder / "tokenizer.json"
+        checkpoint = Checkpoint(folder, shape, "", arrays, tokenizer, fingerprint="random")
         try:
             from culet.runtime.openvino.engine import OpenVinoEngine
 

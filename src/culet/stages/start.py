@@ -15,9 +15,8 @@ from pathlib import Path
 import torch
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints.embedding import write_checkpoint
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
-from culet.data.ledger import training_papers
 from culet.data.records import Records, read_records
 from culet.errors import RecipeError
 from culet.files import fingerprint
@@ -28,6 +27,7 @@ from culet.model.weights import to_arrays
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
+from culet.stages.provenance import card_and_ledger
 from culet.terminal.progress import Progress
 from culet.text.prompts import Prompts
 
@@ -127,7 +127,7 @@ def run(
         to_arrays(model),
         tokenizer_json=tokenizer.to_str(),
         prompts=Prompts.default().to_names(),
-        extra_files=training_papers(shape, (), config.corpus),
+        extra_files=card_and_ledger(shape, (), config.corpus),
     )
     folder.finish({"parameters": shape.num_parameters()})
     shutil.rmtree(folder.state, ignore_errors=True)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from culet.checkpoints.recognize import recognize
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
 from culet.data.roles import RoleText
 from culet.embedder import Embedder
@@ -88,7 +89,7 @@ class SentenceTransformerTeacher:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
 
-        if not (folder / "modules.json").exists():
+        if recognize(folder) != "embedding model":
             raise CheckpointError(
                 f"{folder} has no modules.json; expected a sentence-transformers folder"
             )
@@ -161,6 +162,6 @@ def folder_teacher(folder: Path, *, device: str = "cpu", threads: int | None = N
     try:
         return EmbedderTeacher(load(folder, device=device, threads=threads))
     except CheckpointError:
-        if not (folder / "modules.json").exists():
+        if recognize(folder) != "embedding model":
             raise
     return SentenceTransformerTeacher(folder, device=device)

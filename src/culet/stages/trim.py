@@ -20,16 +20,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
-from culet.checkpoints.gemma import (
-    DecoderCheckpoint,
-    EncoderDecoderCheckpoint,
-    read_generating,
-    write_decoder,
-    write_encoder_decoder,
-)
-from culet.data.ledger import training_papers
+from culet.architecture.generating_config import DecoderConfig
+from culet.checkpoints.checkpoint import AnyCheckpoint, AnyConfig
+from culet.checkpoints.recognize import read_any
+from culet.checkpoints.write import write_checkpoint
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
@@ -38,11 +32,10 @@ from culet.files.settings import identity, to_tables
 from culet.files.tensors import StoredDtype
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
+from culet.stages.provenance import provenance
 from culet.terminal.progress import Progress
 from culet.text.vocabulary import Counted, Coverage, Trimmed, count_tokens, coverage, trim
 
-AnyCheckpoint = Checkpoint | DecoderCheckpoint | EncoderDecoderCheckpoint
-AnyConfig = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig
 _TABLES = ("embed", "head", "encoder.embed", "decoder.embed", "decoder.head")
 _COUNTED = ".counted.npz"  # what an interrupted run had counted
 _KEEP_EVERY = 50_000  # texts, some ten seconds of them
@@ -114,16 +107,17 @@ def run(
     folder = _folder(config, source, out, name)
     if folder.announced(name, say):
         return folder.checkpoint
-    before = Tokenizer.from_str(_tokenizer_json(source))
+    before = Tokenizer.from_str(source.tokenizer_json)
     before.no_truncation()
     before.no_padding()
-    prompts = source.prompts.values() if isinstance(source, Checkpoint) else ()
     with Progress(f"{name}: counting tokens", unit="texts", show=None) as bar:
-        counts = _counts(before, chain(prompts, _texts(config, held_out=False, bar=bar)), folder)
+        counts = _counts(
+            before, chain(source.prompts.values(), _texts(config, held_out=False, bar=bar)), folder
+        )
     if not counts.any():
         raise InputError(f"{name}: expected texts to count, got none; see texts in the recipe")
     smaller = trim(
-        _tokenizer_json(source),
+        source.tokenizer_json,
         counts,
         min_count=config.min_count,
         keep_unused=config.keep_unused,
@@ -165,13 +159,6 @@ def _counts(tokenizer: Tokenizer, texts: Iterable[str], folder: StageFolder) -> 
     ):
         before = Counted(kept["counts"], int(kept["texts"]))
     return count_tokens(tokenizer, texts, before=before, keep=keep, keep_every=_KEEP_EVERY)
-
-
-def read_any(path: Path) -> AnyCheckpoint:
-    """Return an embedding model, a decoder or an encoder-decoder, whichever lies there."""
-    if (path / "modules.json").exists():
-        return read_checkpoint(path)
-    return read_generating(path)
 
 
 def report(facts: Mapping[str, Any]) -> list[str]:
@@ -242,21 +229,15 @@ def _write(
     init: Path,
 ) -> None:
     """Write the smaller checkpoint; what the larger one was trained on stays in its ledger."""
-    arrays = _Rows(source.arrays(), smaller.kept)
-    options: dict[str, Any] = {
-        "tokenizer_json": smaller.tokenizer_json,
-        "dtype": dtype,
-        "extra_files": {
-            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
-            **training_papers(shape if isinstance(shape, EmbeddingConfig) else None, [init], ()),
-        },
-    }
-    if isinstance(source, Checkpoint) and isinstance(shape, EmbeddingConfig):
-        write_checkpoint(folder.checkpoint, shape, arrays, prompts=source.prompts, **options)
-    elif isinstance(shape, EncoderDecoderConfig):
-        write_encoder_decoder(folder.checkpoint, shape, arrays, **options)
-    elif isinstance(shape, DecoderConfig):
-        write_decoder(folder.checkpoint, shape, arrays, **options)
+    write_checkpoint(
+        folder.checkpoint,
+        shape,
+        _Rows(source.arrays(), smaller.kept),
+        tokenizer_json=smaller.tokenizer_json,
+        prompts=source.prompts,
+        dtype=dtype,
+        extra_files=provenance(folder, shape, [init], ()),
+    )
 
 
 class _Rows(Mapping[str, np.ndarray]):
@@ -288,11 +269,6 @@ def _smaller(config: AnyConfig, vocab_size: int) -> Any:
 
 def _vocab_size(config: AnyConfig) -> int:
     return (config.stack if isinstance(config, DecoderConfig) else config.encoder).vocab_size
-
-
-def _tokenizer_json(source: AnyCheckpoint) -> str:
-    told = source.tokenizer_json
-    return told.read_text(encoding="utf-8") if isinstance(told, Path) else told
 
 
 def _folder(config: TrimConfig, source: AnyCheckpoint, out: Path, name: str) -> StageFolder:

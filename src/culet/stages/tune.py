@@ -15,11 +15,13 @@ from pathlib import Path
 import torch
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints.embedding import Checkpoint, read_checkpoint, write_checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
+from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.folder import text_tokenizer
 from culet.checkpoints.lineage import descent
+from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
-from culet.data.ledger import training_papers
 from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
@@ -29,10 +31,10 @@ from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.lora import add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.folder import StageFolder
+from culet.stages.provenance import provenance
 from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
 from culet.stages.tuneconfig import estimate as estimate  # likewise
 from culet.text.prompts import Prompts
-from culet.text.tokenizer import TextTokenizer
 from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
     Projection,
@@ -59,7 +61,7 @@ def run(
 
     Args:
         config: The stage's settings.
-        init: Checkpoint folder to start from.
+        init: EmbeddingCheckpoint folder to start from.
         out: The stage's folder.
         name: What messages call the stage.
         device: Where to train.
@@ -104,7 +106,7 @@ def run(
 
 def _train(
     config: TuneConfig,
-    start: Checkpoint,
+    start: EmbeddingCheckpoint,
     folder: StageFolder,
     batcher: Batcher,
     projection: Projection | None,
@@ -154,7 +156,7 @@ def _train(
     return _in_one_piece(model, config, start), session
 
 
-def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
+def trained_widths(config: TuneConfig, start: EmbeddingCheckpoint) -> tuple[int, ...]:
     """Return the widths the stage trains, largest first.
 
     Raises:
@@ -170,7 +172,9 @@ def trained_widths(config: TuneConfig, start: Checkpoint) -> tuple[int, ...]:
     return widths
 
 
-def run_fingerprint(config: TuneConfig, start: Checkpoint, *, run: Path | None = None) -> str:
+def run_fingerprint(
+    config: TuneConfig, start: EmbeddingCheckpoint, *, run: Path | None = None
+) -> str:
     """Return what identifies a run: settings, data and the checkpoint it starts from.
 
     Where they lie inside the folder `run` does not matter; see `culet.files.settings.identity`.
@@ -208,14 +212,14 @@ def _read_sources(
 
 
 def _batcher(
-    config: TuneConfig, sources: Sequence[Source], prompts: Prompts, start: Checkpoint
+    config: TuneConfig, sources: Sequence[Source], prompts: Prompts, start: EmbeddingCheckpoint
 ) -> Batcher:
     longest = min(config.max_tokens, start.config.encoder.max_length)
     return Batcher(
         sources,
         batch_size=config.batch_size,
         num_negatives=config.num_negatives,
-        tokenizer=TextTokenizer.load(start.folder, max_length=longest),
+        tokenizer=text_tokenizer(start.tokenizer_json, max_length=longest),
         prompts=prompts,
         steps=config.steps,
         seed=config.seed,
@@ -226,7 +230,7 @@ def _batcher(
 
 
 def _projection(
-    config: TuneConfig, sources: Sequence[Source], start: Checkpoint
+    config: TuneConfig, sources: Sequence[Source], start: EmbeddingCheckpoint
 ) -> Projection | None:
     """Return the learnt map to the teacher's width, if one is asked for.
 
@@ -244,7 +248,7 @@ def _projection(
     return Projection(start.config.embedding_dim, widths.pop())
 
 
-def _model(start: Checkpoint, config: TuneConfig, device: str) -> EmbeddingModel:
+def _model(start: EmbeddingCheckpoint, config: TuneConfig, device: str) -> EmbeddingModel:
     check_dtype(getattr(torch, config.compute_dtype))
     encoder = replace(start.config.encoder, dropout=config.dropout)
     model = from_arrays(replace(start.config, encoder=encoder), start.arrays(), device=device)
@@ -258,7 +262,7 @@ def _evaluate(
     step: int,
     evaluate: Callable[[EmbeddingModel, int], None],
     config: TuneConfig,
-    start: Checkpoint,
+    start: EmbeddingCheckpoint,
 ) -> None:
     """Evaluate without a trace: dropout off, and the random numbers of training left alone."""
     world = current()
@@ -273,7 +277,7 @@ def _evaluate(
 
 @torch.no_grad()
 def _in_one_piece(
-    model: EmbeddingModel, config: TuneConfig, start: Checkpoint
+    model: EmbeddingModel, config: TuneConfig, start: EmbeddingCheckpoint
 ) -> EmbeddingModel | None:
     """Return the model, or another one with its weights where they are split over processes.
 
@@ -292,7 +296,11 @@ def _in_one_piece(
 
 
 def _snapshot(
-    model: EmbeddingModel, step: int, config: TuneConfig, start: Checkpoint, folder: StageFolder
+    model: EmbeddingModel,
+    step: int,
+    config: TuneConfig,
+    start: EmbeddingCheckpoint,
+    folder: StageFolder,
 ) -> None:
     """Write the weights as they are as a checkpoint, and drop all but the last few of them."""
     whole = _in_one_piece(model, config, start)
@@ -309,7 +317,7 @@ def _write_result(
     model: EmbeddingModel,
     config: TuneConfig,
     shape: EmbeddingConfig,
-    start: Checkpoint,
+    start: EmbeddingCheckpoint,
     folder: StageFolder,
     *,
     into: Path | None = None,
@@ -321,12 +329,11 @@ def _write_result(
         into or folder.checkpoint,
         shape,
         to_arrays(model),
-        tokenizer_json=start.tokenizer_json.read_text(encoding="utf-8"),
+        tokenizer_json=start.tokenizer_json,
         prompts=start.prompts,
         dtype=config.save_dtype,
         extra_files={
-            "culet_recipe.toml": (folder.path / "recipe.toml").read_text("utf-8"),
             **descent(start),
-            **training_papers(shape, [start.folder], _read(config)),
+            **provenance(folder, shape, [start.path], _read(config)),
         },
     )

@@ -53,6 +53,11 @@ class GGUFTensor:
     start: int
 
     @property
+    def dtype(self) -> str:
+        """Return how its weights are stored."""
+        return self.kind.name
+
+    @property
     def num_bytes(self) -> int:
         """Return how many bytes it takes."""
         return math.prod(self.shape) // self.kind.weights * self.kind.size

@@ -7,18 +7,22 @@ stored with the 1 added that Gemma adds when it uses them, and what never varies
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from culet.architecture.generating_config import DecoderConfig
-from culet.checkpoints.families import GEMMA2, GEMMA3, GLOBAL, LOCAL, read_stack
-from culet.checkpoints.folder import Tensor
-from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor
-from culet.checkpoints.json_fields import integer, optional_number
+from culet.checkpoints.checkpoint import Checkpoint, DecoderCheckpoint
+from culet.checkpoints.families import GEMMA2, GEMMA3, GLOBAL, LOCAL, read_decoder
+from culet.checkpoints.folder import Tensor, check_tensors, fitting_tokenizer
+from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor, read_gguf
+from culet.checkpoints.gguf.tokenizer_json import tokenizer_json
+from culet.checkpoints.json_fields import integer
 from culet.errors import CheckpointError
+from culet.files import fingerprint
 
 _KEYS = {
     "vocab_size": "vocab_size",
@@ -82,27 +86,44 @@ class _Norm:
     def shape(self) -> tuple[int, ...]:
         return self.stored.shape
 
+    @property
+    def dtype(self) -> str:
+        return self.stored.dtype
+
     def float32(self) -> np.ndarray:
         return self.stored.float32() - np.float32(1)
 
 
-def decoder_config(file: GGUFFile) -> DecoderConfig:
-    """Return the architecture that a GGUF file's metadata describes.
+def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
+    """Return the decoder in a GGUF file, with everything about it checked.
 
     Raises:
-        CheckpointError: If it is of another architecture, or a value is missing or impossible.
+        CheckpointError: If it is of another architecture, damaged, or a value is missing or
+            impossible.
     """
+    file = read_gguf(path)
     kind = file.metadata.get("general.architecture")
     if not isinstance(kind, str) or kind not in _FAMILIES:
         raise CheckpointError(
-            f"{file.path}: the architecture is {kind!r}, which is not known here; expected one of "
+            f"{path}: the architecture is {kind!r}, which is not known here; expected one of "
             f"{', '.join(_FAMILIES)}"
         )
     family, values = _FAMILIES[kind], _values(file, kind)
-    return DecoderConfig(
-        read_stack(values, family, causal=True, where=file.path),
-        optional_number({**family.defaults, **values}, "final_logit_softcapping", file.path),
-        tied_head=_NAMES["head"] not in file.tensors,
+    tied_head = _NAMES["head"] not in file.tensors
+    config = read_decoder(values, family, tied_head=tied_head, where=path)
+    shapes = config.weight_shapes()
+    tensors = _tensors(file, {family.disk_name(name): name for name in shapes})
+    content = tokenizer_json(file.metadata, path)
+    kinds = Counter(tensor.dtype for tensor in file.tensors.values())
+    stored = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return Checkpoint(
+        path=path,
+        config=config,
+        architecture=kind,
+        tensors=check_tensors(shapes, tensors, path, source="its metadata"),
+        tokenizer=fitting_tokenizer(content, config.stack.vocab_size, path),
+        fingerprint=fingerprint.of_files([path]),
+        notes=(f"tensors are stored as {stored}",),
     )
 
 
@@ -135,10 +156,8 @@ def _values(file: GGUFFile, kind: str) -> dict[str, Any]:
     return values
 
 
-def decoder_tensors(file: GGUFFile, config: DecoderConfig) -> dict[str, Tensor]:
+def _tensors(file: GGUFFile, own: Mapping[str, str]) -> dict[str, Tensor]:
     """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
-    family = _FAMILIES[file.metadata["general.architecture"]]
-    own = {family.disk_name(name): name for name in config.weight_shapes()}
     tensors: dict[str, Tensor] = {}
     for theirs, tensor in file.tensors.items():
         if theirs == "rope_freqs.weight":  # a table that follows from the metadata

@@ -20,7 +20,7 @@ import numpy as np
 import openvino as ov
 
 from culet.architecture.multimodal import SoftTokens
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.cache import cache_folder
 from culet.runtime.openvino.attention import views
@@ -86,7 +86,7 @@ class OpenVinoEngine:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: EmbeddingCheckpoint,
         precision: str | None = None,
         *,
         threads: int | None = None,
@@ -121,7 +121,7 @@ class OpenVinoEngine:
             run = self._open()
         except RuntimeError as error:
             raise CheckpointError(
-                f"OpenVINO cannot compile {self._checkpoint.folder}: {error}"
+                f"OpenVINO cannot compile {self._checkpoint.path}: {error}"
             ) from error
         self._release()
         self._single = Streams([run], start_cost=_START_TOKENS * self._threads)

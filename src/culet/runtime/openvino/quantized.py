@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints.embedding import Checkpoint
+from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.errors import CheckpointError, InputError
 from culet.files.cache import cache_folder, check, remove_older, seal, warn
 from culet.files.tensors import StoredTensor, new_tensors, read_tensors, to_float32
@@ -41,7 +41,7 @@ Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
 
 
 def quantized_weights(
-    checkpoint: Checkpoint,
+    checkpoint: EmbeddingCheckpoint,
     precision: str,
     *,
     folder: Path | None = None,
@@ -144,7 +144,9 @@ def _shapes(config: EmbeddingConfig, precision: str) -> Shapes:
     return shapes
 
 
-def _fill(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint, precision: str) -> None:
+def _fill(
+    arrays: Mapping[str, np.ndarray], checkpoint: EmbeddingCheckpoint, precision: str
+) -> None:
     """Quantise a checkpoint into arrays of `_shapes`, a matrix or a piece of the table a time."""
     with Progress(
         f"weights to {precision}",
@@ -156,7 +158,9 @@ def _fill(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint, precision: s
         _fill_table(arrays, checkpoint.tensors["embed"], precision, bar)
 
 
-def _fill_maps(arrays: Mapping[str, np.ndarray], checkpoint: Checkpoint, precision: str) -> None:
+def _fill_maps(
+    arrays: Mapping[str, np.ndarray], checkpoint: EmbeddingCheckpoint, precision: str
+) -> None:
     tensors = checkpoint.tensors
     for name, shape in checkpoint.config.weight_shapes().items():
         if len(shape) == 1:

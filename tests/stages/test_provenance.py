@@ -1,0 +1,70 @@
+"""A trained model carries where it comes from: its ledger, and the table in its card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from training_doubles import checkpoint, toy_rows, write_lines
+
+from culet.architecture.embedding_config import tiny
+from culet.data.batches.sources import SourceConfig
+from culet.data.ledger import LedgerEntry, read_ledger
+from culet.stages import merge, prepare, tune
+from culet.stages.merge import MergeConfig
+from culet.stages.prepare import DataSourceConfig, PrepareConfig
+from culet.stages.provenance import card_and_ledger, card_section
+from culet.stages.tune import TuneConfig
+
+
+def facts(folder: Path, file: str = "source.json", **values: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / file).write_text(json.dumps(values))
+    return folder / "pairs.jsonl"
+
+
+def test_the_card_has_a_row_for_each_source() -> None:
+    text = card_section(
+        [
+            LedgerEntry("one", "CC-BY-4.0", "deb|a", "Jo", rows_read=9, rows_kept=1234),
+            LedgerEntry("two", made_by="a-model"),
+        ]
+    )
+    assert "| one | CC-BY-4.0 | 1,234 | deb\\|a; by Jo |" in text
+    assert "| two | not stated |  | written by a-model |" in text
+
+
+def test_a_model_carries_what_it_and_its_parents_were_trained_on(tmp_path: Path) -> None:
+    one = facts(tmp_path / "one", name="one", licence="MIT")
+    two = facts(tmp_path / "two", name="two", licence="GPL")
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, parents, data in ((first, [], [one]), (second, [first], [one, two])):
+        folder.mkdir()
+        for name, text in card_and_ledger(tiny(), parents, data).items():
+            (folder / name).write_text(text)
+    assert [entry.source for entry in read_ledger(second / "ledger.json")] == ["one", "two"]
+    card = (second / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sentence-transformers\n")
+    assert "| one | MIT |  |  |\n| two | GPL |  |  |\n" in card
+    assert "Training data" not in card_and_ledger(tiny(), [], [])["README.md"]
+
+
+def test_prepared_rows_a_tuned_and_a_merged_model_name_the_same_sources(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    raw = write_lines(tmp_path / "raw" / "toy.jsonl", toy_rows())
+    (tmp_path / "raw" / "source.json").write_text('{"name": "toys", "licence": "CC0-1.0"}')
+    prepared = prepare.run(PrepareConfig((DataSourceConfig(raw),)), out=tmp_path / "prepare")
+    source = SourceConfig(prepared / "toy")
+    start = checkpoint(tmp_path / "start")
+    config = TuneConfig(steps=1, sources=(source,), batch_size=4, max_tokens=32)
+    tuned = [
+        tune.run(replace(config, seed=seed), init=start, out=tmp_path / str(seed), name="finetune")
+        for seed in (0, 1)
+    ]
+    soup = merge.run(MergeConfig(), models=tuned, out=tmp_path / "merge")
+    kept = json.loads((tmp_path / "prepare" / "done.json").read_text())["kept"]
+    for folder in (tuned[0], soup):
+        assert f"| toy | CC0-1.0 | {kept} |" in (folder / "README.md").read_text()
+        (entry,) = read_ledger(folder / "ledger.json")
+        assert (entry.source, entry.rows_kept) == ("toy", kept)
