@@ -115,6 +115,14 @@ def test_evaluate_names_no_place_where_nothing_was_written(
     assert (code, "are in" in err) == (1, False)
 
 
+def test_evaluate_shows_floors_beside_the_model(run: Run, tasks: Path, tmp_path: Path) -> None:
+    beside = ["--beside", "letters", "--beside", "tf-idf"]
+    code, out, _ = run("evaluate", tasks, "-o", tmp_path / "results", *beside)
+    head = [cell.strip() for cell in out.splitlines()[0].strip("|").split("|")]
+    assert (code, head[:4]) == (0, ["type", "task", "letters", "tf-idf"])
+    assert len(head) == 5
+
+
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 

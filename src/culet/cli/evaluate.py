@@ -17,11 +17,10 @@ from culet.cli.options import (
     ThreadsOption,
     load_model,
 )
-from culet.errors import InputError, need
+from culet.errors import CheckpointError, InputError, need
 from culet.terminal.lines import say
 
 if TYPE_CHECKING:
-    from culet.embedder import Embedder
     from culet.evaluate import TaskResult
 
 
@@ -49,6 +48,13 @@ def evaluate(
     only: Annotated[
         list[str] | None, typer.Option("--only", help="The name of a task; may be repeated.")
     ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A column beside the model: letters or tf-idf (floors without training), or "
+            "another model, any sentence-transformers folder among them; may be repeated."
+        ),
+    ] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
@@ -67,17 +73,46 @@ def evaluate(
     asked = dict.fromkeys(truncate_to or [embedder.dim])
     widths = [None if width == embedder.dim else width for width in asked]
     precisions = [str(item) for item in dict.fromkeys(vector_precision or [Precision.float32])]
-    results, failures = _score(evaluation, embedder, tasks, out, widths, precisions, not quiet)
-    evaluation.print_report({embedder.name: results}, failures=failures)
+    peers = [_peer(name, device, precision, threads) for name in beside or ()]
+    columns: dict[str, list[TaskResult]] = {}
+    failures: dict[str, str] = {}
+    for peer in peers:
+        show = not quiet
+        found, failed = _score(evaluation, peer, tasks, out, [None], ["float32"], show)
+        columns[peer.name] = found
+        failures |= {f"{peer.name}: {task}": error for task, error in failed.items()}
+    results, failed = _score(evaluation, embedder, tasks, out, widths, precisions, not quiet)
+    columns[embedder.name] = results
+    failures |= failed
+    evaluation.print_report(columns, failures=failures)
     if results:
         say(f"results, computed in {embedder.precision} by {embedder.backend}, are in {out}")
     if failures:
         raise typer.Exit(1)
 
 
+def _peer(name: str, device: str | None, precision: str | None, threads: int | None) -> Any:
+    """Return a floor, a model that culet reads, or one of another kind by its own library.
+
+    Raises:
+        CheckpointError: If there is a folder and neither culet nor sentence-transformers reads it.
+    """
+    from culet.evaluate.floors import FLOORS
+    from culet.evaluate.peers import SentenceTransformerModel
+
+    if name in FLOORS:
+        return FLOORS[name]()
+    try:
+        return load_model(name, device, precision, threads)
+    except CheckpointError:
+        if not (Path(name) / "modules.json").exists():
+            raise
+    return SentenceTransformerModel(Path(name))
+
+
 def _score(
     evaluation: Any,
-    embedder: Embedder,
+    embedder: Any,
     tasks: dict[Path, list[str]],
     out: Path,
     widths: list[int | None],

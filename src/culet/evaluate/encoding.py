@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,15 @@ class Model(Protocol):
         truncate_to: int | None = ...,
     ) -> Vectors:
         """Embed documents, with their titles if they have any."""
+        ...
+
+
+@runtime_checkable
+class TaskModel(Protocol):
+    """A model that looks at all texts of a task first, as TF-IDF does for its frequencies."""
+
+    def fitted(self, task: EvalTask) -> Model:
+        """Return the model for the texts of one task."""
         ...
 
 
@@ -121,7 +130,7 @@ def embed(
         By role: query and document (retrieval, reranking), a and b (pairs), train and test
         (classification), or text (clustering).
     """
-    queries, documents, titles = _texts_by_role(data, settings.titles)
+    queries, documents, titles = texts_by_role(data, settings.titles)
     distinct = list(dict.fromkeys(text for texts in queries.values() for text in texts))
     vectors = _checked(
         model.encode_query(
@@ -140,7 +149,7 @@ def embed(
     return roles
 
 
-def _texts_by_role(
+def texts_by_role(
     data: SubsetData, titles: Titles
 ) -> tuple[dict[str, Sequence[str]], list[str], list[str]]:
     """Return the texts of each query role, the documents, and a title for each document."""
@@ -164,7 +173,7 @@ def task_texts(task: EvalTask) -> Iterator[tuple[str, str]]:
     without their titles; a title that several documents of a subset have comes once.
     """
     for data in task.subsets.values():
-        queries, documents, titles = _texts_by_role(data, "separate")
+        queries, documents, titles = texts_by_role(data, "separate")
         for role, texts in queries.items():
             name = role if role in ("query", "train") else "text"
             yield from ((name, text) for text in texts)

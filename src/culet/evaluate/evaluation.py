@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
@@ -37,6 +37,8 @@ class TaskResult:
         truncate_to: the kept width, None for the model's own.
         precision: of the vectors.
         seconds: spent on embedding and scoring.
+        replicates: of each subset's main score, over bootstrap draws of its items; see
+            `culet.evaluate.intervals`. Empty where a score cannot be drawn again.
     """
 
     info: TaskInfo
@@ -44,6 +46,7 @@ class TaskResult:
     truncate_to: int | None
     precision: str
     seconds: float
+    replicates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def main_score(self) -> float:
@@ -91,6 +94,7 @@ def evaluate_widths(
     settings = settings or Settings()
     variants = [(width, precision) for width in widths for precision in precisions]
     scores: list[dict[str, Scores]] = [{} for _ in variants]
+    replicates: list[dict[str, tuple[float, ...]]] = [{} for _ in variants]
     scoring_seconds = [0.0] * len(variants)
     embedding_seconds = 0.0
     # One generator for the whole task: MTEB's clusterings go on drawing from subset to subset.
@@ -106,10 +110,20 @@ def evaluate_widths(
             rng.setstate(state)  # every variant sees the same draws
             cut = narrow(roles, truncate_to=width, precision=precision)
             vectors = {role: distinct.vectors[distinct.rows] for role, distinct in cut.items()}
-            scores[place][subset] = _score(task.info, data, vectors, draws, rng, settings.seed)
+            found = _score(task.info, subset, data, vectors, draws, rng, settings.seed)
+            if (drawn := found.pop("replicates", None)) is not None:
+                replicates[place][subset] = tuple(round(float(x), 5) for x in drawn)
+            scores[place][subset] = found
             scoring_seconds[place] += time.perf_counter() - start
     return [
-        TaskResult(task.info, scores[place], width, precision, embedding_seconds + seconds)
+        TaskResult(
+            task.info,
+            scores[place],
+            width,
+            precision,
+            embedding_seconds + seconds,
+            replicates[place],
+        )
         for place, ((width, precision), seconds) in enumerate(
             zip(variants, scoring_seconds, strict=True)
         )
@@ -153,25 +167,27 @@ def _rows_of(texts: LabelledTexts, rows: Sequence[int]) -> LabelledTexts:
 
 def _score(
     info: TaskInfo,
+    subset: str,
     data: SubsetData,
     vectors: Mapping[str, Vectors],
     draws: Sequence[Sequence[int]],
     rng: random.Random,
     seed: int,
 ) -> Scores:
+    name = f"{info.name}/{subset}"
     if isinstance(data, Pairs):
         score = {
             "sts": protocols.sts,
             "pair_classification": protocols.pair_classification,
             "bitext": protocols.bitext,
         }[info.type]
-        return score(data, vectors["a"], vectors["b"], metric=info.metric)
+        return score(data, vectors["a"], vectors["b"], metric=info.metric, name=name)
     if isinstance(data, RetrievalData):
         query, document = vectors["query"], vectors["document"]
-        return protocols.retrieval(data, query, document, metric=info.metric)
+        return protocols.retrieval(data, query, document, metric=info.metric, name=name)
     if isinstance(data, RerankingData):
         query, document = vectors["query"], vectors["document"]
-        return protocols.reranking(data, query, document, metric=info.metric)
+        return protocols.reranking(data, query, document, metric=info.metric, name=name)
     if isinstance(data, ClassificationData):
         return protocols.classification(
             vectors["train"],
@@ -181,6 +197,7 @@ def _score(
             draws=draws,
             seed=seed,
             metric=info.metric,
+            name=name,
         )
     sizes: dict[str, Any] = {
         "num_draws": info.protocol.get("n_clusters", 10),
@@ -188,5 +205,5 @@ def _score(
         "batch_size": info.protocol.get("k_mean_batch_size", 512),
     }
     return protocols.clustering(
-        data.labels, vectors["text"], rng=rng, seed=seed, metric=info.metric, **sizes
+        data.labels, vectors["text"], rng=rng, seed=seed, metric=info.metric, name=name, **sizes
     )

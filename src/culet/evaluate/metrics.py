@@ -132,20 +132,34 @@ def _per_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats
 
 
 def matching(predicted: Sequence[int] | NDArray[np.integer]) -> dict[str, float]:
-    """Score a bitext matching, where row i of one side belongs to row i of the other.
+    """Score a bitext matching, where row i of one side belongs to row i of the other."""
+    return {name: float(values.mean()) for name, values in matching_items(predicted).items()}
 
-    Precision, recall and F1 are those of each row seen as a class of its own, then averaged:
+
+def matching_items(predicted: Sequence[int] | NDArray[np.integer]) -> dict[str, Floats]:
+    """Return the measures of each row of a bitext matching.
+
+    Precision, recall and F1 are those of each row seen as a class of its own:
     a right match claimed by n rows has precision 1 / n and F1 2 / (n + 1).
     """
     found = np.asarray(predicted)
     right = (found == np.arange(len(found))).astype(np.float64)
     claims = np.bincount(found, minlength=len(found))[: len(found)]
     return {
-        "precision": float((right / np.maximum(claims, 1)).mean()),
-        "recall": float(right.mean()),
-        "f1": float((2.0 * right / (1 + claims)).mean()),
-        "accuracy": float(right.mean()),
+        "precision": right / np.maximum(claims, 1),
+        "recall": right,
+        "f1": 2.0 * right / (1 + claims),
+        "accuracy": right,
     }
+
+
+def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer]) -> float:
+    """Return the mean F1 of the labels that are true or found somewhere."""
+    size = int(max(truth.max(), found.max())) + 1
+    right = np.bincount(truth[truth == found], minlength=size)
+    total = np.bincount(truth, minlength=size) + np.bincount(found, minlength=size)
+    seen = total > 0
+    return float((2.0 * right[seen] / total[seen]).mean())
 
 
 def v_measure(labels: Sequence[str] | NDArray[np.str_], clusters: ArrayLike) -> float:

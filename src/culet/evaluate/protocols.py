@@ -5,7 +5,8 @@ the same seeds, the same similarities in float32, the same order of ties. Rankin
 rounded to five decimals, as MTEB rounds them. MTEB's abstention curves (nAUC) are left out.
 
 Every function returns its measures by MTEB's names, and once more under `main_score` the one that
-`metric` names.
+`metric` names. Given the `name` of a task and subset it also returns `replicates`, the main score
+of bootstrap draws of the items (`culet.evaluate.intervals`).
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from __future__ import annotations
 import random
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from culet.errors import InputError, need
-from culet.evaluate import metrics
+from culet.evaluate import intervals, metrics
 from culet.evaluate.tasks import Pairs, RerankingData, RetrievalData
 from culet.vectors import similarity
 from culet.vectors.nearest import highest, rank_by_cosine
@@ -32,7 +33,12 @@ MAX_RANK = max(CUTS)
 
 
 def retrieval(
-    data: RetrievalData, query: Vectors, document: Vectors, *, metric: str = "ndcg_at_10"
+    data: RetrievalData,
+    query: Vectors,
+    document: Vectors,
+    *,
+    metric: str = "ndcg_at_10",
+    name: str = "",
 ) -> Scores:
     """Rank the whole corpus for each query by cosine and score the first thousand.
 
@@ -43,6 +49,7 @@ def retrieval(
         query: [Q, E], a row for each of data.queries.
         document: [P, E], a row for each of data.documents.
         metric: the main score, for instance ndcg_at_10 or recall_at_2.
+        name: of the task and subset; the draws of the replicates follow from it.
     """
     _expect_rows("query", query, len(data.queries))
     _expect_rows("document", document, len(data.documents))
@@ -55,11 +62,16 @@ def retrieval(
         gains = data.qrels[query_id]
         ranked = [gains.get(data.document_ids[row], 0) for row in rows]
         found.append((ranked, list(gains.values())))
-    return _with_main(_ranking_scores(found, metric), metric)
+    return _with_main(_ranking_scores(found, metric, name), metric)
 
 
 def reranking(
-    data: RerankingData, query: Vectors, candidate: Vectors, *, metric: str = "map_at_1000"
+    data: RerankingData,
+    query: Vectors,
+    candidate: Vectors,
+    *,
+    metric: str = "map_at_1000",
+    name: str = "",
 ) -> Scores:
     """Rank each query's own candidates by cosine.
 
@@ -71,6 +83,7 @@ def reranking(
         query: [Q, E].
         candidate: [P, E], for each query in turn its positives, then its negatives.
         metric: the main score.
+        name: of the task and subset; the draws of the replicates follow from it.
     """
     sizes = [len(p) + len(n) for p, n in zip(data.positives, data.negatives, strict=True)]
     _expect_rows("query", query, len(data.queries))
@@ -84,53 +97,73 @@ def reranking(
         gains = [*grades, *[0] * (size - len(grades))]
         found.append(([gains[place] for place in order], gains))
         start += size
-    return _with_main(_ranking_scores(found, metric), metric)
+    return _with_main(_ranking_scores(found, metric, name), metric)
 
 
-def _ranking_scores(found: Sequence[tuple[list[int], list[int]]], metric: str) -> Scores:
-    cut = metric.rpartition("_at_")[2]
+_MEASURES: dict[str, Callable[[list[int], list[int], int], float]] = {
+    "ndcg": lambda found, all_, k: metrics.ndcg(found, all_, k=k),
+    "map": lambda found, all_, k: metrics.ranked_average_precision(found, all_, k=k),
+    "recall": lambda found, all_, k: metrics.recall(found, all_, k=k),
+    "precision": lambda found, _, k: metrics.precision(found, k=k),
+    "hit_rate": lambda found, _, k: metrics.hit(found, k=k),
+    "mrr": lambda found, _, k: metrics.reciprocal_rank(found, k=k),
+}
+
+
+def _ranking_scores(found: Sequence[tuple[list[int], list[int]]], metric: str, name: str) -> Scores:
+    measure_name, _, cut = metric.rpartition("_at_")
     cuts = sorted({*CUTS, int(cut)} if cut.isdigit() and int(cut) > 0 else CUTS)
     scores: Scores = {}
-    for name, measure in {
-        "ndcg": metrics.ndcg,
-        "map": metrics.ranked_average_precision,
-        "recall": metrics.recall,
-    }.items():
+    for kind, measure in _MEASURES.items():
         for k in cuts:
-            scores[f"{name}_at_{k}"] = _mean5([measure(got, all_, k=k) for got, all_ in found])
-    for k in cuts:
-        scores[f"precision_at_{k}"] = _mean5([metrics.precision(got, k=k) for got, _ in found])
-        scores[f"hit_rate_at_{k}"] = _mean5([metrics.hit(got, k=k) for got, _ in found])
-        # The one ranking measure that MTEB does not round.
-        scores[f"mrr_at_{k}"] = float(
-            np.mean([metrics.reciprocal_rank(got, k=k) for got, _ in found])
-        )
+            values = [measure(got, all_, k) for got, all_ in found]
+            # mrr is the one ranking measure that MTEB does not round
+            scores[f"{kind}_at_{k}"] = float(np.mean(values)) if kind == "mrr" else _mean5(values)
     scores["accuracy"] = scores["recall_at_1"]
+    if name and measure_name in _MEASURES:
+        each = [_MEASURES[measure_name](got, all_, int(cut)) for got, all_ in found]
+        scores["replicates"] = intervals.of_means(name, each)
     return scores
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
 
 
 def _mean5(values: list[float]) -> float:
     return round(sum(values) / len(values), 5)
 
 
-def sts(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "cosine_spearman") -> Scores:
+def sts(
+    data: Pairs, a: Vectors, b: Vectors, *, metric: str = "cosine_spearman", name: str = ""
+) -> Scores:
     """Correlate the similarity of each pair [B, E], [B, E] with its human score."""
     _expect_rows("a", a, len(data.a))
     _expect_rows("b", b, len(data.b))
-    scores: Scores = {}
-    for name, series in {
+    series = {
         "cosine": similarity.paired_cosine(a, b),
         "manhattan": -similarity.paired_manhattan(a, b),
         "euclidean": -similarity.paired_euclidean(a, b),
-    }.items():
-        scores[f"{name}_pearson"] = metrics.pearson(data.target, series)
-        scores[f"{name}_spearman"] = metrics.spearman(data.target, series)
+    }
+    scores: Scores = {}
+    for kind, values in series.items():
+        scores[f"{kind}_pearson"] = metrics.pearson(data.target, values)
+        scores[f"{kind}_spearman"] = metrics.spearman(data.target, values)
     scores["pearson"] = scores["cosine_pearson"]
     scores["spearman"] = scores["cosine_spearman"]
+    kind, _, correlation = (metric if "_" in metric else f"cosine_{metric}").rpartition("_")
+    if name and metric in scores:
+        measure = metrics.pearson if correlation == "pearson" else metrics.spearman
+        target, values = np.asarray(data.target), series[kind]
+        scores["replicates"] = intervals.of_function(
+            name, len(target), lambda rows: measure(target[rows], values[rows])
+        )
     return _with_main(scores, metric)
 
 
-def pair_classification(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "max_ap") -> Scores:
+def pair_classification(
+    data: Pairs, a: Vectors, b: Vectors, *, metric: str = "max_ap", name: str = ""
+) -> Scores:
     """Separate the pairs [B, E], [B, E] of label 1 from the others by a threshold on similarity."""
     _expect_rows("a", a, len(data.a))
     _expect_rows("b", b, len(data.b))
@@ -143,22 +176,40 @@ def pair_classification(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "m
         "dot": similarity.paired_dot(a, b),
     }
     scores: Scores = {}
-    for name, values in series.items():
-        f1, precision, recall = metrics.best_f1(values, data.target)
-        scores[f"{name}_accuracy"] = metrics.best_accuracy(values, data.target)
-        scores |= {f"{name}_f1": f1, f"{name}_precision": precision, f"{name}_recall": recall}
-        scores[f"{name}_ap"] = metrics.average_precision(values, data.target)
-    for measure in ("accuracy", "f1", "precision", "recall", "ap"):
-        scores[f"max_{measure}"] = max(scores[f"{name}_{measure}"] for name in series)
+    for kind, values in series.items():
+        for measure in _PAIR_MEASURES:
+            scores[f"{kind}_{measure}"] = _PAIR_MEASURES[measure](values, data.target)
+    for measure in _PAIR_MEASURES:
+        scores[f"max_{measure}"] = max(scores[f"{kind}_{measure}"] for kind in series)
+    kind, _, measure = metric.rpartition("_")
+    if name and metric in scores:
+        compared = list(series.values()) if kind == "max" else [series[kind]]
+        target, score = np.asarray(data.target), _PAIR_MEASURES[measure]
+        scores["replicates"] = intervals.of_function(
+            name, len(target), lambda rows: max(score(v[rows], target[rows]) for v in compared)
+        )
     return _with_main(scores, metric)
 
 
-def bitext(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "f1") -> Scores:
+_PAIR_MEASURES: dict[str, Callable[[Any, Any], float]] = {
+    "accuracy": metrics.best_accuracy,
+    "f1": lambda values, labels: metrics.best_f1(values, labels)[0],
+    "precision": lambda values, labels: metrics.best_f1(values, labels)[1],
+    "recall": lambda values, labels: metrics.best_f1(values, labels)[2],
+    "ap": metrics.average_precision,
+}
+
+
+def bitext(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "f1", name: str = "") -> Scores:
     """Match each row of a [B, E] with the nearest of all rows of b; row i belongs to row i."""
     _expect_rows("a", a, len(data.a))
     _expect_rows("b", b, len(data.b))
     nearest = [int(rows[0]) for rows in rank_by_cosine(a, b, k=1)]
-    return _with_main(metrics.matching(nearest), metric)
+    items = metrics.matching_items(nearest)
+    scores: Scores = {kind: float(values.mean()) for kind, values in items.items()}
+    if name and metric in items:
+        scores["replicates"] = intervals.of_means(name, items[metric])
+    return _with_main(scores, metric)
 
 
 def draw_training_rows(
@@ -192,6 +243,7 @@ def classification(
     draws: Sequence[Sequence[int]],
     seed: int = 42,
     metric: str = "accuracy",
+    name: str = "",
 ) -> Scores:
     """Fit logistic regression on each draw of training rows and score the test rows.
 
@@ -203,6 +255,7 @@ def classification(
         draws: the training rows of each experiment, from draw_training_rows.
         seed: the random state of the regression.
         metric: the main score, accuracy or f1 (macro).
+        name: of the task and subset; the draws of the replicates follow from it.
 
     Raises:
         MissingExtra: when scikit-learn is not installed.
@@ -213,11 +266,11 @@ def classification(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    names = sorted({*train_labels, *test_labels})
-    code = {name: number for number, name in enumerate(names)}
+    labels = sorted({*train_labels, *test_labels})
+    code = {label: number for number, label in enumerate(labels)}
     known = np.array([code[label] for label in train_labels])
     truth = np.array([code[label] for label in test_labels])
-    runs = []
+    runs, predicted = [], []
     for draw in draws:
         rows = list(draw)
         regression = LogisticRegression(max_iter=100, random_state=seed)
@@ -225,8 +278,19 @@ def classification(
             # A hundred iterations are the protocol, converged or not.
             warnings.simplefilter("ignore", ConvergenceWarning)
             regression.fit(train[rows], known[rows])
-        runs.append(_label_scores(truth, regression.predict(test)))
-    scores: Scores = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+        predicted.append(regression.predict(test))
+        runs.append(_label_scores(truth, predicted[-1]))
+    scores: Scores = {kind: float(np.mean([run[kind] for run in runs])) for kind in runs[0]}
+    if name and metric == "accuracy":
+        scores["replicates"] = intervals.of_means(name, np.mean(np.array(predicted) == truth, 0))
+    elif name and metric == "f1":
+        scores["replicates"] = intervals.of_function(
+            name,
+            len(truth),
+            lambda rows: float(
+                np.mean([metrics.macro_f1(truth[rows], p[rows]) for p in predicted])
+            ),
+        )
     return _with_main(scores | {"scores_per_experiment": runs}, metric)
 
 
@@ -279,6 +343,7 @@ def clustering(
     batch_size: int = 512,
     seed: int = 42,
     metric: str = "v_measure",
+    name: str = "",
 ) -> Scores:
     """Cluster repeated draws of the vectors [B, E] and compare the clusters with the labels.
 
@@ -315,6 +380,9 @@ def clustering(
         "ami_std": float(np.std(information)),
         "ami_scores": {"Level 0": information},
     }
+    draws_of = {"v_measure": measured, "ami": information}
+    if name and metric in draws_of:
+        scores["replicates"] = intervals.of_means(name, draws_of[metric])
     return _with_main(scores, metric)
 
 

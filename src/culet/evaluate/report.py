@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TextIO
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from culet.errors import InputError
 from culet.evaluate.evaluation import TaskResult
+from culet.evaluate.intervals import Floats, interval
+from culet.evaluate.languages import GROUPS, group_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ def label(result: TaskResult) -> str:
 def compare(runs: Mapping[str, Sequence[TaskResult]]) -> Table:
     """Return the table of one or more runs; results of several widths become columns of their own.
 
-    Two columns get a third with their difference.
+    Below the tasks stand means by type, by group of languages (over the subsets of each task that
+    are of the group, then over tasks), over types and over tasks, with 95 % bootstrap intervals
+    over the tasks' items. Two columns get a third with their difference and its paired interval.
 
     Args:
         runs: {name of the column: results}, for instance {"before": ..., "after": ...}.
@@ -58,34 +62,109 @@ def compare(runs: Mapping[str, Sequence[TaskResult]]) -> Table:
     Raises:
         InputError: when there is no result at all, or one column has a task twice.
     """
-    columns = _columns(runs)
+    columns = list(_columns(runs).items())
+    found = [column for _, column in columns]
     infos = {result.info.name: result.info for run in runs.values() for result in run}
     if not infos:
         raise InputError("expected at least one result to report, got none; evaluate a task first")
     order = sorted(infos, key=lambda name: (infos[name].type, name))
-    shared = [name for name in order if all(name in column for column in columns.values())]
-    tasks = [
-        (infos[name].type, name, *_cells([column.get(name) for column in columns.values()]))
-        for name in order
-    ]
-    means = []
-    by_type: dict[str, list[float]] = {}
-    for kind in dict.fromkeys(infos[name].type for name in shared):
-        names = [name for name in shared if infos[name].type == kind]
-        means_here = [float(np.mean([c[name] for name in names])) for c in columns.values()]
-        by_type[kind] = means_here
-        means.append((kind, f"mean of {len(names)}", *_cells(means_here)))
-    if shared:
-        over_types = [float(np.mean(column)) for column in zip(*by_type.values(), strict=True)]
-        over_tasks = [float(np.mean([c[name] for name in shared])) for c in columns.values()]
-        means.append(("all", f"mean of {len(by_type)} types", *_cells(over_types)))
-        means.append(("all", f"mean of {len(shared)} tasks", *_cells(over_tasks)))
-    head = ("type", "task", *columns, *(["change"] if len(columns) == 2 else []))
-    return Table(head, tuple(tasks), tuple(means))
+    shared = [name for name in order if all(name in column for column in found)]
+    tasks = []
+    for name in order:
+        scores = [column[name].main_score if name in column else None for column in found]
+        means = [None if score is None else Mean(score) for score in scores]
+        tasks.append((infos[name].type, name, *_cells(means)))
+    head = (
+        "type",
+        "task",
+        *(name for name, _ in columns),
+        *(["change"] if len(found) == 2 else []),
+    )
+    return Table(head, tuple(tasks), tuple(_mean_rows(found, shared) if shared else ()))
 
 
-def _columns(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, dict[str, float]]:
-    columns: dict[str, dict[str, float]] = {}
+@dataclass(frozen=True)
+class Mean:
+    """A mean of scores, and its bootstrap replicates where every part of it has some."""
+
+    score: float
+    replicates: Floats | None = None
+
+    def __str__(self) -> str:
+        """Return the mean x 100, with its interval if it has one."""
+        return self._words("{:.2f}", "[{:.1f}, {:.1f}]")
+
+    def less(self, other: Mean) -> Mean:
+        """Return the difference from another mean over the same draws of the same items."""
+        drawn = self.replicates, other.replicates
+        both = None if drawn[0] is None or drawn[1] is None else drawn[0] - drawn[1]
+        return Mean(self.score - other.score, both)
+
+    def signed(self) -> str:
+        """Return the mean x 100 as a difference."""
+        return self._words("{:+.2f}", "[{:+.1f}, {:+.1f}]")
+
+    def _words(self, score: str, bounds: str) -> str:
+        words = score.format(100 * self.score)
+        if self.replicates is None:
+            return words
+        low, high = interval(self.replicates)
+        return f"{words} {bounds.format(100 * low, 100 * high)}"
+
+
+def _mean_rows(
+    columns: Sequence[Mapping[str, TaskResult]], shared: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    first = columns[0]
+    by_type: dict[str, list[str]] = {}
+    by_group: dict[str, dict[str, list[str]]] = {}
+    for name in shared:
+        by_type.setdefault(first[name].info.type, []).append(name)
+        for subset in first[name].subsets:
+            group = group_of(first[name].info, subset)
+            by_group.setdefault(group, {}).setdefault(name, []).append(subset)
+    of_types = {
+        kind: [_mean([_subset_mean(column[name]) for name in names]) for column in columns]
+        for kind, names in by_type.items()
+    }
+    for kind, means in of_types.items():
+        yield (kind, f"mean of {len(by_type[kind])}", *_cells(means))
+    if len(by_group) > 1:
+        for group in (group for group in GROUPS if group in by_group):
+            parts = by_group[group]
+            means = [
+                _mean([_subset_mean(column[name], kept) for name, kept in parts.items()])
+                for column in columns
+            ]
+            yield (group, f"in {len(parts)} tasks", *_cells(means))
+    over_types = [_mean(means) for means in zip(*of_types.values(), strict=True)]
+    over_tasks = [_mean([_subset_mean(column[name]) for name in shared]) for column in columns]
+    yield ("all", f"mean of {len(by_type)} types", *_cells(over_types))
+    yield ("all", f"mean of {len(shared)} tasks", *_cells(over_tasks))
+
+
+def _subset_mean(result: TaskResult, subsets: Sequence[str] | None = None) -> Mean:
+    """Return the mean score of some subsets of a task, or of all."""
+    kept = list(result.subsets) if subsets is None else subsets
+    return _mean(
+        [
+            Mean(
+                result.subsets[name]["main_score"],
+                np.array(result.replicates[name]) if name in result.replicates else None,
+            )
+            for name in kept
+        ]
+    )
+
+
+def _mean(parts: Sequence[Mean]) -> Mean:
+    drawn = [part.replicates for part in parts if part.replicates is not None]
+    whole = np.asarray(np.mean(drawn, axis=0)) if len(drawn) == len(parts) else None
+    return Mean(float(np.mean([part.score for part in parts])), whole)
+
+
+def _columns(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, dict[str, TaskResult]]:
+    columns: dict[str, dict[str, TaskResult]] = {}
     for run, results in runs.items():
         for result in results:
             name = " ".join(part for part in (run, label(result)) if part)
@@ -95,16 +174,16 @@ def _columns(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, dict[str, fl
                     f"expected one result of {result.info.name} in the column {name!r}, got two; "
                     "give the runs different names"
                 )
-            column[result.info.name] = result.main_score
+            column[result.info.name] = result
     return columns
 
 
-def _cells(scores: Sequence[float | None]) -> list[str]:
-    cells = ["-" if score is None else f"{100 * score:.2f}" for score in scores]
-    if len(scores) == 2:
-        before, after = scores
+def _cells(means: Sequence[Mean | None]) -> list[str]:
+    cells = ["-" if mean is None else str(mean) for mean in means]
+    if len(means) == 2:
+        before, after = means
         known = before is not None and after is not None
-        cells.append(f"{100 * (after - before):+.2f}" if known else "-")  # type: ignore[operator]
+        cells.append(after.less(before).signed() if known else "-")  # type: ignore[union-attr, arg-type]
     return cells
 
 

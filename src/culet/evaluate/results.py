@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from culet.errors import InputError
-from culet.evaluate.encoding import Model, Settings
+from culet.evaluate.encoding import Model, Settings, TaskModel
 from culet.evaluate.evaluation import TaskResult, evaluate_widths
 from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
 from culet.files.fingerprint import of_folder
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def evaluate_folder(
-    model: Model,
+    model: Model | TaskModel,
     tasks: Path | str,
     out: Path | str,
     *,
@@ -58,7 +58,8 @@ def evaluate_folder(
     stops no other.
 
     Args:
-        model: anything with encode_query and encode_document. Where it says its `backend` and the
+        model: anything with encode_query and encode_document, or what becomes such a model once it
+            has seen the texts of a task. Where it says its `backend` and the
             `precision` it computes in, as an `Embedder` does, results of others are not its own.
         tasks: a folder of task folders.
         out: where the results go.
@@ -93,8 +94,9 @@ def evaluate_folder(
         else:
             try:
                 task = read_task(info.folder, subsets=wanted)
+                own = model.fitted(task) if isinstance(model, TaskModel) else model
                 done = evaluate_widths(
-                    model, task, widths=widths, precisions=precisions, settings=settings
+                    own, task, widths=widths, precisions=precisions, settings=settings
                 )
                 for result, path in zip(done, paths, strict=True):
                     write_result(result, path, name=name, record=record)
@@ -145,7 +147,7 @@ def result_path(
     return Path(out) / _model_name(name).replace("/", "__") / folder / f"{task_name(info)}.json"
 
 
-def engine_of(model: Model) -> dict[str, str]:
+def engine_of(model: Model | TaskModel) -> dict[str, str]:
     """Return what a model says it computes with; a precision moves scores as weights do.
 
     Results from before this was written down are computed again: theirs is not known.
@@ -193,7 +195,8 @@ def write_result(
         "evaluation_time": result.seconds,
         "kg_co2_emissions": None,
         "culet": {**(record or {}), "truncate_to": result.truncate_to}
-        | {"precision": result.precision, "main_score": result.main_score},
+        | {"precision": result.precision, "main_score": result.main_score}
+        | {"replicates": dict(result.replicates)},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_json(path, document)
@@ -271,6 +274,7 @@ def _result(document: Mapping[str, Any], info: TaskInfo) -> TaskResult:
         document["culet"]["truncate_to"],
         document["culet"]["precision"],
         document["evaluation_time"],
+        {s: tuple(r) for s, r in document["culet"]["replicates"].items()},
     )
 
 
