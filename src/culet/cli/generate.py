@@ -27,14 +27,16 @@ def generate(
         list[str] | None, typer.Option("--prompt", "-p", help="A text; may be repeated.")
     ] = None,
     source: Annotated[str | None, typer.Option("--input", "-i", help=TEXT_FILE)] = None,
-    field: Annotated[str, typer.Option(help="The input's field of the text.")] = "text",
+    field: Annotated[
+        str, typer.Option(help="The field of the input that holds the text.")
+    ] = "text",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="A .jsonl file. Default: stdout.")
     ] = None,
     beams: Annotated[int, typer.Option(help="Texts kept at each step; 1 is greedy.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest text in tokens.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(help="Limit on the tokens of a text.")] = 64,
     length_penalty: Annotated[float, typer.Option(help="Above 1 prefers longer beams.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Prompts written for at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Prompts in a batch.")] = 16,
     device: Annotated[str, typer.Option(help="cpu, cuda or mps.")] = "cpu",
     precision: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON lines.")] = False,
@@ -79,7 +81,7 @@ def _writer(checkpoint: Path, device: str, precision: str) -> Writer:
 def _texts(
     prompts: list[str] | None, source: str | None, field: str
 ) -> tuple[Iterator[str], int | None]:
-    """Return the prompts, and how many there are where that is known."""
+    """Return the prompts, and their number if it is known."""
     from culet.files.texts import count_texts, read_texts
 
     if prompts is not None or source is None:
@@ -90,7 +92,7 @@ def _texts(
 
 @contextmanager
 def _lines(out: Path | None) -> Iterator[IO[str]]:
-    """Yield where lines go; a file is whole or not there."""
+    """Yield the output; a file is written whole or not at all."""
     from culet.files.atomic import new_file
 
     if out is None:

@@ -1,8 +1,8 @@
-"""Writing text with a decoder or an encoder-decoder: greedy and beam search over a cache.
+"""Decoding with a decoder or an encoder-decoder: greedy and beam search over a cache.
 
-Beam search is that of transformers at its defaults, so that outputs can be compared: 2 · beams
-candidates a step, finished texts scored by log-probability / length^length_penalty, a text done
-when no running beam's score at its present length beats the worst of its finished ones.
+Beam search follows the defaults of transformers, so that outputs can be compared: 2 · beams
+candidates a step, finished texts scored by log-probability / length^length_penalty, and a text is
+done when no running beam's score at its present length beats the worst of its finished ones.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _NEVER = -1e9
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How text is written.
+    """How text is decoded.
 
     Attributes:
-        max_new_tokens: Longest text in tokens, the one that ends it counted.
+        max_new_tokens: Limit on the tokens of a text, the one that ends it included.
         beams: Texts kept at each step; 1 is greedy.
-        length_penalty: Power of the length that a finished beam's log-probability is divided by.
+        length_penalty: A finished beam's log-probability is divided by its length to this power.
         eos: Tokens that end a text.
-        bos: What the decoder of an encoder-decoder begins with.
-        batch_size: Sources or prompts written for at the same time.
+        bos: The token that the decoder of an encoder-decoder begins with.
+        batch_size: Sources or prompts in a batch.
     """
 
     max_new_tokens: int = 64
@@ -54,12 +54,12 @@ class GenerationConfig:
 
 @dataclass(frozen=True)
 class Generated:
-    """A text that was written.
+    """A text that a model wrote.
 
     Attributes:
         ids: Its tokens, without the prompt and without the token that ended it.
-        log_probability: Sum over its tokens, the one that ended it counted.
-        ended: Whether it ended by itself, and not at `max_new_tokens`.
+        log_probability: Sum over its tokens and the one that ended it.
+        ended: Whether the model ended it, and not `max_new_tokens`.
     """
 
     ids: np.ndarray
@@ -75,17 +75,17 @@ def generate(
     compute_dtype: torch.dtype = torch.float32,
     done: Callable[[int], None] | None = None,
 ) -> list[Generated]:
-    """Return what a model writes, for each text in the order of the caller.
+    """Return what a model writes for each text, in the order of the texts.
 
     Args:
         model: A decoder continues its prompts; an encoder-decoder answers its sources.
-        texts: Token ids of prompts or sources, of any lengths; longest first goes to the model.
-        config: How; greedy with 64 tokens, if left out.
+        texts: Token ids of prompts or sources, of any lengths; the longest are decoded first.
+        config: Settings; greedy with 64 tokens if left out.
         compute_dtype: Dtype of activations.
-        done: Told after each batch how many texts it held.
+        done: Called after each batch with its number of texts.
 
     Raises:
-        InputError: If a text has no token, or would grow beyond what the model was made for.
+        InputError: If a text has no token, or would exceed the length that the model was made for.
     """
     config = config or GenerationConfig()
     _check_lengths(model, texts, config)
@@ -142,15 +142,15 @@ def _ends(ids: Tensor, config: GenerationConfig) -> Bool[Tensor, "*R"]:
 def _greedy(
     model: Decoder | EncoderDecoder, hidden: Tensor, cache: Cache, config: GenerationConfig
 ) -> list[Generated]:
-    """Write the most probable token at each step; texts that are done leave the batch."""
+    """Take the most probable token at each step; texts that are done leave the batch."""
     open_rows = torch.arange(len(hidden), device=hidden.device)
     ids: list[list[int]] = [[] for _ in range(len(hidden))]
     total, ended = [0.0] * len(hidden), [False] * len(hidden)
     for written in range(1, config.max_new_tokens + 1):
         best, token = _scores(model, hidden).max(dim=-1)
         stops = _ends(token, config)
-        told = zip(open_rows.tolist(), token.tolist(), best.tolist(), stops.tolist(), strict=True)
-        for row, each, score, stop in told:
+        taken = zip(open_rows.tolist(), token.tolist(), best.tolist(), stops.tolist(), strict=True)
+        for row, each, score, stop in taken:
             total[row] += score
             ended[row] = stop
             if not stop:
@@ -169,9 +169,9 @@ def _greedy(
 
 @dataclass
 class _Search:
-    """Beams of B texts, the running ones and the best of the finished ones.
+    """Beams of B texts: the running ones and the best of the finished ones.
 
-    `ids` and `done_ids` hold n tokens a beam. `open` says whether a better text may yet be found.
+    `ids` and `done_ids` hold n tokens a beam; `open` is whether a better text may still be found.
     """
 
     ids: Int[Tensor, "B K n"]
@@ -190,7 +190,7 @@ def _beams(
     cache.repeat(beams)
     hidden = hidden.repeat_interleave(beams, dim=0)
     score = torch.full((count, beams), _NEVER, device=device)
-    score[:, 0] = 0.0  # all beams are the same text yet: one of them counts
+    score[:, 0] = 0.0  # all beams are still the same text: only one counts
     none = torch.zeros(count, beams, 0, dtype=torch.int64, device=device)
     never = torch.full((count, beams), _NEVER, device=device)
     search = _Search(none, score, none, never, none.sum(-1), torch.ones(count, dtype=torch.bool))
@@ -211,7 +211,7 @@ def _advance(
 ) -> Int[Tensor, "B K"]:
     """Take the `written`-th token of every beam; return which beam each new one continues."""
     beams, vocab = scores.shape[1:]
-    kept = max(2, 1 + len(config.eos)) * beams  # so that enough go on if all the best end
+    kept = max(2, 1 + len(config.eos)) * beams  # so that enough are left if all the best end
     top, place = scores.flatten(1).topk(min(kept, beams * vocab), dim=1)
     parent, token = place // vocab, place % vocab
     ids = torch.cat([_of_beams(search.ids, parent), token[:, :, None]], dim=2)

@@ -1,8 +1,8 @@
-"""Keys and values kept while a decoder writes, so that each new token costs one token.
+"""Keys and values kept while a decoder writes, so that a new token costs one token's work.
 
 Rows are texts being written, `beams` of them for each source or prompt. Their lengths differ, so
-each row has its own next place. What the decoder reads of an encoder is computed once for each
-source and shared by its beams.
+each row has its own next position. Keys and values of an encoder are computed once for each source
+and shared by its beams.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from culet.model.decoder import Decoder
 from culet.model.encoder import Layer
 from culet.model.encoder_decoder import CrossBlock, EncoderDecoder, MergedBlock
 
-_GROWTH = 64  # places that are added when a cache is full
+_GROWTH = 64  # positions that are added when a cache is full
 
 
 @dataclass
 class Memory:
-    """One layer's keys and values of the encoder's states, for every source."""
+    """A layer's keys and values of the encoder's states, for every source."""
 
     key: Float[Tensor, "B G S A"]
     value: Float[Tensor, "B G S A"]
@@ -35,70 +35,70 @@ class Memory:
 
 @dataclass
 class Cache:
-    """What the layers of a decoder have seen of every row.
+    """Keys and values of every row, by layer.
 
     Attributes:
-        lengths: Tokens of each row so far.
-        near: Keys and values of each layer, [R, G, room, A] each.
-        far: What each layer reads of the encoder; empty without one.
-        present: Which places of the sources are tokens.
-        dtype: What the model computes in.
+        lengths: Tokens of each row so memory.
+        own: Keys and values of the rows themselves in each layer, [R, G, room, A] each.
+        memory: Those of the encoder in each layer; empty without one.
+        present: Which positions of the sources are tokens.
+        dtype: Dtype of activations.
     """
 
     lengths: Int[Tensor, " R"]
-    near: list[tuple[Tensor, Tensor]]
+    own: list[tuple[Tensor, Tensor]]
     dtype: torch.dtype
-    far: list[Memory] = field(default_factory=list)
+    memory: list[Memory] = field(default_factory=list)
     present: Bool[Tensor, "B S"] | None = None
 
     def repeat(self, beams: int) -> None:
-        """Make `beams` rows of each row; they share what is read of the source."""
+        """Make `beams` rows of each row; they share the memory of their source."""
         self.select(torch.arange(len(self.lengths)).repeat_interleave(beams))
 
     def select(self, rows: Int[Tensor, " r"], sources: Int[Tensor, " s"] | None = None) -> None:
-        """Keep some rows, in the given order and as often as they are named, and some sources."""
+        """Keep the rows named, in this order and as often as they are named, and some sources."""
         rows = rows.to(self.lengths.device)
         self.lengths = self.lengths[rows]
-        self.near = [(key[rows], value[rows]) for key, value in self.near]
+        self.own = [(key[rows], value[rows]) for key, value in self.own]
         if sources is not None and self.present is not None:
             sources = sources.to(self.lengths.device)
             self.present = self.present[sources]
-            self.far = [Memory(far.key[sources], far.value[sources]) for far in self.far]
+            self.memory = [Memory(m.key[sources], m.value[sources]) for m in self.memory]
 
     def store(
         self, layer: int, key: Float[Tensor, "R G A"], value: Float[Tensor, "R G A"]
     ) -> tuple[Float[Tensor, "R G n A"], Float[Tensor, "R G n A"]]:
-        """Put the next token's keys and values in their places and return all that are in use."""
+        """Store the next token's keys and values and return all that are in use."""
         needed = int(self.lengths.max()) + 1
-        room = self.near[layer][0].shape[2]
+        room = self.own[layer][0].shape[2]
         if room < needed:
             more = (0, 0, 0, max(_GROWTH, needed - room))
-            keys, values = self.near[layer]
-            self.near[layer] = (F.pad(keys, more), F.pad(values, more))
+            keys, values = self.own[layer]
+            self.own[layer] = (F.pad(keys, more), F.pad(values, more))
         row = torch.arange(len(self.lengths), device=self.lengths.device)
-        for kept, new in zip(self.near[layer], (key, value), strict=True):
+        for kept, new in zip(self.own[layer], (key, value), strict=True):
             kept[row, :, self.lengths] = new
-        keys, values = self.near[layer]
+        keys, values = self.own[layer]
         return keys[:, :, :needed], values[:, :, :needed]
 
 
 def prefill(
     model: Decoder, prompts: TokenBatch, *, compute_dtype: torch.dtype
 ) -> tuple[Float[Tensor, "B D"], Cache]:
-    """Return the last state of each prompt, in the order of the caller, and the cache after it."""
+    """Return the last state of each prompt, in the caller's order, and the cache after it."""
     stack = model.stack
     packed = torch.argsort(prompts.order)  # the text of the caller at each packed place
     row = packed.repeat_interleave(prompts.lengths)
-    near: list[tuple[Tensor, Tensor]] = []
+    own: list[tuple[Tensor, Tensor]] = []
     x = stack.embedded(prompts.ids, compute_dtype)
 
     for block, rotation in zip(
         stack.blocks, stack.rotations(prompts.positions, x.dtype), strict=True
     ):
         x, kept = _prefill_block(cast(Layer, block), x, rotation, prompts, row)
-        near.append(kept)
+        own.append(kept)
     last = torch.cumsum(prompts.lengths, dim=0)[prompts.order] - 1
-    return stack.final_norm(x[last]), Cache(prompts.lengths[prompts.order], near, compute_dtype)
+    return stack.final_norm(x[last]), Cache(prompts.lengths[prompts.order], own, compute_dtype)
 
 
 def _prefill_block(
@@ -123,7 +123,7 @@ def read_sources(
     model: EncoderDecoder, sources: TokenBatch, *, compute_dtype: torch.dtype
 ) -> Cache:
     """Return the cache of decoders that have read their sources and written nothing."""
-    memory = model.encode(sources, compute_dtype=compute_dtype)
+    encoded = model.encode(sources, compute_dtype=compute_dtype)
     count, longest = sources.num_texts, sources.runs[-1][0]
     row = torch.argsort(sources.order).repeat_interleave(sources.lengths)
 
@@ -132,20 +132,20 @@ def read_sources(
         out[row, :, sources.positions] = states
         return out
 
-    stack, far = model.decoder.stack, []
+    stack, memory = model.decoder.stack, []
     for block in stack.blocks:
         source = block.cross if isinstance(block, CrossBlock) else block.attention
-        far.append(
-            Memory(*map(padded, cast(CrossAttention | MergedAttention, source).keys(memory)))
+        memory.append(
+            Memory(*map(padded, cast(CrossAttention | MergedAttention, source).keys(encoded)))
         )
     lengths = sources.lengths[sources.order]
     config = stack.config
-    empty = memory.new_zeros(count, config.num_kv_heads, 0, config.head_dim)
+    empty = encoded.new_zeros(count, config.num_kv_heads, 0, config.head_dim)
     return Cache(
         torch.zeros_like(lengths),
         [(empty, empty)] * config.num_layers,
         compute_dtype,
-        far,
+        memory,
         torch.arange(longest, device=lengths.device) < lengths[:, None],
     )
 
@@ -153,7 +153,7 @@ def read_sources(
 def step(
     model: Decoder | EncoderDecoder, ids: Int[Tensor, " R"], cache: Cache
 ) -> Float[Tensor, "R D"]:
-    """Return the last state of each row after one more token, which the cache then knows."""
+    """Return the last state of each row after one more token, and add that to the cache."""
     stack = model.decoder.stack if isinstance(model, EncoderDecoder) else model.stack
     x = stack.embedded(ids, cache.dtype)
     rotations = stack.rotations(cache.lengths, x.dtype)
@@ -172,14 +172,14 @@ def _step_block(
         query, key, value = block.attention.project(normed, *rotation)
         keys, values = cache.store(layer, key, value)
         low, seen = _seen(cache.lengths, block.attention.window)
-        near = (keys[:, :, low:], values[:, :, low:], seen)
-        far = _far(cache, layer) if merged else None
-        return block.attention.project_out(_attend_row(query, near, far, block.attention))
+        own = (keys[:, :, low:], values[:, :, low:], seen)
+        memory = _memory(cache, layer) if merged else None
+        return block.attention.project_out(_attend_row(query, own, memory, block.attention))
 
     def cross(normed: Tensor) -> Tensor:
         attention = cast(CrossBlock, block).cross
         query = attention.queries(normed)
-        return attention.project_out(_attend_row(query, None, _far(cache, layer), attention))
+        return attention.project_out(_attend_row(query, None, _memory(cache, layer), attention))
 
     x = block.attend(x, attend)
     if isinstance(block, CrossBlock):
@@ -188,40 +188,41 @@ def _step_block(
 
 
 def _seen(lengths: Int[Tensor, " R"], window: int | None) -> tuple[int, Bool[Tensor, "R n"]]:
-    """Return the first place that any row sees, and which places from there on each row sees."""
+    """Return the first position that any row sees, and which from there on each row sees."""
     first = lengths - window if window is not None else torch.zeros_like(lengths)
     low = max(0, int(first.min()))
     place = torch.arange(low, int(lengths.max()) + 1, device=lengths.device)
     return low, (place >= first[:, None]) & (place <= lengths[:, None])
 
 
-Kept = tuple[Tensor, Tensor, Tensor]  # keys, values and which of them are seen
+Seen = tuple[Tensor, Tensor, Tensor]  # keys, values and which of them a query sees
 
 
-def _far(cache: Cache, layer: int) -> Kept:
+def _memory(cache: Cache, layer: int) -> Seen:
     assert cache.present is not None
-    return cache.far[layer].key, cache.far[layer].value, cache.present
+    memory = cache.memory[layer]
+    return memory.key, memory.value, cache.present
 
 
 def _attend_row(
     query: Float[Tensor, "R H A"],
-    near: Kept | None,
-    far: Kept | None,
+    own: Seen | None,
+    memory: Seen | None,
     attention: Attention | CrossAttention,
 ) -> Float[Tensor, "R H A"]:
-    """Return what one query a row gathers from its own keys, its source's, or both at once."""
+    """Return what one query a row reads from its own keys, its source's, or both in one softmax."""
     rows, heads, width = query.shape
     groups = attention.num_kv_heads
     by_group = query.view(rows, groups, heads // groups, width)
     scale, softcap = attention.scale, attention.softcap
-    if far is None or near is None:
-        key, value, seen = cast(Kept, near if far is None else far)
+    if memory is None or own is None:
+        key, value, seen = cast(Seen, own if memory is None else memory)
         asked = _shared(by_group, len(key))
         seen = seen[:, None, None, :]
         out = attend_masked(asked, key, value, seen, scale=scale, softcap=softcap)
         return _parted(out, rows).reshape(rows, heads, width)
     scores = []
-    for key, _, seen in (far, near):
+    for key, _, seen in (memory, own):
         score = (_shared(by_group, len(key)) * scale) @ key.transpose(-1, -2)
         if softcap is not None:
             score = (score / softcap).tanh() * softcap
@@ -231,7 +232,7 @@ def _attend_row(
     parts = torch.split(shares, [score.shape[-1] for score in scores], dim=-1)
     read = [
         _parted(_shared(part, len(value)) @ value, rows)
-        for part, (_, value, _) in zip(parts, (far, near), strict=True)
+        for part, (_, value, _) in zip(parts, (memory, own), strict=True)
     ]
     return (read[0] + read[1]).reshape(rows, heads, width)
 

@@ -1,4 +1,4 @@
-"""From a checkpoint that generates to text: prompts in, what the model writes out."""
+"""Text from a checkpoint: prompts in, what the model writes out."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays
 from culet.text.tokenizer import TextTokenizer
 
-_BATCHES_AT_ONCE = 8  # read ahead, so that texts of like length stand together
-_TURN_ENDS = "<end_of_turn>"  # what a model that was taught to converse ends with
+_BATCHES_AT_ONCE = 8  # read ahead, so that texts of similar length share a batch
+_TURN_ENDS = "<end_of_turn>"  # ends what a model that was trained for dialogue writes
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -32,9 +32,9 @@ class Written:
     Attributes:
         prompt: The prompt, or the source of an encoder-decoder.
         text: What was written, without the prompt.
-        tokens: How many tokens it is, the one that ended it not counted.
-        log_probability: Sum over its tokens, the one that ended it counted.
-        ended: Whether it ended by itself.
+        tokens: Its length in tokens, without the one that ended it.
+        log_probability: Sum over its tokens and the one that ended it.
+        ended: Whether the model ended it, and not the limit on its length.
     """
 
     prompt: str
@@ -49,11 +49,11 @@ class Writer:
 
     Args:
         checkpoint: A decoder continues its prompts, an encoder-decoder answers them.
-        device: Where it computes.
+        device: Where the model runs.
         precision: "float32" or "bfloat16".
 
     Raises:
-        InputError: If the precision is another one.
+        InputError: If the precision is neither.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class Writer:
         *,
         done: Callable[[int], None] | None = None,
     ) -> Iterator[Written]:
-        """Yield what the model writes for each prompt, in their order, read as they are needed.
+        """Yield what the model writes for each prompt, in order; prompts are read when needed.
 
         Args:
             prompts: Texts.
-            config: How; `eos` is replaced by what ends a text in this model.
-            done: Told after each batch how many prompts it held.
+            config: Settings; `eos` is replaced by what ends a text of this model.
+            done: Called after each batch with its number of prompts.
 
         Raises:
             InputError: If a prompt is too long for the model.
@@ -99,7 +99,7 @@ class Writer:
         while block := list(islice(source, config.batch_size * _BATCHES_AT_ONCE)):
             encoded = self._texts.encode(block, on_long="error", first=first)
             first += len(block)
-            # a decoder goes on from its prompt; a source is a whole text with its end
+            # a decoder continues its prompt; a source is a whole text with its end
             cut = -1 if isinstance(self.model, Decoder) else None
             ids = [text[:cut].astype(np.int64) for text in encoded.ids]
             found = generate(self.model, ids, config, compute_dtype=self._dtype, done=done)
