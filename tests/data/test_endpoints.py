@@ -85,6 +85,21 @@ def test_what_was_asked_is_not_asked_again(
     assert len(stub.bodies) == 4  # another temperature is another question
 
 
+def test_an_answer_that_an_earlier_version_kept_is_known(
+    stub: Stub, config: ChatEndpoint, tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "a") as store:
+        store.execute(
+            "create table answers "
+            "(question text primary key, answer text, asked integer, answered integer)"
+        )
+        key = "b27a9020d89c517c4e0cfafdea14d95da53d1c89b83cdd9facb133063c664d88"
+        store.execute("insert into answers values (?, 'kept', 1, 2)", (key,))
+    store.close()
+    assert texts(ChatClient(config, tmp_path / "a").answers(questions("a"))) == ["kept"]
+    assert stub.bodies == []
+
+
 def test_one_question_twice_in_line_is_asked_once(
     stub: Stub, config: ChatEndpoint, tmp_path: Path
 ) -> None:
@@ -459,6 +474,9 @@ def test_secrets_of_a_url_are_used_and_appear_in_no_message_and_no_file(
     stub.reply = lambda question, number: (401, "hidden-word and hidden-key are wrong")
     with pytest.raises(InputError, match=r"\*\*\* and \*\*\* are wrong") as refused:
         texts(ChatClient(secret, tmp_path / "b").answers(questions("a")))
+    stub.reply = lambda question, number: (200, '"hidden-key"')
+    with pytest.raises(InputError, match=r"not an answer of a chat endpoint: '\*\*\*'") as odd:
+        texts(ChatClient(replace(secret, retries=0), tmp_path / "b").answers(questions("a")))
     away = replace(secret, url="http://me:hidden-word@127.0.0.1:9/v1?key=hidden-key", retries=0)
     with pytest.raises(
         InputError, match=r"http://\*\*\*@127\.0\.0\.1:9/v1\?key=\*\*\* gave no"
@@ -466,7 +484,7 @@ def test_secrets_of_a_url_are_used_and_appear_in_no_message_and_no_file(
         texts(ChatClient(away, tmp_path / "c").answers(questions("a")))
     recipe = to_toml(to_tables(secret))
     assert 'url = "http://***@127.0.0.1:' in recipe
-    assert "hidden" not in f"{refused.value}{lost.value}{recipe}"
+    assert "hidden" not in f"{refused.value}{odd.value}{lost.value}{recipe}"
     assert b"hidden" not in (tmp_path / "a").read_bytes()
 
 

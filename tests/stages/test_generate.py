@@ -301,7 +301,7 @@ def test_empty_answers_are_counted_apart_and_asked_for_again(
     config = GenerateConfig(once, (path,), queries=QueriesConfig())
     stub.reply = lambda question, number: "no" if "beryl" in question else None
     words = (
-        r"no answer of small could be used; .*-answers\.sqlite holds what it said, the last: 'no'"
+        r"no answer of small could be used; .*-answers\.sqlite holds its answers, the last: 'no'"
     )
     empty = (
         "; empty answers, which are not kept: 2; run again to ask again, with a larger max_tokens"

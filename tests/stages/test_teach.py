@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import signal
+import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +248,28 @@ def test_vectors_are_forgotten_once_a_shard_has_them(tmp_path: Path, stub: Stub)
     (tmp_path / "other").write_text("something else " * 100)
     with pytest.raises(InputError, match="as a file of answers: file is not a database"):
         again.keep_in(tmp_path / "other")
+
+
+def test_a_vector_that_an_earlier_version_kept_is_known(tmp_path: Path, stub: Stub) -> None:
+    with sqlite3.connect(tmp_path / "kept") as store:
+        store.execute("create table vectors (text blob primary key, vector blob, tokens integer)")
+        key = hashlib.blake2b(b"a", digest_size=16).digest()
+        store.execute("insert into vectors values (?, ?, 1)", (key, b"\0\0\x80\x3f"))
+    store.close()
+    client = EmbeddingClient(endpoint(stub))
+    client.keep_in(tmp_path / "kept")
+    assert client.embed(["a"]).tolist() == [[1.0]]
+    assert stub.bodies == []
+
+
+def test_no_key_follows_a_redirect(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBED_KEY", "secret")
+    with serving(Stub()) as other:
+        target = {"Location": f"{other.url}/embeddings"}
+        stub.reply = lambda number, texts: (307, "", target)
+        with pytest.raises(InputError, match=r"redirects to 'http://127\.0\.0\.1:\d+/v1/emb"):
+            EmbeddingClient(endpoint(stub, key_env="EMBED_KEY")).embed(["a"])
+        assert other.keys == []
 
 
 def test_a_vector_without_direction_is_refused(tmp_path: Path, stub: Stub) -> None:

@@ -307,7 +307,7 @@ def _shown(what: str, answer: ChatAnswer) -> dict[str, str]:
 
 
 def _none_usable(name: str, model: str, cache: Path, tally: RowTally) -> InputError:
-    words = f"{name}: no answer of {model} could be used; {cache} holds what it said"
+    words = f"{name}: no answer of {model} could be used; {cache} holds its answers"
     if unusable := tally.examples.get("unusable"):
         words += f", the last: {unusable[-1]['answer']!r}"
     if empty := tally.counts["unanswered"]:

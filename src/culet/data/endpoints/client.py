@@ -235,7 +235,7 @@ class Client(ABC, Generic[Question, Reply]):
         try:
             return self._read(question, reply)
         except ValueError as error:  # no JSON, or not an answer
-            raise MayPass(str(error)) from None
+            raise MayPass(self._transport.without_secrets(str(error))) from None
 
     def _check_budget(self) -> None:
         budget = self._limits.budget

@@ -47,8 +47,8 @@ class EndpointConfig(ABC):
         parallel: Requests under way at once.
         retries: Further attempts after a failure that may pass (busy, too many, no connection).
         timeout_seconds: Longest wait for one reply.
-        requests_per_minute: At most so many requests are begun in a minute; 0 sets no limit.
-        tokens_per_minute: At most so many tokens, sent and received, in a minute; 0 sets no limit.
+        requests_per_minute: Limit on the requests begun in a minute; 0 sets none.
+        tokens_per_minute: Limit on the tokens, sent and received, in a minute; 0 sets none.
         input_price: Price of a million tokens sent.
         budget: Once the new answers of a run have cost this much, it stops; the requests under
             way may then exceed it. 0 sets no limit.
@@ -155,9 +155,9 @@ class Transport:
             raise self._failure(error) from None
         except HTTPException as error:  # cut off, or no HTTP: few words, if any
             text = f"{type(error).__name__}: {str(error).strip():.{SHOWN}}"
-            raise MayPass(self._without_secrets(text)) from None
+            raise MayPass(self.without_secrets(text)) from None
         except OSError as error:
-            raise MayPass(self._without_secrets(str(error) or type(error).__name__)) from None
+            raise MayPass(self.without_secrets(str(error) or type(error).__name__)) from None
 
     def _failure(self, error: urllib.error.HTTPError) -> MayPass | InputError:
         with closing(error):  # what was not read of it holds the connection
@@ -166,13 +166,13 @@ class Transport:
             except (OSError, HTTPException):
                 body = ""
         if error.code in _REDIRECTS:
-            target = self._without_secrets(masked(error.headers.get("Location") or "nowhere"))
+            target = self.without_secrets(masked(error.headers.get("Location") or "nowhere"))
             return InputError(
                 f"{self._config.shown_url} redirects to {target[:SHOWN]!r} ({error.code}); "
                 "redirects are not followed, so that your key and your texts reach no other "
                 "address; if you trust it, give it as url"
             )
-        text = self._without_secrets(f"{error.code} {error.reason}: {body}")
+        text = self.without_secrets(f"{error.code} {error.reason}: {body}")
         if error.code in _MAY_PASS:
             return MayPass(text, busy=True, retry_after=_retry_after(error))
         advice = ""
@@ -183,7 +183,8 @@ class Transport:
                 advice = f"; check the key in the environment variable {name}"
         return InputError(f"{self._config.shown_url} refuses the request: {text}{advice}")
 
-    def _without_secrets(self, text: str) -> str:
+    def without_secrets(self, text: str) -> str:
+        """Return a text in which the key, a password and query values of the URL are masked."""
         for secret in self._secrets:
             text = text.replace(str(secret), "***")
         return text

@@ -1,9 +1,9 @@
-"""What a language model is asked for training data, and what is made of its answers.
+"""Questions that ask a language model for training data, and readers of its answers.
 
-Three kinds, after Gemini Embedding (arXiv 2503.07891), whose prompts are not published; these are
-ours:
+Three kinds, after Gemini Embedding (arXiv 2503.07891). Its prompts are not published; these are
+ours.
 
-queries         a document → questions that it answers, in its own language
+queries         a document → queries that it answers, in its own language
 grades          a pair → how well the document answers, from 0 to 4, asked in two ways
 classification  labels → a long list of subjects → example texts for each label and subject
 """
@@ -25,7 +25,7 @@ from culet.errors import RecipeError
 
 By = Literal["relevance", "likelihood"]
 BEST_GRADE = 4
-_LONGEST_DOCUMENT = 6000  # characters of a document that are shown to the model
+_MAX_DOCUMENT = 6000  # characters of a document that are shown to the model
 
 _SCALES: dict[By, str] = {
     "relevance": (
@@ -46,7 +46,7 @@ class Shot:
 
     Attributes:
         document: A document.
-        query: A query that it answers.
+        query: A query that the document answers.
     """
 
     document: str
@@ -58,9 +58,9 @@ class GradesConfig:
     """Removal of pairs that a language model grades low.
 
     Attributes:
-        endpoint: Whom to ask.
-        min_grade: Lowest grade, of 0 to 4, with which a pair stays.
-        sources: Names of the sources whose pairs are graded; empty means all.
+        endpoint: The language model.
+        min_grade: Lowest grade, from 0 to 4, of a pair that is kept.
+        sources: Names of the sources whose pairs are graded; empty grades all.
         cache: File of answers; beside the stage's folder if left out.
     """
 
@@ -79,10 +79,10 @@ class QueriesConfig:
     """Queries for documents.
 
     Attributes:
-        per_document: Queries asked for each.
-        about: What kind of queries, in words: "questions a nurse would ask".
-        shots: Examples; a few make queries much more like the wanted ones.
-        min_grade: Queries graded lower by the same model go; 0 grades nothing.
+        per_document: Number of queries for each document.
+        about: The kind of query, in words: "questions a nurse would ask".
+        shots: Examples; a few bring the queries much closer to what is wanted.
+        min_grade: Queries that the same model grades lower are dropped; 0 grades nothing.
     """
 
     per_document: int = 1
@@ -102,19 +102,19 @@ class QueriesConfig:
 class ClassificationConfig:
     """Texts to classify, made in two stages so that they differ from each other.
 
-    First a long list of subjects is asked for; subjects are drawn from its tail, where a model has
-    left behind what it always says first. Then, for each label and subject, a text.
+    First the model writes a long list of subjects. Some are drawn from its tail, past those that a
+    model always names first. Then it writes a text for each label and subject.
 
     Attributes:
         texts: What the texts are: "reviews of a film".
-        labels: What they are told apart by: "positive", "negative".
+        labels: Their classes: "positive", "negative".
         subjects: What to list: "titles of films that never existed".
         language: Language of the texts, in words.
-        list_length: Subjects in a list.
-        tail: Share of the list, from its end, that is drawn from.
-        rows: Training rows to make.
+        list_length: Number of subjects in the list.
+        tail: Share of the list, from its end, that subjects are drawn from.
+        rows: Number of training rows.
         negatives: Texts of other labels in each row.
-        seed: Decides which subjects, and which texts stand together.
+        seed: Seed of the draws of subjects and of the rows.
     """
 
     texts: str
@@ -139,7 +139,7 @@ class ClassificationConfig:
 
 
 def query_question(document: str, config: QueriesConfig, *, lang: str | None) -> Messages:
-    """Return what to ask for queries of a document."""
+    """Return the question that asks for queries of a document."""
     shots = "".join(
         f"\n\nDocument:\n{shot.document}\nAnswer: {_json({'queries': [shot.query]})}"
         for shot in config.shots
@@ -162,7 +162,7 @@ def read_queries(answer: str, config: QueriesConfig) -> list[str] | None:
 
 
 def grade_question(query: str, document: str, by: By = "relevance") -> Messages:
-    """Return what to ask for the grade of a pair."""
+    """Return the question that asks for the grade of a pair."""
     return _messages(
         f'{_SCALES[by]}\nAnswer in JSON: {{"grade": 0 to {BEST_GRADE}}}.\n\n'
         f"Query:\n{_shortened(query)}\n\nDocument:\n{_shortened(document)}"
@@ -177,12 +177,12 @@ def read_grade(answer: str) -> int | None:
         grade = int(grade)
     if isinstance(grade, bool) or not isinstance(grade, int | float):
         return None
-    # membership, as NaN and Infinity, which are JSON to Python, become no int
+    # membership, since NaN and Infinity, which Python reads as JSON, are no int
     return int(grade) if grade in range(BEST_GRADE + 1) else None
 
 
 def list_question(config: ClassificationConfig) -> Messages:
-    """Return what to ask for subjects."""
+    """Return the question that asks for subjects."""
     return _messages(
         f"List {config.list_length} different {config.subjects}. Go on past the obvious ones. "
         'Answer in JSON: {"list": ["…"]}.'
@@ -197,9 +197,9 @@ def read_list(answer: str) -> list[str]:
 
 
 def drawn_examples(subjects: Sequence[str], config: ClassificationConfig) -> list[tuple[str, str]]:
-    """Return (label, subject) of each example text to ask for: enough for `config.rows`.
+    """Return label and subject of each text to ask for, enough for `config.rows`.
 
-    Subjects come from the tail of the list; each label has at least two, and its share.
+    Subjects come from the tail of the list; each label gets an equal share, at least two.
     """
     random = np.random.Generator(np.random.PCG64(config.seed))
     tail = subjects[-max(1, round(config.tail * len(subjects))) :]
@@ -214,7 +214,7 @@ def drawn_examples(subjects: Sequence[str], config: ClassificationConfig) -> lis
 def example_question(
     label: str, subject: str, number: int, config: ClassificationConfig
 ) -> Messages:
-    """Return what to ask for one example text; `number` makes repeated questions differ."""
+    """Return the question that asks for a text; `number` makes repeated questions differ."""
     others = ", ".join(other for other in config.labels if other != label)
     return _messages(
         f"Write one of {config.texts}, in {config.language}, about: {subject}. A reader must class "
@@ -234,9 +234,9 @@ def read_example(answer: str) -> str | None:
 def classification_rows(
     texts: Sequence[tuple[str, str]], config: ClassificationConfig
 ) -> Iterator[dict[str, Any]]:
-    """Yield training rows from (label, text): a text, another of its label, others of other labels.
+    """Yield training rows from (label, text): a text, another of its label, texts of other labels.
 
-    Every row has its own query; `negatives` are of labels that the query does not have.
+    Every row has a query of its own; its negatives have other labels.
     """
     random = np.random.Generator(np.random.PCG64([config.seed, 1]))
     by_label: dict[str, list[str]] = {}
@@ -263,7 +263,7 @@ def classification_rows(
 
 
 def read_json(answer: str) -> Any:
-    """Return the first JSON value inside an answer, whatever words or fences stand around it."""
+    """Return the first JSON value in an answer, whatever words or fences are around it."""
     decoder = json.JSONDecoder()
     for match in re.finditer(r"[\[{]", answer):
         try:
@@ -274,21 +274,21 @@ def read_json(answer: str) -> Any:
 
 
 def _texts(values: Sequence[Any]) -> list[str]:
-    """Return the different texts among JSON values; an escape may stand for half an emoji."""
+    """Return the distinct texts among JSON values; an escape may be half an emoji."""
     texts = (without_surrogates(value).strip() for value in values if isinstance(value, str))
     return list(dict.fromkeys(text for text in texts if text))
 
 
 def _drawn(random: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """Return numbers below `size`, all different as long as there are enough."""
+    """Return numbers below `size`, all different if there are enough."""
     rounds = [random.permutation(size) for _ in range(-(-count // size))] if size else []
     return np.concatenate([np.zeros(0, np.int64), *rounds])[:count].astype(np.int64)
 
 
 def _shortened(document: str) -> str:
-    if len(document) <= _LONGEST_DOCUMENT:
+    if len(document) <= _MAX_DOCUMENT:
         return document
-    return document[:_LONGEST_DOCUMENT] + "\n[…]"
+    return document[:_MAX_DOCUMENT] + "\n[…]"
 
 
 def _messages(text: str) -> Messages:
