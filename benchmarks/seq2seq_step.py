@@ -26,8 +26,8 @@ import transformers
 
 from culet.architecture.generating_config import EncoderDecoderConfig, t5gemma
 from culet.data.batches.denoise import Markers, denoise, t5gemma2
-from culet.losses.tokens import token_loss
-from culet.model.batch import IGNORED, Seq2SeqBatch, pack_pairs
+from culet.losses.tokens import IGNORED, token_loss
+from culet.model.batch import Seq2SeqBatch, pack_pairs
 from culet.model.encoder_decoder import EncoderDecoder
 
 EOS = 1

@@ -21,7 +21,6 @@ from culet.losses.contrastive import (
     matryoshka,
     samtone,
     spread_out,
-    token_cross_entropy,
 )
 
 
@@ -111,33 +110,6 @@ def test_distillation_sends_no_gradient_to_the_teacher() -> None:
     embed_distill(student, teacher).backward()
     assert student.grad is not None
     assert teacher.grad is None
-
-
-def test_token_cross_entropy_of_even_logits_is_the_log_of_the_vocabulary() -> None:
-    logits = torch.zeros(4, 10, dtype=torch.bfloat16)
-    loss = token_cross_entropy(logits, torch.tensor([3, 1, -100, 9]))
-    assert loss.dtype == torch.float32
-    assert loss.item() == pytest.approx(math.log(10))
-
-
-def test_ignored_tokens_neither_count_nor_move() -> None:
-    logits = torch.randn(4, 10, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = token_cross_entropy(logits, torch.tensor([3, -100, 5, -100]))
-    by_hand = -(logits.log_softmax(-1)[[0, 2], [3, 5]]).mean()
-    assert loss.item() == pytest.approx(by_hand.item())
-    loss.backward()
-    assert logits.grad is not None
-    assert not logits.grad[[1, 3]].any()
-    assert logits.grad[[0, 2]].any()
-
-
-def test_nothing_but_ignored_tokens_gives_zero_and_no_nan() -> None:
-    logits = torch.randn(2, 10, requires_grad=True)
-    loss = token_cross_entropy(logits, torch.tensor([7, 7]), ignore=7)
-    loss.backward()
-    assert loss.item() == 0.0
-    assert logits.grad is not None
-    assert not logits.grad.any()
 
 
 # --- an independent reading of equations 2 and 3
@@ -447,14 +419,3 @@ def test_matryoshka_gradients_are_finite_differences() -> None:
         return matryoshka(lambda a, b: info_nce(a, b, temperature=0.3), q, p, widths=(4, 2))
 
     assert torch.autograd.gradcheck(loss, (raw(3, 4), raw(3, 4, seed=1)))
-
-
-def test_token_cross_entropy_gradients_are_the_softmax_minus_the_target() -> None:
-    """By the closed form: the loss is computed in float32, where finite differences are blunt."""
-    logits = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    targets = torch.tensor([1, -100, 4])
-    token_cross_entropy(logits, targets).backward()
-    expected = (logits.detach().softmax(-1) - F.one_hot(targets.clamp(min=0), 5)) / 2
-    expected[1] = 0
-    assert logits.grad is not None
-    assert torch.allclose(logits.grad, expected, atol=1e-7)

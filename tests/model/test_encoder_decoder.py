@@ -21,8 +21,9 @@ from random_checkpoint import random_arrays
 
 from culet.architecture.generating_config import EncoderDecoderConfig
 from culet.errors import InputError
+from culet.losses.tokens import IGNORED
 from culet.model.attention import attend
-from culet.model.batch import IGNORED, PairRun, Seq2SeqBatch, TokenBatch, pack, pack_pairs
+from culet.model.batch import PairRun, Seq2SeqBatch, TokenBatch, pack, pack_pairs
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays, parameter_sources, to_arrays
 

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from language_doubles import decoder, encoder_decoder
+from plain_losses import token_cross_entropy
 from training_doubles import gradients, model
 
 from culet.data.batches.windows import TokenPairs, TokenWindows
-from culet.losses.contrastive import token_cross_entropy
-from culet.model.batch import IGNORED, pack, pack_pairs
+from culet.losses.tokens import IGNORED
+from culet.model.batch import pack, pack_pairs
 from culet.train.language_steps import StepConfig, head_table, pairs_step, windows_step
 
 BOS = 2

@@ -1,14 +1,13 @@
 """The losses of the recipe, as pure functions of embeddings.
 
-No model, no rank, no logging: a loss sees unit vectors and masks and returns one number. What
-is gathered, weighted and summed is the business of the training step.
+No model, no rank, no logging: a loss sees unit vectors and masks and returns one number. The
+training step gathers, weights and sums.
 
 - `info_nce`: EmbeddingGemma (arXiv 2509.20354) equations 2 and 3, with the same-tower terms of
   SamToNe (arXiv 2306.02516) as further directions of the same denominator
 - `spread_out`: equation 4
 - `embed_distill`: equation 5, with the distance of EmbedDistill (arXiv 2301.12005, equation 7)
 - `matryoshka`: any of them over nested prefixes (arXiv 2205.13147)
-- `token_cross_entropy`: for generation stages
 """
 
 from __future__ import annotations
@@ -195,17 +194,3 @@ def matryoshka(
     if total is None:
         raise ValueError("matryoshka needs at least one width, got none")
     return total
-
-
-def token_cross_entropy(
-    logits: Float[Tensor, "N V"], targets: Int[Tensor, " N"], *, ignore: int = -100
-) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy over the tokens that count, in float32.
-
-    Args:
-        logits: Unnormalised scores.
-        targets: Token ids; `ignore` marks tokens that do not count.
-        ignore: That mark.
-    """
-    count = (targets != ignore).sum().clamp(min=1)
-    return F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="sum") / count

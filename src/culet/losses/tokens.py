@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from culet.model.batch import IGNORED
+IGNORED = -100  # a label that does not count
 
 _LOGITS_AT_ONCE = 1 << 25  # 128 MiB of float32
 

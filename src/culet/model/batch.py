@@ -24,7 +24,6 @@ from torch import Tensor
 from culet.errors import InputError
 
 BOS = 2  # the same in every Gemma tokenizer
-IGNORED = -100  # a label that does not count
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ class Seq2SeqBatch:
         source: What the encoder reads.
         target: What the decoder reads: BOS, then each target but its last token.
         labels: What each token of `target` should predict, in the packed order of `target`:
-            the target itself; `IGNORED` does not count.
+            the target itself; see `culet.losses.tokens.IGNORED`.
         runs: The pairs in the packed order of `target`, as rectangles.
     """
 
@@ -188,7 +187,7 @@ def pack_pairs(
             reads `bos` and all of them but the last, and predicts all of them.
         bos: What the decoder reads first.
         labels: What is to be predicted, where that is not the target: as long as the targets,
-            `IGNORED` where nothing counts.
+            `culet.losses.tokens.IGNORED` where nothing counts.
 
     Raises:
         InputError: If there is no pair, the numbers differ, or a text has no token.

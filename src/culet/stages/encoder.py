@@ -28,8 +28,8 @@ from culet.data.batches.windows import (
     masked_token,
 )
 from culet.errors import InputError, RecipeError
+from culet.losses.tokens import IGNORED
 from culet.model.adapt import EncoderWindow, adapted_config
-from culet.model.batch import IGNORED
 from culet.model.heads import HeadConfig, embedding_config, with_head
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.estimate import Context, Estimate, weights_disk

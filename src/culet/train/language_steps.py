@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from culet.data.batches.windows import TokenPairs, TokenWindows
-from culet.losses.tokens import Teacher, TokenLoss, token_loss
-from culet.model.batch import IGNORED, Seq2SeqBatch, TokenBatch, pack, pack_pairs, split_by_length
+from culet.losses.tokens import IGNORED, Teacher, TokenLoss, token_loss
+from culet.model.batch import Seq2SeqBatch, TokenBatch, pack, pack_pairs, split_by_length
 from culet.model.decoder import Decoder
 from culet.model.encoder import Encoder
 from culet.model.encoder_decoder import EncoderDecoder
