@@ -28,10 +28,10 @@ from training_doubles import (
 from culet.checkpoints.embedding import read_checkpoint
 from culet.errors import Interrupted, RecipeError
 from culet.stages import tune
-from culet.train import heartbeat as lookout
+from culet.train import heartbeat
 from culet.train import processes as distributed
 from culet.train.gather import gather_batch
-from culet.train.heartbeat import Lookout
+from culet.train.heartbeat import Heartbeat
 from culet.train.log import read_log
 from culet.train.processes import ALONE, find_device
 
@@ -220,11 +220,11 @@ def test_a_process_without_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert find_device("cpu", 1, 4) == "cpu"
     with pytest.raises(RecipeError, match="process 2 of this machine has no GPU: there are 2"):
         find_device("cuda", 2, 4)
-    with pytest.raises(RecipeError, match="device mps knows no processes"):
+    with pytest.raises(RecipeError, match="device mps cannot be shared by processes"):
         find_device("mps", 0, 2)
 
 
-# --- the lookout
+# --- the heartbeat
 
 
 class Shelf:
@@ -250,7 +250,7 @@ class Shelf:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOOK_EVERY_SECONDS", "GRACE_SECONDS"):
-        monkeypatch.setattr(lookout, name, 0.01)
+        monkeypatch.setattr(heartbeat, name, 0.01)
 
 
 def until(condition: Callable[[], Any]) -> None:
@@ -263,8 +263,8 @@ def until(condition: Callable[[], Any]) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_main_thread_that_hangs_is_ended_once_another_process_has_failed() -> None:
     shelf, ended = Shelf(), []  # type: ignore[var-annotated]
-    watching = Lookout(shelf, rank=0, size=2, end=ended.append)
-    failing = Lookout(shelf, rank=1, size=2, end=ended.append)
+    watching = Heartbeat(shelf, rank=0, size=2, end=ended.append)
+    failing = Heartbeat(shelf, rank=1, size=2, end=ended.append)
     failing.report("no space left")
     until(lambda: ended)
     assert ended == ["process 1 stopped: no space left"]
@@ -285,11 +285,11 @@ def test_a_main_thread_that_hangs_is_ended_once_another_process_has_failed() -> 
 def test_a_process_that_is_gone_is_noticed(
     host: str, pid: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lookout, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeat, "SILENT_SECONDS", 0.05)
     shelf, ended = Shelf(), []  # type: ignore[var-annotated]
     shelf.set("process/1", f"{host} {pid}")
     shelf.set("beat/1", "7")
-    Lookout(shelf, rank=0, size=2, end=ended.append)
+    Heartbeat(shelf, rank=0, size=2, end=ended.append)
     until(lambda: ended)
     assert ended == [message]
 
@@ -297,8 +297,8 @@ def test_a_process_that_is_gone_is_noticed(
 @pytest.mark.usefixtures("quick")
 def test_processes_that_live_and_that_have_left_are_no_failure() -> None:
     shelf, ended = Shelf(), []  # type: ignore[var-annotated]
-    first = Lookout(shelf, rank=0, size=2, end=ended.append)
-    second = Lookout(shelf, rank=1, size=2, end=ended.append)
+    first = Heartbeat(shelf, rank=0, size=2, end=ended.append)
+    second = Heartbeat(shelf, rank=1, size=2, end=ended.append)
     time.sleep(0.1)
     second.leave()
     shelf.set("process/1", f"{os.uname().nodename} {2**22 + 1}")  # and its process has ended

@@ -1,9 +1,9 @@
 """The cross-entropy of a large vocabulary in little memory.
 
 With Gemma's 262,144 words the logits of a thousand tokens are a gigabyte, and autograd would keep
-them and their softmax. Here they exist for a few rows at a time: loss and gradients of those
-rows are taken at once, and what is kept is the gradient of the states and of the table, which are
-needed anyway. The cost is that of the plain way; nothing is computed twice.
+them and their softmax. Here they exist for a few rows at a time: the loss and gradients of those
+rows are computed together, and only the gradients of the states and of the table are kept, which
+are needed anyway. The cost is that of the plain loss; nothing is computed twice.
 
 Where that cost is too high, as for a small model with many words, the softmax can be taken over
 some of them (`Candidates`).
@@ -27,14 +27,14 @@ _LOGITS_AT_ONCE = 1 << 25  # 128 MiB of float32
 
 @dataclass(frozen=True)
 class Teacher:
-    """What another model says about the same tokens.
+    """Another model's states for the same tokens.
 
     Attributes:
         hidden: Its states for some of the labels, in their order.
         table: Its head, words by width.
-        rows: Which labels those are.
+        rows: The places of those labels.
         softcap: Its cap on logits.
-        weight: Share of its distribution in what those labels are held against, from 0 to 1.
+        weight: Share of its distribution in the target of those labels, from 0 to 1.
     """
 
     hidden: Float[Tensor, "K T"]
@@ -46,7 +46,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """The loss of some tokens, and what is worth a line of a log.
+    """The loss of some tokens, and what the log records of it.
 
     Attributes:
         total: What is minimised: the mean over the labels that count.
@@ -65,15 +65,15 @@ class TokenLoss:
 class Candidates:
     """Some words of a vocabulary, in place of all in a softmax.
 
-    The labels of the batch are all there; of the other words a uniform sample stands for the
-    rest, each as often as there are words to a drawn one. Given the labels, the sum that the
-    softmax divides by is then right in the mean (importance sampling as in Bengio and Senécal
-    2008; the loss, its logarithm, is a little too low).
+    The labels of the batch are all among them; a uniform sample stands for the other words, each
+    drawn one weighted by the number of words it stands for. Given the labels, the sum that the
+    softmax divides by is then unbiased (importance sampling as in Bengio and Senécal 2008; the
+    loss, its logarithm, is a little too low).
 
     Attributes:
         ids: The words.
-        log_weights: log of how many words each stands for.
-        labels: The labels as places among the words.
+        log_weights: Logarithm of the number of words each stands for.
+        labels: The labels as indices into the words.
     """
 
     ids: Int[Tensor, " C"]
@@ -116,10 +116,9 @@ def token_loss(
         table: The head; its gradient has its own dtype.
         labels: Token ids, `IGNORED` where nothing counts.
         softcap: cap · tanh(logits / cap), if any.
-        teacher: A second opinion.
-        rows_at_once: Labels whose logits exist at the same time; by default as many as make
-            128 MiB.
-        candidates: Words drawn beside those of the labels to stand for the rest of the
+        teacher: See `Teacher`.
+        rows_at_once: Labels whose logits exist at a time; by default those of 128 MiB.
+        candidates: Words drawn besides those of the labels to stand for the rest of the
             vocabulary; 0 takes all. Accuracy is then among fewer words. Not with a teacher.
     """
     counted = labels != IGNORED
@@ -137,7 +136,7 @@ def token_loss(
         )
     right, log_weights = labels[counted], None
     if candidates:
-        assert teacher is None, "a teacher speaks of all words"
+        assert teacher is None, "a teacher's distribution is over all words"
         some = draw_candidates(right, vocab_size=table.shape[0], drawn=candidates)
         table, right, log_weights = F.embedding(some.ids, table), some.labels, some.log_weights
     total, hard, hits = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
@@ -221,7 +220,7 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _capped(logits: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Return capped logits, and what bends them: tanh(logits / cap)."""
+    """Return capped logits, and tanh(logits / cap), of which the gradient is made."""
     if softcap is None:
         return logits, None
     bent = logits.div_(softcap).tanh_()

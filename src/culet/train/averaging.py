@@ -1,8 +1,8 @@
 """The mean of the last weights of a run (T5Gemma 2, arXiv 2512.14856, section 3.1: of five).
 
-A folder with a file of weights for each step that counts; only the newest are kept. Only weights
-are averaged: whole numbers have no mean and are taken from the last file, and what an optimiser
-remembers is never there.
+A folder holds a file of weights for each of these steps; only the newest are kept. Only weights are
+averaged: integers have no mean and are taken from the last file, and optimiser state is not saved
+there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from culet.files.tensors import read_tensors, write_tensors
 from culet.train.processes import current, unshard
 
 _NAME = re.compile(r"step-(\d+)")
-_ENDING = ".safetensors"
+_EXTENSION = ".safetensors"
 
 
 def save_weights(folder: Path, named: Mapping[str, Tensor], *, step: int, keep: int) -> None:
@@ -35,31 +35,31 @@ def save_weights(folder: Path, named: Mapping[str, Tensor], *, step: int, keep: 
     if not current().first:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder / (step_name(step) + _ENDING), arrays)
+    write_tensors(folder / (step_name(step) + _EXTENSION), arrays)
     for file in superseded(saved(folder), step=step, keep=keep):
         file.unlink()
 
 
 def superseded(files: Mapping[int, Path], *, step: int, keep: int) -> list[Path]:
-    """Return what the newest `keep` of some files by step do not need, after a step.
+    """Return the files, given by step, that are not among the newest `keep` after a step.
 
-    Those of later steps are of a run that was interrupted after them and resumed before them.
+    Files of later steps belong to a run that was interrupted after them and resumed before them.
     """
     later = [at for at in files if at > step]
     return [files[at] for at in later + sorted(files.keys() - set(later))[:-keep]]
 
 
 def step_name(step: int) -> str:
-    """Return the name of what is kept of a step, without an ending."""
+    """Return the name of what is kept after a step, without an extension."""
     return f"step-{step:09d}"
 
 
-def saved(folder: Path, ending: str = _ENDING) -> dict[int, Path]:
-    """Return step to file, or to folder where these have no ending, oldest first."""
+def saved(folder: Path, extension: str = _EXTENSION) -> dict[int, Path]:
+    """Return the files by step, oldest first; with no extension, the folders."""
     found = {
         int(match[1]): path
-        for path in folder.glob(f"step-*{ending}")
-        if (match := _NAME.fullmatch(path.name.removesuffix(ending)))
+        for path in folder.glob(f"step-*{extension}")
+        if (match := _NAME.fullmatch(path.name.removesuffix(extension)))
     }
     return dict(sorted(found.items()))
 

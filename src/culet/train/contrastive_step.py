@@ -46,12 +46,12 @@ class LossConfig:
         samtone: "one" or "two" ways replaces `directions` by the SamToNe loss; "off" leaves it.
         literal: Equation 2 to the letter, the positive outside its denominator.
         spread_out: Weight of the spread-out term (weights are not published; 1 is ours).
-        distill: Weight of embedding distillation where records carry teacher vectors.
+        distill: Weight of embedding distillation where records have teacher vectors.
         distill_distance: "l2", "squared" or "cosine".
         distill_projection: Where the teacher's width is another: "prefix" compares the shorter
             prefix of both, as a Matryoshka teacher allows; "learned" maps the student's vectors
-            to the teacher's width by a linear map that is trained along and then dropped, as
-            EmbedDistill does (arXiv 2301.12005, equation 7).
+            to the teacher's width by a linear map that is trained with the model and then
+            dropped, as in EmbedDistill (arXiv 2301.12005, equation 7).
         widths: Matryoshka prefixes; empty means those of the model.
     """
 
@@ -225,8 +225,8 @@ def contrastive_step(
 ) -> dict[str, float]:
     """Add the gradients of one batch to the parameters of the towers and return the loss parts.
 
-    Among several processes the batch is this one's part of a whole, the loss and its parts are
-    those of the whole, and the gradients added here sum to its gradient over the processes.
+    With several processes the batch is one process's part of the whole batch, the loss and its
+    parts are those of the whole batch, and the gradients added here sum to its gradient.
 
     Args:
         towers: What turns texts into vectors, in train mode if dropout is to act.

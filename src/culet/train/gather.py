@@ -1,10 +1,9 @@
-"""The parts of a contrastive batch, put together again.
+"""Gathering a contrastive batch from the processes that share it.
 
-Each process embeds its part of the texts. The loss is one of all pairs: every process gets all
-embeddings and all pairs, takes the whole loss, and sends the gradient of its own embeddings back
-through its own texts. So each embedding gets the gradient of the loss of all pairs, whichever
-process asked for it, and the sum over processes is the gradient of one process with the whole
-batch.
+Each process embeds its part of the texts. The loss is over all pairs: every process gathers all
+embeddings and all pairs, computes the whole loss, and sends the gradient of its own embeddings back
+through its own texts. Each embedding so gets the gradient of the loss of all pairs, whichever
+process they are in, and the sum over processes is the gradient of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ def gather_batch(
 ) -> tuple[Tensor, PairBatch, slice]:
     """Return all embeddings [S, E], the pairs over them, and which rows are this process's.
 
-    Equal texts of several processes are one text again, the first of them: a text is no negative
-    of its twin, and the pairs of both send their gradient to it.
+    Equal texts of several processes become one, the first of them: a text is no negative of its
+    duplicate, and the pairs of both send their gradient to it.
 
     Args:
-        embedding: This process's [T, E], without a graph.
-        batch: This process's pairs; may be none.
+        embedding: The embeddings of this process [T, E], without a graph.
+        batch: The pairs of this process; may be none.
         world: The processes.
     """
     if world.size == 1:
@@ -64,7 +63,7 @@ def _first_of_equal(batch: PairBatch, counts: list[int], world: World) -> np.nda
     """Return, for each text of all processes, the first one that is equal to it [S]."""
     total = sum(counts)
     own = len(batch.texts)
-    if world.max(int(len(batch.keys) != own)):  # some process cannot tell its texts
+    if world.max(int(len(batch.keys) != own)):  # a process does not know its keys
         return np.arange(total)
     keys = torch.cat(world.gather(torch.from_numpy(np.ascontiguousarray(batch.keys)))).numpy()
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

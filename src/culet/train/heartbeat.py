@@ -1,8 +1,8 @@
 """How processes of one run learn that another one has stopped, and why.
 
-Every process writes a heartbeat into the run's key-value store and looks at the others' from a
-thread of its own, since the main thread may hang in a collective operation that will never end.
-One that fails leaves its message first, so that the others can stop with it.
+A thread of every process writes a heartbeat into the run's key-value store and reads those of the
+others, since the main thread may hang in a collective operation that will never end. A process that
+fails first leaves its message, so that the others can stop with it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Store(Protocol):
         """Return whether all keys are there."""
 
 
-class Lookout:
+class Heartbeat:
     """Watches the other processes of a run until it is closed.
 
     Args:
@@ -63,7 +63,7 @@ class Lookout:
         self.failure: str | None = None
         store.set(f"process/{rank}", f"{socket.gethostname()} {os.getpid()}")
         store.set(f"beat/{rank}", "0")
-        self._thread = threading.Thread(target=self._watch, name="culet-lookout", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name="culet-heartbeat", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -97,7 +97,7 @@ class Lookout:
             time.sleep(0.05)
 
     def why(self, seconds: float = 4.0) -> str | None:
-        """Return why another process has stopped, giving the news a moment to come."""
+        """Return why another process has stopped, after waiting a moment for the message."""
         deadline = time.monotonic() + seconds
         while self.failure is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -109,9 +109,9 @@ class Lookout:
         self._thread.join(timeout=5)
 
     def leave(self) -> None:
-        """Stop watching, and say that this process has done its part.
+        """Stop watching, and record that this process has done its part.
 
-        The first process, which may host the store, waits a moment until all have said so.
+        The first process, which may host the store, waits a moment for all others to do so.
         """
         self.close()
         with suppress(Exception), self._lock:
@@ -163,7 +163,7 @@ class Lookout:
 
 
 def _alive(pid: int) -> bool:
-    """Return whether a process of this machine runs; one that nobody has buried yet does not."""
+    """Return whether a process of this machine runs; a zombie does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

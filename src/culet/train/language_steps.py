@@ -1,7 +1,7 @@
 """The steps of language-model training: pairs for an encoder-decoder, windows for one stack.
 
-A batch is cut into parts of equal lengths for memory; each part is weighted by its labels, so the
-gradients are those of the whole batch.
+A batch is cut into parts of similar lengths to save memory; each part is weighted by its number of
+labels, so the gradients are those of the whole batch.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from culet.train.processes import current
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How a step goes about a batch.
+    """How a step computes a batch.
 
     Attributes:
-        chunk_tokens: Tokens, of both sides, that are in the model at the same time.
+        chunk_tokens: Tokens, of both sides, that are in the model at a time.
         compute_dtype: Dtype of activations.
         distill: Share of the teacher's distribution in the target of a real token.
-        candidates: Words in the softmax beside those of the labels; 0 takes the vocabulary.
+        candidates: Words in the softmax besides those of the labels; 0 takes all words.
     """
 
     chunk_tokens: int = 16_384
@@ -58,11 +58,11 @@ def pairs_step(
 
     Args:
         model: The encoder-decoder.
-        batch: With windows and places if there is a teacher.
-        config: See there.
-        bos: What the decoder reads first.
-        teacher: A decoder that reads each window from its start and says what it expects of the
-            tokens that are taken out of it; sentinels and EOS are never asked about.
+        batch: The pairs, with windows and places if there is a teacher.
+        config: See `StepConfig`.
+        bos: The first token that the decoder reads.
+        teacher: A decoder that reads each window from its start and predicts the tokens that are
+            masked in the pair; sentinels and EOS are not predicted by it.
     """
     device = next(model.parameters()).device
     lengths = [len(s) + len(t) for s, t in zip(batch.sources, batch.targets, strict=True)]
@@ -73,23 +73,24 @@ def pairs_step(
         sources = [batch.sources[i] for i in part]
         packed = pack_pairs(sources, [batch.targets[i] for i in part], bos=bos).to(device)
         hidden = model(packed, compute_dtype=config.compute_dtype)
-        said = None
+        states = None
         if teacher is not None:
             windows = [batch.windows[i] for i in part]
-            said = _said(teacher, windows, [batch.places[i] for i in part], packed, config)
+            places = [batch.places[i] for i in part]
+            states = _teacher_states(teacher, windows, places, packed, config)
         head = model.decoder
         loss = token_loss(
             hidden,
             head_table(head),
             packed.labels,
             softcap=head.head.softcap,
-            teacher=said,
+            teacher=states,
             candidates=config.candidates,
         )
         sums.add(loss)
     for _ in range(missing):
         packed = pack_pairs([np.array([bos])], [np.array([bos])], bos=bos).to(device)
-        _send_nothing_back(model(packed, compute_dtype=config.compute_dtype))
+        _send_zeros_back(model(packed, compute_dtype=config.compute_dtype))
     return sums.means()
 
 
@@ -106,8 +107,8 @@ def windows_step(
     Args:
         stack: Token ids to states.
         table: States to logits.
-        batch: Texts and what their states should predict.
-        config: See there.
+        batch: Texts and the labels of their tokens.
+        config: See `StepConfig`.
         softcap: Cap on logits.
     """
     device = table.device
@@ -118,23 +119,29 @@ def windows_step(
     missing = current().missing_passes(len(parts))
     for part in parts:
         packed = pack([batch.texts[i] for i in part])
-        laid = np.empty(packed.num_tokens, dtype=np.int64)
+        labels = np.empty(packed.num_tokens, dtype=np.int64)
         for i, start in zip(part, _starts(packed), strict=True):
-            laid[start : start + len(batch.labels[i])] = batch.labels[i]
+            labels[start : start + len(batch.labels[i])] = batch.labels[i]
         hidden = stack(packed.to(device), compute_dtype=config.compute_dtype).hidden
-        labels = torch.from_numpy(laid).to(device)
-        sums.add(token_loss(hidden, table, labels, softcap=softcap, candidates=config.candidates))
+        loss = token_loss(
+            hidden,
+            table,
+            torch.from_numpy(labels).to(device),
+            softcap=softcap,
+            candidates=config.candidates,
+        )
+        sums.add(loss)
     for _ in range(missing):
         packed = pack([np.array([1, 2])]).to(device)
-        _send_nothing_back(stack(packed, compute_dtype=config.compute_dtype).hidden)
+        _send_zeros_back(stack(packed, compute_dtype=config.compute_dtype).hidden)
     return sums.means()
 
 
 class _Sums:
-    """Adds up parts of a batch, and sends each one's gradient on its way at once.
+    """Adds up the losses of parts of a batch; each part's gradient is computed at once.
 
-    Among several processes the batch is that of all: each adds the gradients of its own part, and
-    their sum, like the loss parts here, is that of one process with the whole batch.
+    Several processes share a batch: each adds the gradients of its own part, and their sum, like
+    the loss parts here, is that of one process with the whole batch.
     """
 
     def __init__(self, count: int) -> None:
@@ -155,7 +162,7 @@ class _Sums:
         return {"loss": total, "cross_entropy": hard, "accuracy": accuracy}
 
 
-def _send_nothing_back(hidden: Tensor) -> None:
+def _send_zeros_back(hidden: Tensor) -> None:
     hidden.backward(torch.zeros_like(hidden))  # type: ignore[no-untyped-call]
 
 
@@ -166,24 +173,24 @@ def _starts(packed: TokenBatch) -> np.ndarray:
     return starts
 
 
-def _said(
+def _teacher_states(
     teacher: Decoder,
     windows: Sequence[np.ndarray],
     places: Sequence[np.ndarray],
     packed: Seq2SeqBatch,
     config: StepConfig,
 ) -> Teacher | None:
-    """Return what the teacher says about the real tokens among the targets."""
-    asked = [i for i, place in enumerate(places) if (place >= 0).any()]
-    if not asked:
+    """Return the teacher's states for the real tokens among the targets."""
+    taught = [i for i, place in enumerate(places) if (place >= 0).any()]
+    if not taught:
         return None
-    read = pack([windows[i] for i in asked])
+    read = pack([windows[i] for i in taught])
     device = packed.labels.device
     with torch.no_grad():
         hidden = teacher(read.to(device), compute_dtype=config.compute_dtype)
     target_starts = _starts(packed.target)
     rows, states = [], []
-    for i, start in zip(asked, _starts(read), strict=True):
+    for i, start in zip(taught, _starts(read), strict=True):
         real = np.flatnonzero(places[i] >= 0)
         rows.append(target_starts[i] + real)
         states.append(start + places[i][real])

@@ -1,4 +1,4 @@
-"""What a run says: a JSON line a step in a file, a bar or plain lines for a person."""
+"""The log of a run: a JSON line for each step in a file, a bar or plain lines for a person."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ Action = tuple[int, Callable[[int], None]]
 
 
 class Batch(Protocol):
-    """What the loop knows of a batch; see `PairBatch` and `TokenPairs`."""
+    """What the loop reads of a batch; see `PairBatch` and `TokenPairs`."""
 
     @property
     def num_tokens(self) -> int:
@@ -57,8 +57,8 @@ class Loop(Generic[AnyBatch]):
         actions: (every, what) to do after every so many steps, such as an evaluation.
         seed: Gives each of several processes random numbers of its own at each step.
 
-    Among several processes every one runs the loop, each with its part of the batches. `step` then
-    returns the same parts everywhere, and the gradients it adds sum to those of the whole batch.
+    Each of several processes runs the loop with its part of the batches. `step` then returns the
+    same loss parts everywhere, and the gradients it adds sum to those of the whole batch.
     """
 
     step: Callable[[AnyBatch], dict[str, float]]

@@ -23,8 +23,8 @@ class OptimConfig:
         embed_lr: Peak rate of the token embedding; None means `lr`.
         heads_lr: Peak rate of pooling, the two dense maps and the temperature; None means `lr`.
         warmup_steps: Steps of linear warm-up from 0.
-        decay: Shape of the way down after warm-up.
-        final_ratio: Share of the peak rate that is left at the end.
+        decay: Shape of the decay after warm-up.
+        final_ratio: Share of the peak rate that remains at the end.
         weight_decay: On matrices only; never on norms, the token embedding or the temperature.
         betas: AdamW's.
         eps: AdamW's.
@@ -69,12 +69,12 @@ def _total_norm(parts: list[list[nn.Parameter]]) -> Tensor:
     return norms[0] if len(norms) == 1 else torch.stack(norms).norm()
 
 
-def _clip(part: list[nn.Parameter], most: float, norm: Tensor) -> None:
-    """Scale gradients down as the norm of the whole gradient asks."""
+def _clip(part: list[nn.Parameter], limit: float, norm: Tensor) -> None:
+    """Scale gradients down by the factor that brings the whole gradient to the limit."""
     if not is_sharded(part[0]):
-        torch.nn.utils.clip_grads_with_norm_(part, most, norm)
+        torch.nn.utils.clip_grads_with_norm_(part, limit, norm)
         return
-    scale = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch does
+    scale = (limit / (norm + 1e-6)).clamp(max=1.0)  # as torch does
     for p in part:
         if p.grad is not None:
             p.grad.to_local().mul_(scale)  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ class Optimizer:
 
     @torch.no_grad()
     def load(self, saved: dict[str, Tensor]) -> None:
-        """Put back what `tensors` returned.
+        """Load what `tensors` returned.
 
         Raises:
             TrainingError: If the saved state is of other parameters.
@@ -182,7 +182,7 @@ class Optimizer:
             }
 
     def _parts(self) -> list[list[nn.Parameter]]:
-        """Return the parameters in one list, or in two where some are split over processes."""
+        """Return the parameters in one list, or in two if some are split over processes."""
         split = [p for p in self.named.values() if is_sharded(p)]
         plain = [p for p in self.named.values() if not is_sharded(p)]
         return [part for part in (plain, split) if part]

@@ -1,11 +1,11 @@
-"""Many processes that train one model: who they are, and what they tell each other.
+"""Many processes that train one model: who they are, and what they exchange.
 
 `torchrun` starts them and sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Each
 gets its part of every batch. Two ways to hold the weights:
 
 - "ddp": every process has all of them; gradients are summed after the step. The sum is ours and
-  not `DistributedDataParallel`'s: gradient caching sends several backward passes through the
-  model, of which that class would see each as a step, and a process may have no text at all.
+  not `DistributedDataParallel`'s: gradient caching makes several backward passes, each of which
+  that class would take for a step, and a process may have no text at all.
 - "fsdp": each has a part of every matrix (FSDP2, `torch.distributed.fsdp.fully_shard`).
 
 Without torchrun there is one process and nothing here does anything.
@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from culet.errors import Interrupted, RecipeError, TrainingError
-from culet.train.heartbeat import Lookout
+from culet.train.heartbeat import Heartbeat
 
 Parallel = Literal["ddp", "fsdp"]
 
@@ -39,28 +39,28 @@ class World:
     """The processes of a run, seen from one of them.
 
     Attributes:
-        rank: Which process this is, from 0. The first alone writes and speaks.
+        rank: Which process this is, from 0. The first alone writes and prints.
         size: How many there are.
         device: Where this one computes.
         sharded: Each process holds a part of the weights.
-        lookout: Knows whether the others live; None if there are none.
+        heartbeat: Notices when another process stops; None if there are no others.
     """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     sharded: bool = False
-    lookout: Lookout | None = field(default=None, compare=False)
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
 
     @property
     def first(self) -> bool:
-        """Return whether this process writes and speaks."""
+        """Return whether this process writes and prints."""
         return self.rank == 0
 
     def wait(self) -> None:
         """Wait until every process is here, however long it takes."""
-        if self.lookout is not None:
-            self.lookout.wait()
+        if self.heartbeat is not None:
+            self.heartbeat.wait()
 
     @contextmanager
     def first_then_others(self) -> Iterator[None]:
@@ -95,10 +95,13 @@ class World:
         return int(number)
 
     def missing_passes(self, own: int) -> int:
-        """Return how many passes through the model this process has fewer than another.
+        """Return how many more passes through the model the busiest process makes.
 
-        Processes with a part of the weights each put them together in every pass, so none may make
-        a pass alone. With whole weights none is missing. To be asked before the first pass.
+        Where weights are split, every pass puts them together from all processes, so none may make
+        a pass alone. Where they are not, nothing is missing. Call it before the first pass.
+
+        Args:
+            own: Passes of this process.
         """
         return self.max(own) - own if self.sharded else 0
 
@@ -135,8 +138,9 @@ class World:
     def shard_layers(self, model: nn.Module, blocks: Sequence[nn.Module]) -> None:
         """Split the layers of a model over the processes, in place, if weights are to be split.
 
-        What lies outside them stays whole, as the token table, which a loss reads by itself. The
-        gradients of layers are summed in the backward pass, the others' by `sum_gradients`.
+        Parameters outside the layers stay whole, such as the token table, which the loss reads
+        directly. The gradients of the layers are summed in the backward pass, those of the other
+        parameters by `sum_gradients`.
 
         Args:
             model: What is called, with the same weights in every process.
@@ -189,13 +193,13 @@ _current = ALONE
 
 
 def current() -> World:
-    """Return the processes of the run that is going on; one without `joined`."""
+    """Return the processes of the current run; outside `joined`, this one alone."""
     return _current
 
 
 @contextmanager
 def alone() -> Iterator[World]:
-    """Let what runs inside take this process for the only one."""
+    """Run the body as if this process were the only one."""
     global _current
     before = _current
     _current = replace(ALONE, device=before.device)
@@ -214,7 +218,7 @@ def joined(device: str, parallel: Parallel = "ddp") -> Iterator[World]:
         parallel: How the weights are held.
 
     Raises:
-        RecipeError: If there are more processes than GPUs, or the device knows no processes.
+        RecipeError: If there are more processes than GPUs, or the device cannot be shared.
         TrainingError: If another process has stopped, with its message.
     """
     global _current
@@ -225,22 +229,22 @@ def joined(device: str, parallel: Parallel = "ddp") -> Iterator[World]:
         return
     backend = "cpu:gloo,cuda:nccl" if place.startswith("cuda") else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
-    lookout = Lookout(_own_store(), rank=rank, size=size)
-    _current = World(rank, size, place, parallel == "fsdp", lookout)
+    heartbeat = Heartbeat(_own_store(), rank=rank, size=size)
+    _current = World(rank, size, place, parallel == "fsdp", heartbeat)
     try:
         yield _current
-        lookout.wait()
-        lookout.leave()
+        heartbeat.wait()
+        heartbeat.leave()
     except (KeyboardInterrupt, Exception) as error:
         if isinstance(error, Interrupted):  # all of them have stopped after the same step
-            lookout.close()
+            heartbeat.close()
             raise
-        theirs = _theirs(error, lookout)
-        if theirs is not None:
-            lookout.close()
-            raise TrainingError(f"{theirs}; run the same command again to go on") from error
-        lookout.report(str(error) or type(error).__name__)
-        lookout.close()
+        cause = _cause(error, heartbeat)
+        if cause is not None:
+            heartbeat.close()
+            raise TrainingError(f"{cause}; run the same command again to go on") from error
+        heartbeat.report(str(error) or type(error).__name__)
+        heartbeat.close()
         raise
     finally:
         _current = ALONE
@@ -257,7 +261,9 @@ def find_device(device: str, local_rank: int, size: int) -> str:
     if size == 1:
         return device
     if device == "mps":
-        raise RecipeError("device mps knows no processes; start one, or set run.device = 'cpu'")
+        raise RecipeError(
+            "device mps cannot be shared by processes; start one, or set run.device = 'cpu'"
+        )
     if device != "cuda":
         return device
     if local_rank >= torch.cuda.device_count():
@@ -275,7 +281,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def unshard(tensor: Tensor) -> Tensor:
-    """Return a tensor put together from its parts; every process must ask for it."""
+    """Return a tensor put together from its parts; every process must call it."""
     if not is_sharded(tensor):
         return tensor
     full: Tensor = tensor.full_tensor()  # type: ignore[attr-defined]
@@ -284,9 +290,10 @@ def unshard(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def put_together(model: nn.Module) -> None:
-    """Make split weights whole again in the first process, to be read, not computed with.
+    """Put split weights together in the first process, to be read, not to be computed with.
 
-    Every process must call it. They come one by one to the CPU; in the others nothing is left.
+    Every process must call it. One by one they are copied to the CPU; the other processes keep
+    none.
     """
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -320,29 +327,31 @@ def _own_store() -> Any:
     return dist.PrefixStore(prefix, store)  # type: ignore[attr-defined]
 
 
-def _theirs(error: BaseException, lookout: Lookout) -> str | None:
+def _cause(error: BaseException, heartbeat: Heartbeat) -> str | None:
     """Return why another process has stopped, if that is why this one stops.
 
-    torchrun ends the others by SIGTERM as soon as one is gone, often while this is being found out.
+    torchrun ends the others by SIGTERM as soon as one is gone, often before this function is done.
     """
-    if lookout.failure is not None:
-        return lookout.failure
+    if heartbeat.failure is not None:
+        return heartbeat.failure
     try:
-        return lookout.why(1) if isinstance(error, KeyboardInterrupt) else _broken(error, lookout)
+        return (
+            heartbeat.why(1) if isinstance(error, KeyboardInterrupt) else _broken(error, heartbeat)
+        )
     except KeyboardInterrupt:
-        return lookout.why()
+        return heartbeat.why()
 
 
-def _broken(error: BaseException, lookout: Lookout) -> str | None:
-    """Return why another process has stopped if this error is only what that looks like here."""
+def _broken(error: BaseException, heartbeat: Heartbeat) -> str | None:
+    """Return why another process has stopped, if this error is only a consequence of it."""
     if isinstance(error, ConnectionError):
         return str(error)
     if not isinstance(error, RuntimeError):
         return None
     text = str(error).lower()
     if any(words in text for words in ("closed by peer", "reset by peer", "timed out", "refused")):
-        return lookout.why() or f"another process has stopped ({str(error).splitlines()[0]})"
-    return lookout.why() if "nccl" in text or "gloo" in text else None
+        return heartbeat.why() or f"another process has stopped ({str(error).splitlines()[0]})"
+    return heartbeat.why() if "nccl" in text or "gloo" in text else None
 
 
 def _buckets(parameters: Sequence[Tensor]) -> Iterator[list[Tensor]]:

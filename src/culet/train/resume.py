@@ -1,7 +1,7 @@
 """The state of an unfinished run on disk: whole or not there, and no pickle.
 
 A folder with state.safetensors (weights, AdamW's moments, the average) and state.json (step,
-random state, and what the run is a run of).
+random state, and the fingerprint of the run).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from culet.train.processes import current, is_sharded, unshard
 def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: str) -> None:
     """Write the state after `step` steps, replacing an older one only when it is whole.
 
-    The first process writes; where weights are split, the others must call it too. The state says
-    nothing of how many processes there were: any number can go on from it.
+    The first process writes; where weights are split, the others must call it too. The state does
+    not depend on the number of processes: any number can resume from it.
     """
     first = current().first
     arrays = {}
@@ -46,9 +46,9 @@ def save_state(folder: Path, optimizer: Optimizer, *, step: int, fingerprint: st
 
 
 def load_state(folder: Path, optimizer: Optimizer, *, fingerprint: str) -> int:
-    """Put back the saved state, random state included, and return the steps done.
+    """Load the saved state, random state included, and return the number of steps done.
 
-    Returns 0 and changes nothing where there is no state.
+    Without a saved state it returns 0 and changes nothing.
 
     Raises:
         TrainingError: If the state is of another run, damaged, or does not fit the model.
@@ -60,12 +60,12 @@ def load_state(folder: Path, optimizer: Optimizer, *, fingerprint: str) -> int:
         return 0
     try:
         state = json.loads((folder / "state.json").read_text())
-        theirs, step, random = state["fingerprint"], int(state["step"]), state["random"]
+        recorded, step, random = state["fingerprint"], int(state["step"]), state["random"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{folder} is not a whole state ({error}); delete the folder to begin anew"
         ) from error
-    if theirs != fingerprint:
+    if recorded != fingerprint:
         raise TrainingError(
             f"{folder} holds the state of another run (its recipe or data differ); "
             "delete the folder to begin anew"
