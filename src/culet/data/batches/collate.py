@@ -72,37 +72,32 @@ def collate(
         tokenizer: Its `max_length` cuts long texts.
         prompts: Prefixes by task.
         task: The task of records that name none.
-        num_negatives: C, hard negatives used per query; drawn anew each time where a record
-            has more. A negative that is the positive itself is never drawn.
+        num_negatives: C, hard negatives per query; drawn anew each time where a record has more.
         source: Name of the source, for messages.
         teacher: Has a vector for every text.
         seed: Decides the draw of negatives, for each record by its place in the whole batch; so it
             does not matter among how many processes a batch is divided.
         first: Place of the first record in the whole batch.
-        towers: 1 where one tower reads all texts; 2 where the first reads queries and the second
-            documents, which then are texts of their own even where they are equal.
+        towers: 2 where one reads queries and another documents: then equal texts of both are two.
 
     Raises:
         InputError: If a record names an unknown task or the teacher has no vector for a text.
     """
     index: dict[tuple[int, str], int] = {}  # (tower, text) → row
-    ask_tower, document_tower = 0, towers - 1
     query, positive = [], []
     negative = np.full((len(records), num_negatives), -1, dtype=np.int64)
     drawn: list[np.ndarray] = []
 
-    def place(tower: int, text: str) -> int:
+    def place(text: str, *, tower: int = towers - 1) -> int:
         return index.setdefault((tower, text), len(index))
 
     for row, record in enumerate(records):
         ask, titled, untitled = record_prompts(record, prompts=prompts, task=task)
-        query.append(place(ask_tower, ask + record.query))
-        positive.append(place(document_tower, titled + record.positive))
-        wrong = [i for i, text in enumerate(record.negatives) if text != record.positive]
-        picks = _drawn(wrong, num_negatives, (*seed, first + row))
-        drawn.append(picks)
-        for column, pick in enumerate(picks):
-            negative[row, column] = place(document_tower, untitled + record.negatives[pick])
+        query.append(place(ask + record.query, tower=0))
+        positive.append(place(titled + record.positive))
+        drawn.append(_drawn(record, num_negatives, (*seed, first + row)))
+        for column, pick in enumerate(drawn[-1]):
+            negative[row, column] = place(untitled + record.negatives[pick])
     tokenized = tokenizer.encode([text for _, text in index], on_long="truncate")
     used = int((negative >= 0).any(axis=0).sum())
     return PairBatch(
@@ -135,8 +130,9 @@ def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str,
         raise InputError(f"{record.origin}: {error}") from error
 
 
-def _drawn(wrong: Sequence[int], number: int, seed: Sequence[int]) -> np.ndarray:
-    """Return some of the negatives that may be used, in random order."""
+def _drawn(record: Record, number: int, seed: Sequence[int]) -> np.ndarray:
+    """Return indices of some of the negatives that are not the positive, in random order."""
+    wrong = [i for i, text in enumerate(record.negatives) if text != record.positive]
     candidates = np.array(wrong, dtype=np.int64)
     if len(candidates) > 1 and number:  # else there is nothing to draw, and no generator to make
         candidates = np.random.default_rng(list(seed)).permutation(candidates)
