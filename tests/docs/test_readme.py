@@ -1,4 +1,4 @@
-"""What the README prints works as printed, and so do the programs of docs/runtime.md."""
+"""What the README shows works as shown; so do docs/runtime.md's program and the docs' imports."""
 
 from __future__ import annotations
 
@@ -42,6 +42,17 @@ def test_each_command_of_the_readme_runs(command: str, tmp_path: Path) -> None:
 def test_each_program_of_the_readme_runs(program: str, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(program, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
+
+
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_what_the_docs_import_is_there(page: Path) -> None:
+    for kind, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
+        if kind == "python":
+            for line in re.findall(r"^(?:import|from) culet.*", text, re.MULTILINE):
+                exec(line, {})
 
 
 def test_the_runtimes_stream_gives_the_vectors_of_culet_embed(
