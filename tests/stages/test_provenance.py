@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from training_doubles import checkpoint, toy_rows, write_lines
 
 from culet.architecture.embedding_config import tiny
@@ -33,6 +34,26 @@ def test_the_card_has_a_row_for_each_source() -> None:
     )
     assert "| one | CC-BY-4.0 | 1,234 | deb\\|a; by Jo |" in text
     assert "| two | not stated |  | written by a-model |" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a_name-1.0 (deb:a, npm:@b/c) & more", "a_name-1.0 (deb:a, npm:@b/c) &amp; more"),
+        ("<script>alert('x')</script>", "&lt;script&gt;alert('x')&lt;/script&gt;"),
+        ("![a](http://b/c.svg)", r"!\[a\](http://b/c.svg)"),
+        ("*a* _b_ __c__ `d` ~~e~~ $f$ g_h", r"\*a\* \_b\_ \_\_c\_\_ \`d\` \~\~e\~\~ \$f\$ g_h"),
+        (r"a\|b", r"a\\\|b"),
+        ("one\ntwo\r\n| three | four", r"one two \| three \| four"),
+        ("see\x1b[31m\u202enothing\u2066", r"see\[31mnothing"),
+    ],
+)
+def test_what_files_beside_data_say_is_shown_in_a_card_as_it_is(
+    tmp_path: Path, text: str, shown: str
+) -> None:
+    data = facts(tmp_path / "data", "manifest.json", corpus=text, licence=text, packages=[text])
+    card = card_and_ledger(tiny(), [], [data])["README.md"]
+    assert card.endswith(f"| {shown} | {shown} |  | {shown} |\n")
 
 
 def test_a_model_carries_what_it_and_its_parents_were_trained_on(tmp_path: Path) -> None:

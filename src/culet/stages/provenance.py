@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -63,4 +65,11 @@ def card_section(entries: Iterable[LedgerEntry]) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return a text that a renderer of Markdown shows as it is, on one line.
+
+    Names, licences and origins come from files beside anyone's data: what would be a tag, a link,
+    emphasis, a formula or another cell is escaped, and what cannot be seen is left out.
+    """
+    text = "".join(char for char in " ".join(text.split()) if char.isprintable())
+    text = re.sub(r"[\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)
+    return html.escape(text, quote=False)
