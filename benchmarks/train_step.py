@@ -67,12 +67,14 @@ def culet_step(
     folder: Path, queries: list[str], positives: list[str], chunking: Chunking
 ) -> tuple[Callable[[], float], Callable[[], float], int]:
     """Return (a whole step, loss only with gradients left in place, tokens of the batch)."""
-    from culet.text.tokenizer import TextTokenizer
+    from culet.checkpoints.folder import text_tokenizer
 
     checkpoint = read_checkpoint(folder)
     model = from_arrays(checkpoint.config, checkpoint.arrays()).train()
     optimizer = Optimizer(model.named_parameters(), OptimConfig(lr=1e-5), steps=1_000_000)
-    ids = TextTokenizer.load(folder).encode(queries + positives).ids
+    longest = checkpoint.config.encoder.max_length
+    tokenizer = text_tokenizer(checkpoint.tokenizer_json, max_length=longest)
+    ids = tokenizer.encode(queries + positives).ids
     rows = np.arange(len(queries))
     batch = PairBatch(ids, rows, rows + len(queries), np.zeros((len(rows), 0), dtype=np.int64))
     config = LossConfig(temperature=TEMPERATURE, hardness=0.0, spread_out=0.0, widths=(384,))

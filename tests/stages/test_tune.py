@@ -16,6 +16,7 @@ from training_doubles import checkpoint, taught, toy_rows, write_lines
 
 import culet
 from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.folder import text_tokenizer
 from culet.data.batches.sources import Batcher, SourceConfig, read_source
 from culet.errors import InputError, Interrupted, RecipeError, TrainingError
 from culet.files.settings import build, to_tables
@@ -24,7 +25,6 @@ from culet.model.weights import from_arrays
 from culet.stages import tune
 from culet.stages.tune import TuneConfig
 from culet.text.prompts import Prompts
-from culet.text.tokenizer import TextTokenizer
 from culet.train.contrastive_step import LossConfig
 from culet.train.log import read_log
 from culet.train.optim import OptimConfig
@@ -206,7 +206,7 @@ def test_batches_share_the_fields_they_are_asked_to_share(start: Path, tmp_path:
         sources,
         batch_size=4,
         num_negatives=0,
-        tokenizer=TextTokenizer.load(start),
+        tokenizer=text_tokenizer(read_checkpoint(start).tokenizer_json),
         prompts=Prompts.default(),
         steps=200,
         seed=0,

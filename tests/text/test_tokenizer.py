@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
@@ -11,7 +8,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 
 from culet.errors import CheckpointError, InputError
-from culet.text.tokenizer import TextTokenizer, unused_ids
+from culet.text.tokenizer import TextTokenizer, unused_ids, without_image_tokens
 from culet.text.tokenizer_training import byte_tokenizer
 
 WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4, "b": 5, "c": 6}
@@ -126,64 +123,6 @@ def test_a_template_of_another_family_is_refused() -> None:
         TextTokenizer(tokenizer, 8, bos_id=2, eos_id=1)
 
 
-def checkpoint(folder: Path, **files: dict[str, object]) -> Path:
-    word_tokenizer().save(str(folder / "tokenizer.json"))
-    for name, content in files.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
-    return folder
-
-
-def test_load_reads_special_tokens_and_the_smallest_stated_length(tmp_path: Path) -> None:
-    folder = checkpoint(
-        tmp_path,
-        tokenizer_config={
-            "bos_token": "<bos>",
-            "eos_token": {"content": "<eos>"},
-            "model_max_length": 1e30,
-        },
-        sentence_bert_config={"max_seq_length": 5},
-        config={"max_position_embeddings": 2048},
-    )
-    tokenizer = TextTokenizer.load(folder)
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.max_length) == (2, 1, 5)
-    assert tokenizer.vocab_size == 7
-    assert as_lists(tokenizer.encode(["a b c a"]).ids) == [[2, 4, 5, 6, 1]]
-    assert TextTokenizer.load(folder, max_length=3).max_length == 3
-
-
-def test_load_falls_back_on_the_ids_of_the_model_configuration(tmp_path: Path) -> None:
-    config = {"bos_token_id": 2, "eos_token_id": [1, 3], "max_position_embeddings": 16}
-    tokenizer = TextTokenizer.load(checkpoint(tmp_path, config=config))
-    assert (tokenizer.bos_id, tokenizer.eos_id, tokenizer.max_length) == (2, 1, 16)
-
-
-def test_load_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json is missing"):
-        TextTokenizer.load(tmp_path)
-    checkpoint(tmp_path, config={"max_position_embeddings": 16})
-    with pytest.raises(CheckpointError, match="names no bos or cls token"):
-        TextTokenizer.load(tmp_path)
-    checkpoint(tmp_path, config={"bos_token_id": 2, "eos_token_id": 1})
-    with pytest.raises(CheckpointError, match="states no maximum length"):
-        TextTokenizer.load(tmp_path)
-
-
-def test_load_names_a_damaged_file(tmp_path: Path) -> None:
-    checkpoint(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
-        TextTokenizer.load(tmp_path)
-    (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
-        TextTokenizer.load(tmp_path)
-
-
-def test_load_refuses_a_special_token_that_is_not_in_the_vocabulary(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path, tokenizer_config={"bos_token": "<s>", "model_max_length": 16})
-    with pytest.raises(CheckpointError, match="names bos_token '<s>'"):
-        TextTokenizer.load(folder)
-
-
 def test_unused_ids_are_counted_in_their_order() -> None:
     tokenizer = byte_tokenizer()
     assert unused_ids(tokenizer, 3) == [5, 6, 7]
@@ -200,13 +139,11 @@ def test_too_few_unused_ids_are_said() -> None:
         unused_ids(byte_tokenizer(), 12)
 
 
-def test_an_image_token_beyond_the_rows_is_text(tmp_path: Path) -> None:
-    tokenizer = byte_tokenizer()
-    tokenizer.add_special_tokens(["<image_soft_token>"])
-    tokenizer.save(str(tmp_path / "tokenizer.json"))
-    settings = {"max_position_embeddings": 64, "bos_token_id": 2, "eos_token_id": 1}
+def test_an_image_token_beyond_the_rows_is_text() -> None:
+    stored = byte_tokenizer()
+    stored.add_special_tokens(["<image_soft_token>"])
     for rows, length in ((272, 20), (273, 3)):
-        (tmp_path / "config.json").write_text(json.dumps(settings | {"vocab_size": rows}))
-        ids = TextTokenizer.load(tmp_path).encode(["<image_soft_token>"]).ids[0]
+        tokenizer = TextTokenizer(without_image_tokens(stored, rows), 64, bos_id=2, eos_id=1)
+        ids = tokenizer.encode(["<image_soft_token>"]).ids[0]
         assert len(ids) == length
         assert ids.max() < rows

@@ -16,7 +16,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -24,8 +23,6 @@ from tokenizers import Tokenizer
 
 from culet.errors import CheckpointError, InputError
 
-# Tokenizers without a limit store one of about 1e30 in their configuration.
-_LARGEST_SENSIBLE_LENGTH = 10_000_000
 # Gemma 3's tokenizer ends with the place of an image; text-only models have no row for it.
 _IMAGE_TOKENS = ("<image_soft_token>",)
 _UNUSED = re.compile(r"<unused\d+>", re.ASCII)
@@ -75,33 +72,6 @@ class TextTokenizer:
                     "tokenizer.json and config.json belong to different models"
                 )
         _check_template(tokenizer, bos_id, eos_id)
-
-    @classmethod
-    def load(cls, folder: str | Path, *, max_length: int | None = None) -> TextTokenizer:
-        """Return the tokenizer of a checkpoint folder.
-
-        Args:
-            folder: Holds tokenizer.json; special tokens and lengths are read from
-                tokenizer_config.json, sentence_bert_config.json and config.json.
-            max_length: In place of the smallest length those files state.
-
-        Raises:
-            CheckpointError: A file is missing or damaged, or the files do not say enough.
-        """
-        folder = Path(folder)
-        tokenizer = _read_tokenizer(folder / "tokenizer.json")
-        settings = _read_json(folder / "tokenizer_config.json")
-        config = _read_json(folder / "config.json")
-        if isinstance(config.get("vocab_size"), int):
-            tokenizer = without_image_tokens(tokenizer, config["vocab_size"])
-        if max_length is None:
-            max_length = _stated_length(folder, settings, config)
-        return cls(
-            tokenizer,
-            max_length,
-            bos_id=_special_id(tokenizer, folder, settings, config, "bos", "cls"),
-            eos_id=_special_id(tokenizer, folder, settings, config, "eos", "sep"),
-        )
 
     @property
     def vocab_size(self) -> int:
@@ -190,81 +160,6 @@ def _check_template(tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:
             f"tokenizer.json surrounds a text with the tokens {added}, expected one beginning "
             f"token {bos_id} and one end token {eos_id}; this tokenizer is of another family"
         )
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing; a checkpoint needs the tokenizers library's own file "
-            "(save the tokenizer as a fast one)"
-        )
-    try:
-        return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception
-        raise CheckpointError(f"{path} cannot be read as a tokenizer: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object, got {type(content).__name__}")
-    return content
-
-
-def _stated_length(folder: Path, settings: dict[str, Any], config: dict[str, Any]) -> int:
-    stated = (
-        _read_json(folder / "sentence_bert_config.json").get("max_seq_length"),
-        settings.get("model_max_length"),
-        config.get("max_position_embeddings"),
-    )
-    lengths = [
-        int(length)
-        for length in stated
-        if isinstance(length, int | float) and 0 < length <= _LARGEST_SENSIBLE_LENGTH
-    ]
-    if not lengths:
-        raise CheckpointError(
-            f"{folder} states no maximum length (max_seq_length, model_max_length or "
-            "max_position_embeddings); add one to sentence_bert_config.json"
-        )
-    return min(lengths)
-
-
-def _special_id(
-    tokenizer: Tokenizer,
-    folder: Path,
-    settings: dict[str, Any],
-    config: dict[str, Any],
-    *kinds: str,
-) -> int:
-    """Return the id of the first of the kinds of special token that the files name."""
-    for kind in kinds:
-        token = settings.get(f"{kind}_token")
-        content = token.get("content") if isinstance(token, dict) else token
-        if isinstance(content, str):
-            token_id = tokenizer.token_to_id(content)
-            if token_id is None:
-                raise CheckpointError(
-                    f"{folder / 'tokenizer_config.json'} names {kind}_token {content!r}, "
-                    "which is not in tokenizer.json"
-                )
-            return int(token_id)
-    for kind in kinds:
-        token_id = config.get(f"{kind}_token_id")
-        # Generation configurations may list several end tokens; the first is the text's own.
-        token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
-        if isinstance(token_id, int):
-            return token_id
-    raise CheckpointError(
-        f"{folder} names no {' or '.join(kinds)} token; "
-        f"add {kinds[0]}_token to tokenizer_config.json"
-    )
 
 
 def without_image_tokens(tokenizer: Tokenizer, vocab_size: int) -> Tokenizer:

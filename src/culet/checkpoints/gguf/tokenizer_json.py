@@ -17,6 +17,17 @@ from culet.errors import CheckpointError
 _NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6  # llama.cpp's token types
 _UNKNOWN, _UNUSED = 2, 5
 _SPACE = "▁"
+_PRE_TOKENIZER = {
+    "type": "Split",
+    "pattern": {"String": " "},
+    "behavior": "MergedWithPrevious",
+    "invert": False,
+}
+_DECODERS = [
+    {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+    {"type": "ByteFallback"},
+    {"type": "Fuse"},
+]
 
 
 def tokenizer_json(metadata: Mapping[str, Any], path: Path) -> str:
@@ -84,14 +95,6 @@ def gemma_json(
         bos: What begins every text, if anything does.
         unknown: What stands for what cannot be written even in bytes.
     """
-    begin: list[dict[str, Any]] = []
-    if bos is not None:
-        begin = [{"SpecialToken": {"id": bos, "type_id": 0}}]
-    first, second = (
-        {"Sequence": {"id": name, "type_id": kind}} for name, kind in (("A", 0), ("B", 1))
-    )
-    again = [{"SpecialToken": {"id": bos, "type_id": 1}}] if begin else []
-    special = {bos: {"id": bos, "ids": [vocab[bos]], "tokens": [bos]}} if bos is not None else {}
     content = {
         "version": "1.0",
         "truncation": None,
@@ -109,26 +112,9 @@ def gemma_json(
             for token_id, piece, is_special in added
         ],
         "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE},
-        "pre_tokenizer": {
-            "type": "Split",
-            "pattern": {"String": " "},
-            "behavior": "MergedWithPrevious",
-            "invert": False,
-        },
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [*begin, first],
-            "pair": [*begin, first, *again, second],
-            "special_tokens": special,
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-            ],
-        },
+        "pre_tokenizer": _PRE_TOKENIZER,
+        "post_processor": _template(bos, vocab),
+        "decoder": {"type": "Sequence", "decoders": _DECODERS},
         "model": {
             "type": "BPE",
             "dropout": None,
@@ -143,6 +129,24 @@ def gemma_json(
         },
     }
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+def _template(bos: str | None, vocab: Mapping[str, int]) -> dict[str, Any]:
+    """Return the post-processor that puts the beginning token in front of each text."""
+    first, second = ({"Sequence": {"id": text, "type_id": i}} for i, text in enumerate("AB"))
+    single: list[dict[str, Any]] = [first]
+    pair: list[dict[str, Any]] = [first, second]
+    special = {}
+    if bos is not None:
+        begins = [{"SpecialToken": {"id": bos, "type_id": i}} for i in range(2)]
+        single, pair = [begins[0], first], [begins[0], first, begins[1], second]
+        special[bos] = {"id": bos, "ids": [vocab[bos]], "tokens": [bos]}
+    return {
+        "type": "TemplateProcessing",
+        "single": single,
+        "pair": pair,
+        "special_tokens": special,
+    }
 
 
 def _merges(
