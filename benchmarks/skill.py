@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from machine import describe
+from questions import one_hop, split_by_entity, two_hops, write_questions
 
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.windows import TextSourceConfig
-from culet.data.questions import one_hop, split_by_entity, two_hops, write_questions
 from culet.data.token_stream import read_raw_texts
-from culet.data.triples import Triple, read_triples
+from culet.data.triples import Fact, read_triples
 from culet.model.adapt import adapt, adapted_config
 from culet.stages import pretrain, seq2seq
 from culet.stages.decoder import DecoderShape, decoder_config, random_weights
@@ -49,13 +49,13 @@ TWO_HOPS = "{subject}: what is the {second} of the {first}?"
 SHAPE = DecoderShape(num_layers=2, model_dim=96, ffn_dim=192, num_heads=2, head_dim=48, window=63)
 
 
-def chosen(triples: Sequence[Triple], countries: int, cities: int, seed: int) -> list[Triple]:
+def chosen(triples: Sequence[Fact], countries: int, cities: int, seed: int) -> list[Fact]:
     """Return facts of some countries, and which of them some cities of one name are in."""
     generator = np.random.default_rng(seed)
     known = sorted({t.subject for t in triples if t.relation == "capital"})
     kept = set(generator.permutation(known)[:countries])
     facts = [t for t in triples if t.relation in COUNTRY and t.subject in kept]
-    homes: dict[str, list[Triple]] = {}
+    homes: dict[str, list[Fact]] = {}
     for t in triples:
         if t.relation == "is a city in" and t.object in kept:
             homes.setdefault(t.subject, []).append(replace(t, relation="country"))
@@ -64,14 +64,14 @@ def chosen(triples: Sequence[Triple], countries: int, cities: int, seed: int) ->
     return facts + [unique[i] for i in sorted(picks)]
 
 
-def write_rows(path: Path, facts: Sequence[Triple]) -> Path:
+def write_rows(path: Path, facts: Sequence[Fact]) -> Path:
     path.write_text(
         "".join(json.dumps({"s": t.subject, "r": t.relation, "o": t.object}) + "\n" for t in facts)
     )
     return path
 
 
-def vocabulary(facts: Sequence[Triple], text: Path) -> Iterator[str]:
+def vocabulary(facts: Sequence[Fact], text: Path) -> Iterator[str]:
     """Yield what the tokenizer is trained on: the words of the facts and some text."""
     for t in facts:
         yield f"what is the {t.relation} of {t.subject}?"

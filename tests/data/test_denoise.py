@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from denoise_double import restore
 
 from culet.data.batches.denoise import (
     Denoiser,
@@ -16,11 +17,9 @@ from culet.data.batches.denoise import (
     noise_mask,
     pick,
     prefix_lm,
-    restore,
     t5gemma2,
     ul2,
     used_modes,
-    window_for,
 )
 from culet.errors import InputError
 
@@ -57,6 +56,26 @@ def test_the_place_of_each_target_token_is_known_and_sentinels_have_none(name: s
     real = example.places >= 0
     assert np.array_equal(window[example.places[real]], example.target[real])
     assert set(example.target[~real]) == set(example.target) & set(MARKERS.sentinels)
+
+
+def window_for(inputs_length: int, rate: float, mean_span: float) -> tuple[int, int]:
+    """Return the longest window whose source has `inputs_length` tokens, and its target length.
+
+    Both count one EOS. As in the published preprocessors, at a rate of one half a target that
+    would be longer than the source is made one token shorter together with the window; the
+    target length is then an upper bound.
+    """
+
+    def lengths(window: int) -> tuple[int, int]:
+        tokens = round(window * rate)
+        spans = round(tokens / mean_span)
+        return window - tokens + spans + 1, tokens + spans + 1
+
+    window = inputs_length
+    while lengths(window + 1)[0] <= inputs_length:
+        window += 1
+    source, target = lengths(window)
+    return (window - 1, target - 1) if rate == 0.5 and target > source else (window, target)
 
 
 @pytest.mark.parametrize(

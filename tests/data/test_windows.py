@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from denoise_double import restore
 from training_doubles import write_lines
 
-from culet.data.batches.denoise import Denoised, Markers, prefix_lm, restore, t5gemma2
+from culet.data.batches.denoise import Denoised, Markers, prefix_lm, t5gemma2
 from culet.data.batches.windows import (
     DenoisingBatcher,
     TextSource,

@@ -14,14 +14,13 @@ import numpy as np
 import pytest
 from search_doubles import BEST, GAINS, broken, counted, diminishing, endless, killed
 
-from culet.data.simplex import to_point, to_shares
 from culet.errors import RecipeError, TrainingError
 from culet.files import fingerprint
 from culet.files.settings import build
 from culet.stages import mixtures as mixturereport
 from culet.stages import search_mixture, trials
 from culet.stages.folder import look
-from culet.stages.mixtures import Point, best_apart, draw, table
+from culet.stages.mixtures import Point, best_apart, draw, table, to_point, to_shares
 from culet.stages.search_mixture import SearchMixtureConfig
 from culet.stages.trials import Attempt, Objective
 

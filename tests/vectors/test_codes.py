@@ -56,15 +56,6 @@ def test_bits_are_signs_packed_from_the_left() -> None:
     assert signs.ravel().tolist() == pytest.approx([1, -1, -1, 1, -1, -1, -1, 1, 1])
 
 
-def test_binary_similarity_is_the_cosine_of_the_decoded_vectors() -> None:
-    query, document = _unit(4, 19, seed=3), _unit(11, 19, seed=4)
-    codes = vectors.encode_binary(query), vectors.encode_binary(document)
-    decoded = [vectors.decode_binary(code, width=19) for code in codes]
-    scores = vectors.binary_similarity(*codes, width=19)
-    np.testing.assert_allclose(scores, decoded[0] @ decoded[1].T, atol=1e-6)
-    assert vectors.binary_similarity(codes[0], codes[0], width=19).diagonal().tolist() == [1.0] * 4
-
-
 def test_bfloat16_rounds_to_the_nearest_even() -> None:
     step = 2.0**-7  # between 1 and 2
     values = np.array([1 + step * 0.5, 1 + step * 1.5, 1 + step * 0.6, -1.0], dtype=np.float32)

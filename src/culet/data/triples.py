@@ -1,4 +1,4 @@
-"""SKILL: facts as text with one of their ends to be told (arXiv 2205.08184, section 3).
+"""SKILL: facts as text of which one end is to be written (arXiv 2205.08184, section 3).
 
 A row of a file is {"s": subject, "r": relation, "o": object}. The encoder reads "subject,
 relation, □" or "□, relation, object", where □ is the first sentinel, and the decoder writes what
@@ -7,7 +7,7 @@ is missing: the whole subject or the whole object, never the relation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,12 +24,12 @@ _SEPARATOR = ", "
 
 
 @dataclass(frozen=True)
-class Triple:
+class Fact:
     """One fact in surface forms.
 
     Attributes:
         subject: What it is about.
-        relation: What is said.
+        relation: How it is related to the object.
         object: The other end.
         origin: "file:line", for messages.
     """
@@ -40,7 +40,7 @@ class Triple:
     origin: str = ""
 
 
-def read_triples(paths: Sequence[Path]) -> list[Triple]:
+def read_triples(paths: Sequence[Path]) -> list[Fact]:
     """Return the triples of some files or folders, in order.
 
     Raises:
@@ -49,17 +49,17 @@ def read_triples(paths: Sequence[Path]) -> list[Triple]:
     triples = []
     for row in read_rows(paths, columns=("s", "r", "o")):
         subject, relation, end = (text_of(row, key).strip() for key in ("s", "r", "o"))
-        triples.append(Triple(subject, relation, end, row.origin))
+        triples.append(Fact(subject, relation, end, row.origin))
     if not triples:
         raise InputError(f"no triple in {', '.join(map(str, paths))}")
     return triples
 
 
-def masked(triple: Triple, end: End) -> tuple[str, str, str]:
+def masked(fact: Fact, end: End) -> tuple[str, str, str]:
     """Return the text before the mask, the text after it, and the text that it hides."""
     if end == "subject":
-        return "", f"{_SEPARATOR}{triple.relation}{_SEPARATOR}{triple.object}", triple.subject
-    return f"{triple.subject}{_SEPARATOR}{triple.relation}{_SEPARATOR}", "", triple.object
+        return "", f"{_SEPARATOR}{fact.relation}{_SEPARATOR}{fact.object}", fact.subject
+    return f"{fact.subject}{_SEPARATOR}{fact.relation}{_SEPARATOR}", "", fact.object
 
 
 def draw_end(rng: np.random.Generator) -> End:
@@ -68,22 +68,14 @@ def draw_end(rng: np.random.Generator) -> End:
 
 
 def masked_tokens(
-    triple: Triple, end: End, tokenizer: TextTokenizer, sentinel: int
+    fact: Fact, end: End, tokenizer: TextTokenizer, sentinel: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return what the encoder reads and the decoder writes, as ids without BOS and EOS.
 
     The strings are cut before they become tokens, so that no token holds a part of the answer.
     """
-    before, after, answer = masked(triple, end)
+    before, after, answer = masked(fact, end)
     # a space before the mask would be a token of its own that no text has there
     pieces = tokenizer.encode([before.rstrip(), after, answer], on_long="error").ids
     head, tail, target = (ids[1:-1].astype(np.int64) for ids in pieces)
     return np.concatenate([head, [sentinel], tail]), target
-
-
-def aliases(triples: Sequence[Triple]) -> Callable[[str, str], tuple[str, ...]]:
-    """Return a function from (subject, relation) to every object the triples give it."""
-    found: dict[tuple[str, str], dict[str, None]] = {}
-    for triple in triples:
-        found.setdefault((triple.subject, triple.relation), {})[triple.object] = None
-    return lambda subject, relation: tuple(found.get((subject, relation), ()))

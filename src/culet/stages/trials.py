@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from culet.data.simplex import to_point, to_shares
 from culet.errors import TrainingError, need
 from culet.files import fingerprint
-from culet.stages.mixtures import Point
+from culet.stages.mixtures import Point, to_point, to_shares
 
 if TYPE_CHECKING:
     import optuna

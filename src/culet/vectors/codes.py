@@ -23,9 +23,6 @@ from culet.vectors.similarity import Vectors
 Precision = Literal["float32", "bfloat16", "int8", "binary"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
-# How many bits of each byte are set; numpy counts them itself only from 2.0 on.
-_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
-
 
 @dataclass(frozen=True)
 class Int8Ranges:
@@ -86,20 +83,6 @@ def decode_binary(codes: NDArray[np.uint8], *, width: int) -> Vectors:
     """Return the unit vectors [B, width] of +-1 / sqrt(width) that packed bits stand for."""
     signs = np.unpackbits(codes, axis=1, count=width).astype(np.float32) * 2 - 1
     return np.asarray(signs / np.sqrt(np.float32(width)), dtype=np.float32)
-
-
-def binary_similarity(
-    query: NDArray[np.uint8], document: NDArray[np.uint8], *, width: int
-) -> Vectors:
-    """Return 1 - 2 (differing bits) / width for all pairs: [Q, bytes], [P, bytes] -> [Q, P].
-
-    It is the cosine of the decoded vectors: 1 for equal codes, -1 for opposite ones.
-    """
-    scores = np.empty((len(query), len(document)), dtype=np.float32)
-    for row, code in enumerate(query):
-        differing = _ONES[np.bitwise_xor(code, document)].sum(axis=1, dtype=np.int64)
-        scores[row] = 1.0 - 2.0 * differing / width
-    return scores
 
 
 def round_bfloat16(vectors: Vectors) -> Vectors:

@@ -147,28 +147,8 @@ def noise_mask(length: int, rate: float, mean_span: float, rng: np.random.Genera
     tokens, spans = noise_counts(length, rate, mean_span)
     noise = _composition(tokens, spans, rng)
     kept = _composition(length - tokens, spans, rng)
-    turns = np.stack([kept, noise], axis=1).reshape(-1)
-    return np.repeat(np.arange(2 * spans) % 2 == 1, turns)
-
-
-def window_for(inputs_length: int, rate: float, mean_span: float) -> tuple[int, int]:
-    """Return the longest window whose source has `inputs_length` tokens, and its target length.
-
-    Both count one EOS. As in the published preprocessors, at a rate of one half a target that
-    would be longer than the source is made one token shorter together with the window; the
-    target length is then an upper bound.
-    """
-
-    def lengths(window: int) -> tuple[int, int]:
-        tokens = round(window * rate)
-        spans = round(tokens / mean_span)
-        return window - tokens + spans + 1, tokens + spans + 1
-
-    window = inputs_length
-    while lengths(window + 1)[0] <= inputs_length:
-        window += 1
-    source, target = lengths(window)
-    return (window - 1, target - 1) if rate == 0.5 and target > source else (window, target)
+    alternating = np.stack([kept, noise], axis=1).reshape(-1)
+    return np.repeat(np.arange(2 * spans) % 2 == 1, alternating)
 
 
 def denoise(
@@ -210,26 +190,6 @@ def denoise(
     target = np.insert(window[inside].astype(np.int64), first, sentinels)
     places = np.insert(inside, first, -1)
     return Denoised(_joined(mode, source), target, places)
-
-
-def restore(example: Denoised, markers: Markers) -> np.ndarray:
-    """Return the window an example was made of; the inverse of `denoise`."""
-    source = example.source
-    if len(source) and int(source[0]) in markers.modes.values():
-        source = source[1:]
-    known = set(markers.sentinels)
-    if not any(int(token) in known for token in example.target):
-        return np.concatenate([source, example.target])
-    spans: dict[int, list[int]] = {}
-    for token in example.target.tolist():
-        if token in known:
-            spans[token] = current = []
-        else:
-            current.append(token)
-    parts: list[int] = []
-    for token in source.tolist():
-        parts.extend(spans.get(token, [token]))
-    return np.array(parts, dtype=np.int64)
 
 
 def most_spans(denoisers: Sequence[Denoiser], window: int) -> int:

@@ -18,7 +18,7 @@ from culet.data.batches.denoise import Denoiser, Markers, denoise, pick
 from culet.data.batches.shuffle import part_of
 from culet.data.batches.slots import Slot, Slots
 from culet.data.token_stream import RawText, TokenStream, read_pair_texts, read_raw_texts, tokenize
-from culet.data.triples import Triple, draw_end, masked_tokens, read_triples
+from culet.data.triples import Fact, draw_end, masked_tokens, read_triples
 from culet.errors import RecipeError
 from culet.text.tokenizer import TextTokenizer
 
@@ -100,7 +100,7 @@ class TextSource:
 
     config: TextSourceConfig
     stream: TokenStream | None = None
-    triples: Sequence[Triple] = ()
+    triples: Sequence[Fact] = ()
 
     @property
     def name(self) -> str:

@@ -7,13 +7,13 @@ the middle of two hops, so that what a model answers about it can only come from
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from culet.data.triples import Triple, aliases
+from culet.data.triples import Fact
 from culet.errors import InputError
 from culet.files.atomic import new_file
 
@@ -37,7 +37,7 @@ class Question:
 
 
 def one_hop(
-    triples: Sequence[Triple], *, templates: Mapping[str, str] | None = None
+    triples: Sequence[Fact], *, templates: Mapping[str, str] | None = None
 ) -> list[Question]:
     """Return a question for each (subject, relation), with every object as an answer.
 
@@ -45,7 +45,7 @@ def one_hop(
         triples: The facts.
         templates: Relation to a text with {subject}; "what is the … of …?" for the others.
     """
-    answers = aliases(triples)
+    answers = objects_of(triples)
     asked = dict.fromkeys((t.subject, t.relation) for t in triples)
     return [
         Question(
@@ -58,7 +58,7 @@ def one_hop(
 
 
 def two_hops(
-    triples: Sequence[Triple],
+    triples: Sequence[Fact],
     *,
     most: int | None = None,
     seed: int = 0,
@@ -75,7 +75,7 @@ def two_hops(
         seed: Decides the draw.
         template: Text with {subject}, {first} and {second}.
     """
-    answers = aliases(triples)
+    answers = objects_of(triples)
     relations: dict[str, dict[str, None]] = {}
     for triple in triples:
         relations.setdefault(triple.subject, {})[triple.relation] = None
@@ -125,3 +125,11 @@ def write_questions(path: Path, questions: Iterable[Question]) -> None:
         for q in questions:
             row = {"input": q.text, "target": q.answers[0], "answers": list(q.answers)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def objects_of(triples: Sequence[Fact]) -> Callable[[str, str], tuple[str, ...]]:
+    """Return a function from (subject, relation) to every object the triples give it."""
+    found: dict[tuple[str, str], dict[str, None]] = {}
+    for triple in triples:
+        found.setdefault((triple.subject, triple.relation), {})[triple.object] = None
+    return lambda subject, relation: tuple(found.get((subject, relation), ()))
