@@ -63,10 +63,10 @@ def test_packages_become_pairs_texts_and_facts_with_a_manifest(
     ]
     assert rows(tmp_path, "triples") == [{"s": "a", "r": "is", "o": "b"}]
     assert rows(tmp_path, "text")[0]["lang"] == "de"
-    told = manifest(tmp_path)
-    assert told["counts"] == {"pairs": 2, "text": 1, "triples": 1}
-    assert told["languages"] == {"en-de": 1, "en": 1}
-    entry = {package["id"]: package for package in told["packages"]}["deb:one"]
+    stored = manifest(tmp_path)
+    assert stored["counts"] == {"pairs": 2, "text": 1, "triples": 1}
+    assert stored["languages"] == {"en-de": 1, "en": 1}
+    entry = {package["id"]: package for package in stored["packages"]}["deb:one"]
     assert entry["purl"] == "pkg:deb/debian/one@1-1?distro=bookworm"
     assert (entry["version"], entry["licence"], entry["method"]) == ("1-1", "MIT", 1)
     assert entry["files"] == [
@@ -75,7 +75,7 @@ def test_packages_become_pairs_texts_and_facts_with_a_manifest(
     assert entry["read"] == {"pairs": 1, "aligned": 1, "triples": 1}
     assert entry["kept"] == {"pairs": 1, "triples": 1}
     assert entry["checked_against_index"] is True
-    assert "127.0.0.1" not in json.dumps(told)
+    assert "127.0.0.1" not in json.dumps(stored)
     assert len(read_records([tmp_path / "demo" / "pairs.jsonl.gz"])) == 2
 
 

@@ -136,7 +136,7 @@ def test_questions_are_taken_as_they_are_needed(config: ChatEndpoint, tmp_path: 
     assert len(taken) < 20
 
 
-def test_a_busy_endpoint_is_asked_again_when_it_says(
+def test_a_busy_endpoint_is_asked_again_after_the_time_it_names(
     stub: Stub, config: ChatEndpoint, tmp_path: Path
 ) -> None:
     waited: list[float] = []
@@ -365,7 +365,7 @@ def test_half_an_emoji_is_replaced_and_kept(
 
 
 @pytest.mark.parametrize("body", ["[" * 100_000, '{"choices": [{"message": {"content": %s1%s}}]}'])
-def test_an_answer_nested_too_deeply_says_nothing(
+def test_an_answer_nested_too_deeply_is_an_empty_one(
     stub: Stub, config: ChatEndpoint, tmp_path: Path, body: str
 ) -> None:
     deep = body.replace("%s1%s", "[" * 100_000 + "1" + "]" * 100_000)

@@ -50,7 +50,7 @@ class Stub(Server):
     Attributes:
         reply: Takes the last message and the number of the request; returns a text, or None for
             an answer without one, or a status and a body, or those and headers.
-        usage: Whether token counts are told: the words of question and answer.
+        usage: Whether it counts tokens: the words of question and answer.
     """
 
     path = "/v1/chat/completions"
@@ -79,7 +79,7 @@ class VectorStub(Server):
 
     Attributes:
         reply: May answer in place of the vectors: status, JSON value or text, headers.
-        usage: Whether token counts are told: the words of the texts.
+        usage: Whether it counts tokens: the words of the texts.
     """
 
     path = "/v1/embeddings"
@@ -95,12 +95,12 @@ class VectorStub(Server):
 
     def answer(self, body: dict[str, Any], number: int) -> Answer:
         rows = [{"index": i, "embedding": vector(t)} for i, t in enumerate(body["input"])]
-        told: dict[str, Any] = {"data": rows[::-1]}  # in another order: `index` counts
+        value: dict[str, Any] = {"data": rows[::-1]}  # in another order: `index` counts
         if self.usage:
-            told["usage"] = {"prompt_tokens": sum(len(text.split()) for text in body["input"])}
-        usual: Any = (200, told, {})
-        status, value, headers = self.reply(number, body["input"]) or usual
-        return status, value if isinstance(value, str) else json.dumps(value), headers
+            value["usage"] = {"prompt_tokens": sum(len(text.split()) for text in body["input"])}
+        usual: Any = (200, value, {})
+        status, given, headers = self.reply(number, body["input"]) or usual
+        return status, given if isinstance(given, str) else json.dumps(given), headers
 
 
 def vector(text: str) -> list[float]:

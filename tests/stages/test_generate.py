@@ -147,9 +147,9 @@ def test_lists_and_examples() -> None:
 
 def test_half_an_emoji_is_replaced() -> None:
     half = r'["smile \ud83d", "smile \ude00", "whole \ud83d\ude00"]'
-    told = ["smile \ufffd", "whole \U0001f600"]
-    assert read_queries(half, QueriesConfig(per_document=3)) == told
-    assert read_list(half) == told
+    expected = ["smile \ufffd", "whole \U0001f600"]
+    assert read_queries(half, QueriesConfig(per_document=3)) == expected
+    assert read_list(half) == expected
     assert read_example(r'{"text": "\udfff"}') == "\ufffd"
 
 

@@ -25,6 +25,7 @@ from culet.checkpoints.embedding import read_checkpoint
 from culet.data.batches.collate import collate
 from culet.data.batches.sources import SourceConfig, read_source
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
+from culet.data.ledger import read_ledger
 from culet.data.records import Record, read_records
 from culet.data.roles import RoleText, role_texts
 from culet.data.teacher_vectors import TeacherFolder
@@ -115,6 +116,7 @@ def test_a_teacher_without_roles_embeds_each_text_once(tmp_path: Path, stub: Stu
         found = taught.vector(RoleText(None, None, text), "f:1")
         assert np.abs(found - unit(text)).max() < 1e-3  # half precision
     assert not (tmp_path / "out" / "state").exists()
+    assert [entry.source for entry in read_ledger(folder / "ledger.json")] == ["vectors of m"]
 
 
 def test_a_teacher_with_roles_embeds_a_text_in_each_of_them(tmp_path: Path, stub: Stub) -> None:
@@ -285,7 +287,7 @@ def test_a_vector_without_direction_is_refused(tmp_path: Path, stub: Stub) -> No
 # --- the endpoint
 
 
-def test_an_endpoint_is_asked_again_when_it_says_so(stub: Stub) -> None:
+def test_a_busy_endpoint_is_asked_again_after_the_time_it_names(stub: Stub) -> None:
     waiting = Waiting()
     stub.reply = lambda number, texts: (429, "busy", {"Retry-After": "7"}) if number < 3 else None
     client = waiting.client(endpoint(stub))
@@ -307,13 +309,15 @@ def test_requests_for_vectors_keep_their_distance(stub: Stub) -> None:
     assert waiting.now == pytest.approx(13.0)  # 2 tokens, then 1, a second each
 
 
-def test_vectors_are_told_of_as_they_come_and_in_the_order_of_the_texts(stub: Stub) -> None:
+def test_vectors_are_counted_as_they_come_and_stand_in_the_order_of_the_texts(
+    stub: Stub,
+) -> None:
     texts = [f"text {i % 7}" for i in range(20)]
-    told: list[int] = []
-    found = EmbeddingClient(endpoint(stub)).embed(texts, told.append)
+    counts: list[int] = []
+    found = EmbeddingClient(endpoint(stub)).embed(texts, counts.append)
     assert found.tolist() == [vector(text) for text in texts]
     assert sorted(stub.texts) == sorted(set(texts))  # each once
-    assert (len(told), sum(told)) == (4, 20)  # seven texts in requests of two
+    assert (len(counts), sum(counts)) == (4, 20)  # seven texts in requests of two
 
 
 def test_the_budget_for_vectors_is_not_exceeded_and_what_was_paid_is_kept(
@@ -367,14 +371,14 @@ def test_a_connection_that_breaks_off_is_tried_again(stub: Stub) -> None:
 def test_a_full_disk_is_named_and_the_vectors_kept_stay(tmp_path: Path, stub: Stub) -> None:
     texts = [f"text {i}" for i in range(400)]
     client = EmbeddingClient(endpoint(stub, parallel=1))
-    told: list[int] = []
+    counts: list[int] = []
     client.keep_in(tmp_path / "kept")
     with full_disk(pages=8), pytest.raises(InputError, match=r"kept as a .*disk is full; .* stay"):
-        client.embed(texts, told.append)
-    assert 10 < sum(told) < 400
+        client.embed(texts, counts.append)
+    assert 10 < sum(counts) < 400
     asked = len(stub.texts)
     assert client.embed(texts).tolist() == [vector(text) for text in texts]
-    assert len(stub.texts) - asked <= 400 - sum(told)
+    assert len(stub.texts) - asked <= 400 - sum(counts)
     with pytest.raises(InputError, match=r"cannot use .* of answers: unable to open database file"):
         client.keep_in(tmp_path)
 

@@ -203,8 +203,9 @@ def _ledger_entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEn
     stated = None if config.teacher is None else card_licence(config.teacher)
     place = Path(teacher.name)
     generic = place.name in ("checkpoint", "model")  # the folder above says which one
+    model = place.parent.name if generic else place.name
     return LedgerEntry(
-        f"vectors of {place.parent.name if generic else place.name}",
+        f"vectors of {model if config.endpoint is None else config.endpoint.model}",
         licence=config.licence or stated or UNSTATED,
         origin="distillation",
         rows_read=texts,
