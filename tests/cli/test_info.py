@@ -20,7 +20,6 @@ from culet.checkpoints.recognize import read_any
 from culet.checkpoints.write import write_checkpoint
 from culet.cli import main as cli
 from culet.cli.description import facts_of
-from culet.errors import CheckpointError
 from culet.terminal.tables import size
 from culet.text.tokenizer_training import byte_tokenizer
 
@@ -122,37 +121,6 @@ def test_a_gguf_file_is_told(shown: Shown, tmp_path: Path) -> None:
     assert "tensors are stored as " in text
     assert " Q8_0" in text
     assert f"a.gguf  {size((tmp_path / 'a.gguf').stat().st_size)}" in text
-
-
-def test_an_embedding_model_is_one(tmp_path: Path) -> None:
-    assert isinstance(read_any(write_random(tmp_path / "a")).config, EmbeddingConfig)
-
-
-def test_what_it_is_not_is_said(tmp_path: Path) -> None:
-    folder = write_own(tmp_path / "a")
-    (folder / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    with pytest.raises(
-        CheckpointError,
-        match=r"has no modules\.json, .*names the architecture 'LlamaForCausalLM', which is no "
-        r".*; known are Gemma3ForCausalLM, .*T5GemmaForConditionalGeneration",
-    ):
-        read_any(folder)
-    (folder / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=r"has no modules\.json, so its pooling"):
-        read_any(folder)
-    (tmp_path / "text").write_text("words")
-    with pytest.raises(CheckpointError, match="is not a GGUF file: it does not begin with 'GGUF'"):
-        read_any(tmp_path / "text")
-    with pytest.raises(CheckpointError, match="nothing does not exist; expected a folder"):
-        read_any(tmp_path / "nothing")
-
-
-def test_a_damaged_decoder_is_refused_by_name(tmp_path: Path) -> None:
-    folder = write_own(tmp_path / "a")
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
-        read_any(folder)
 
 
 def test_no_torch_is_needed(tmp_path: Path) -> None:

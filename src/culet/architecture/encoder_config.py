@@ -25,7 +25,7 @@ class EncoderConfig:
         ffn_dim: Width of the gated feed-forward layer.
         num_heads: Query heads.
         num_kv_heads: Key and value heads; divides `num_heads`.
-        head_dim: Width of one head; even, because rotary embedding turns pairs.
+        head_dim: Width of one head; even, because rotary embedding rotates pairs.
         window: Tokens a local layer sees on each side of a token, itself not counted; only
             those before it if `causal`.
         global_layers: Indices (from 0) of the layers that see the whole text.

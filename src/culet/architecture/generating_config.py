@@ -52,7 +52,7 @@ class EncoderDecoderConfig:
     """An encoder and a decoder that reads its output.
 
     Attributes:
-        encoder: The encoder's layers; not causal, but for the proof that the copy is whole.
+        encoder: The encoder's layers; causal only in the test that an adapted copy loses nothing.
         decoder: The decoder's layers and head; its head is tied to its own input embedding.
         cross: "separate" is a sub-layer between self-attention and feed-forward; "merged" is one
             attention over decoder and encoder states with shared weights.

@@ -1,4 +1,4 @@
-"""A model's folder or file as it is read, whatever kind of model it is, and what is written.
+"""A model as it lies in a folder or a file, whatever its kind: read, and about to be written.
 
 Embedding models, decoders and encoder-decoders name, tie and split their weights in different
 ways; each states its own in a `Layout`, and in the `Contents` of a folder to write.
@@ -24,6 +24,7 @@ from culet.checkpoints.folder import (
     listed,
     read_json,
     read_tokenizer,
+    refuse_adapter,
     refuse_pickle,
     weight_files,
 )
@@ -117,28 +118,31 @@ class Contents:
 def read_folder(
     path: Path,
     known: Sequence[str],
-    described: Callable[[Mapping[str, Any], str, Path], tuple[Config, Layout]],
+    described: Callable[[Mapping[str, Any], str, Path], Config],
+    laid_out: Callable[[Config], Layout],
 ) -> Checkpoint[Config, Tensor]:
     """Return the model that generates in a folder, with everything about it checked.
 
     Args:
         path: The folder.
         known: Architectures that may stand in its config.json.
-        described: From config.json, the architecture's name and the file's path, to the config
-            and the layout of its weights.
+        described: From config.json, the architecture's name and the file's path, to the config.
+        laid_out: From the config to the layout of its weights.
 
     Raises:
         CheckpointError: If the architecture is not known, a file is missing or damaged, weights
             are missing or too many, or config, weights and tokenizer do not fit together.
     """
     refuse_pickle(path)
+    refuse_adapter(path)
     where = path / "config.json"
     raw = read_json(where)
     name = architecture(raw, known, where)
     try:
-        config, layout = described(raw, name, where)
+        config = described(raw, name, where)
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
+    layout = laid_out(config)
     tensors, notes = named_tensors(weight_files(path), layout)
     tokenizer = path / "tokenizer.json"
     return Checkpoint(

@@ -120,11 +120,6 @@ def _config(
 ) -> tuple[EmbeddingConfig, list[str]]:
     """Return the architecture the small files describe, and notes on what was repaired."""
     root = places["transformer"]
-    if (root / "adapter_config.json").exists():
-        raise CheckpointError(
-            f"{root} holds an adapter (adapter_config.json) that other tools would add to the "
-            "weights; merge it into them and save the whole model"
-        )
     where = root / "config.json"
     raw = read_json(where)
     stack = read_stack(raw, EMBEDDINGGEMMA, causal=False, where=where)

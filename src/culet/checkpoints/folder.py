@@ -185,7 +185,7 @@ def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> Tex
 def write_shards(
     folder: Path, arrays: Mapping[str, np.ndarray], dtype: StoredDtype, max_bytes: int
 ) -> None:
-    """Write float32 arrays as model.safetensors, or as shards of at most so many bytes."""
+    """Write float32 arrays as model.safetensors, or as shards of at most `max_bytes`."""
     item = 2 if dtype == "bfloat16" else 4
     shards: list[dict[str, np.ndarray]] = [{}]
     filled = 0
@@ -238,6 +238,15 @@ def refuse_pickle(folder: Path) -> None:
             f"{folder} holds its weights as pickle ({', '.join(sorted(pickles))}), which can run "
             "code when read; culet reads safetensors only: convert the file, for example with "
             "transformers' save_pretrained"
+        )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise CheckpointError if a folder holds an adapter, alone or beside whole weights."""
+    if (folder / "adapter_config.json").exists():
+        raise CheckpointError(
+            f"{folder} holds an adapter (adapter_config.json) that other tools would add to the "
+            "weights; merge it into them and save the whole model"
         )
 
 

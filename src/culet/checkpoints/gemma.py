@@ -47,7 +47,7 @@ def read_decoder(path: Path | str) -> DecoderCheckpoint:
         return read_gguf_decoder(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} does not exist; expected a folder or a GGUF file")
-    return read_folder(path, ARCHITECTURES, _described)
+    return read_folder(path, ARCHITECTURES, _config, _layout)
 
 
 def contents(
@@ -62,17 +62,13 @@ def contents(
     )
 
 
-def _described(
-    raw: Mapping[str, Any], architecture: str, where: Path
-) -> tuple[DecoderConfig, Layout]:
+def _config(raw: Mapping[str, Any], architecture: str, where: Path) -> DecoderConfig:
     if architecture == _OWN:
-        config = read_own_decoder(table(raw, "culet", where), "stack", where)
-    else:
-        family = _FAMILIES.get(architecture, GEMMA3)
-        part = table(raw, "text_config", where) if architecture == _WITH_IMAGES else raw
-        tied = {**part, **raw}.get("tie_word_embeddings", True) is not False
-        config = families.read_decoder(part, family, tied_head=tied, where=where)
-    return config, _layout(config)
+        return read_own_decoder(table(raw, "culet", where), "stack", where)
+    family = _FAMILIES.get(architecture, GEMMA3)
+    part = table(raw, "text_config", where) if architecture == _WITH_IMAGES else raw
+    tied = {**part, **raw}.get("tie_word_embeddings", True) is not False
+    return families.read_decoder(part, family, tied_head=tied, where=where)
 
 
 def _written(config: DecoderConfig) -> dict[str, Any]:

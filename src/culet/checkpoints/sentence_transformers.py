@@ -18,6 +18,7 @@ from culet.checkpoints.families import EMBEDDINGGEMMA, write_stack
 from culet.checkpoints.folder import (
     json_text,
     read_json,
+    refuse_adapter,
     refuse_pickle,
     required,
     tokenizer_settings,
@@ -46,6 +47,7 @@ def module_folders(folder: Path) -> dict[str, Path]:
     refuse_pickle(folder)
     path = folder / "modules.json"
     if not path.exists():
+        refuse_adapter(folder)
         raise CheckpointError(
             f"{folder} has no modules.json, so its pooling and dense heads are unknown and the "
             "vectors would be wrong; expected the sentence-transformers folder of an embedding "
@@ -68,6 +70,7 @@ def module_folders(folder: Path) -> dict[str, Path]:
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise CheckpointError(f"{path} names {name!r}, which is not a folder inside {folder}")
         folders.append(folder / name)
+    refuse_adapter(folders[0])
     names = ("transformer", "pooling", "up", "down", "normalize")
     return dict(zip(names, folders, strict=True))
 

@@ -5,9 +5,9 @@ keys; T5Gemma2ForConditionalGeneration holds merged attention with them and one 
 other combination is written as CuletEncoderDecoder with T5Gemma's tensor names.
 
 T5Gemma 2 reads images, and transformers builds its vision tower from the config in any case. A
-folder written here has the smallest tower there can be, all zeros, so that transformers finds every
-tensor it looks for; texts give the same logits, images cannot be read. A folder of others loses its
-tower when it is read here.
+folder written here has the smallest possible tower, all zeros, so that transformers finds every
+tensor it looks for; texts give the same logits, images cannot be read. The tower of a published
+folder is left out when it is read here.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_encoder_decoder(path: Path | str) -> EncoderDecoderCheckpoint:
     path = Path(path)
     if not path.is_dir():
         raise CheckpointError(f"{path} is not a folder; expected one with a config.json")
-    return read_folder(path, ARCHITECTURES, _described)
+    return read_folder(path, ARCHITECTURES, _config, _layout)
 
 
 def contents(
@@ -87,13 +87,6 @@ def contents(
         texts=generating_files(stated, stack.max_length),
         rows=layout.rows,
     )
-
-
-def _described(
-    raw: Mapping[str, Any], name: str, where: Path
-) -> tuple[EncoderDecoderConfig, Layout]:
-    config = _config(raw, name, where)
-    return config, _layout(config)
 
 
 def _config(raw: Mapping[str, Any], name: str, where: Path) -> EncoderDecoderConfig:
@@ -129,16 +122,14 @@ def _config(raw: Mapping[str, Any], name: str, where: Path) -> EncoderDecoderCon
 
 def _architecture_of(config: EncoderDecoderConfig) -> str:
     """Return the architecture under which a folder of this model is written."""
-    stacks = (config.encoder, config.decoder.stack)
     if config.cross == "separate" and not config.tied_embeddings:
-        families: tuple[Any, ...] = (_FIRST, T5GEMMA, T5GEMMA)
+        name, encoder, decoder = _FIRST, T5GEMMA, T5GEMMA
     elif config.cross == "merged" and config.tied_embeddings:
-        families = (_SECOND, T5GEMMA2_ENCODER, T5GEMMA2_DECODER)
+        name, encoder, decoder = _SECOND, T5GEMMA2_ENCODER, T5GEMMA2_DECODER
     else:
         return _OWN
-    name, *kinds = families
-    fits = all(writable(stack, kind) for stack, kind in zip(stacks, kinds, strict=True))
-    return str(name) if fits and not config.encoder.causal else _OWN
+    fits = writable(config.encoder, encoder) and writable(config.decoder.stack, decoder)
+    return name if fits and not config.encoder.causal else _OWN
 
 
 def _first_config(config: EncoderDecoderConfig) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """The licence ledger: what each training source is, under which licence, and how much was used.
 
-A source says so itself in a `source.json` beside its data (name, licence, origin), or in the
-`manifest.json` of `culet corpus`, or the recipe says it. The ledger is written beside prepared
-data as `ledger.json`, found again by whatever trains on that data, and ends as a table in the
-model's card.
+A source states it in a `source.json` beside its data (name, licence, origin), in the
+`manifest.json` of `culet corpus`, or the recipe does. The ledger is written beside prepared data as
+`ledger.json`, found again by whatever trains on that data, and ends as a table in the model's card
+(`culet.stages.provenance`).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class LedgerEntry:
 
 
 def source_facts(path: Path) -> LedgerEntry | None:
-    """Return what a JSON file beside a data file, or in a data folder, says of it.
+    """Return what a JSON file beside a data file, or in a data folder, states about it.
 
     Raises:
         InputError: If there is one and it is not an object of JSON.

@@ -51,9 +51,9 @@ class TrimConfig:
             sources and ids.
         min_count: A token used fewer times is spelt with smaller ones.
         keep_unused: How many <unusedN> tokens are kept, for sentinels and modes of later stages.
-        held_out: One row in so many is not counted; what the smaller vocabulary does to those is
-            reported.
-        every: One row in so many is read; 1 reads all.
+        held_out: One row in this many is not counted, but used to report what the smaller
+            vocabulary does to texts.
+        every: One row in this many is read; 1 reads all.
         max_characters: A longer text is counted to here.
         dtype: How weights are stored.
         init: What is trimmed: a folder or a GGUF file; the model of the stage before, if left out.
@@ -136,7 +136,7 @@ def run(
 
 
 def estimate(config: TrimConfig, context: Context) -> Estimate:
-    """Return what the stage would write at most: nobody knows how many tokens will stay."""
+    """Return what the stage would write at most: how many tokens will stay is not known yet."""
     shape = context.shape(context.inputs["init"])
     models = dict.fromkeys(("model", "decoder", "seq2seq"), shape)
     return Estimate(disk=weights_disk(shape, config.dtype), models=models)
@@ -273,7 +273,7 @@ def _vocab_size(config: AnyConfig) -> int:
 
 def _folder(config: TrimConfig, source: AnyCheckpoint, out: Path, name: str) -> StageFolder:
     settings = identity(config, run=out.parent)
-    settings.pop("init", None)  # told by what is in it
+    settings.pop("init", None)  # its content counts, not its place
     files = data_files(*config.texts)
     data = [fingerprint.of_files([file]) for file in files]
     return StageFolder(

@@ -27,7 +27,7 @@ _VERSIONS = (2, 3)
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"}
 _SCALARS |= {10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 _OTHERS = {9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS"}
 _OTHERS |= {18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
 _OTHERS |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M"}
@@ -189,7 +189,7 @@ def _entry(path: Path, cursor: _Cursor) -> tuple[str, tuple[int, ...], BlockType
     """Return name, shape, type and offset of the next tensor."""
     name = cursor.text()
     (num_dimensions,) = cursor.numbers("I")
-    if num_dimensions > _MOST_DIMENSIONS:
+    if num_dimensions > _MAX_DIMENSIONS:
         raise CheckpointError(_damaged(path, f"tensor {name} has {num_dimensions} dimensions"))
     shape = tuple(reversed(cursor.numbers("Q", num_dimensions)))
     (kind,) = cursor.numbers("I")
