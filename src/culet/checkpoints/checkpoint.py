@@ -137,7 +137,11 @@ def read_folder(
     refuse_adapter(path)
     where = path / "config.json"
     raw = read_json(where)
-    name = architecture(raw, known, where)
+    if (name := architecture(raw)) not in known:
+        raise CheckpointError(
+            f"{where}: the architecture is {name!r} (model_type {raw.get('model_type')!r}), which "
+            f"is not known here; expected one of {', '.join(known)}"
+        )
     try:
         config = described(raw, name, where)
     except InputError as error:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from culet.checkpoints import gemma, t5gemma
 from culet.checkpoints.checkpoint import AnyCheckpoint, GeneratingCheckpoint
 from culet.checkpoints.embedding import read_checkpoint
-from culet.checkpoints.folder import read_json
+from culet.checkpoints.folder import architecture, read_json
 from culet.errors import CheckpointError, InputError
 
 Kind = Literal["embedding model", "decoder", "encoder-decoder"]
@@ -30,7 +29,7 @@ def recognize(path: Path) -> Kind | None:
         return "embedding model"
     if (path / "config.json").exists():
         raw = read_json(path / "config.json")
-        paired = raw.get("is_encoder_decoder") or _architecture(raw) in t5gemma.ARCHITECTURES
+        paired = raw.get("is_encoder_decoder") or architecture(raw) in t5gemma.ARCHITECTURES
         return "encoder-decoder" if paired else "decoder"
     return "decoder" if path.suffix == ".gguf" else None
 
@@ -45,7 +44,7 @@ def read_any(path: Path | str) -> AnyCheckpoint:
     kind = recognize(path)
     if kind == "embedding model" or (kind is None and path.is_dir()):
         return read_checkpoint(path)
-    if path.is_dir() and (name := _architecture(read_json(path / "config.json"))) not in _KNOWN:
+    if path.is_dir() and (name := architecture(read_json(path / "config.json"))) not in _KNOWN:
         raise CheckpointError(
             f"{path} has no modules.json, so it is no embedding model that could be used, and "
             f"config.json names the architecture {name!r}, which is no decoder or "
@@ -71,9 +70,3 @@ def read_generating(path: Path | str) -> GeneratingCheckpoint:
     if kind == "encoder-decoder":
         return t5gemma.read_encoder_decoder(path)
     return gemma.read_decoder(path)
-
-
-def _architecture(raw: Mapping[str, Any]) -> Any:
-    """Return the first architecture that a config.json names."""
-    named = raw.get("architectures")
-    return named[0] if isinstance(named, list) and named else named

@@ -229,32 +229,16 @@ def _write(
     init: Path,
 ) -> None:
     """Write the smaller checkpoint; what the larger one was trained on stays in its ledger."""
+    arrays, kept = source.arrays(), smaller.kept
     write_checkpoint(
         folder.checkpoint,
         shape,
-        _Rows(source.arrays(), smaller.kept),
+        {name: arrays[name][kept] if name in _TABLES else arrays[name] for name in arrays},
         tokenizer_json=smaller.tokenizer_json,
         prompts=source.prompts,
         dtype=dtype,
         extra_files=provenance(folder, shape, [init], ()),
     )
-
-
-class _Rows(Mapping[str, np.ndarray]):
-    """Weights with the kept rows of the token tables only."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], kept: np.ndarray) -> None:
-        self._arrays, self._kept = arrays, kept
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        array = self._arrays[name]
-        return array[self._kept] if name in _TABLES else array
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
-
-    def __len__(self) -> int:
-        return len(self._arrays)
 
 
 def _smaller(config: AnyConfig, vocab_size: int) -> Any:
