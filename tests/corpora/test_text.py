@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 from package_doubles import message_catalogue
 
@@ -10,8 +14,9 @@ from culet.corpora.readers.comments import is_of_interest, summary, without_head
 from culet.corpora.readers.gettext_mo import messages
 from culet.corpora.readers.licences import is_free, is_licence_file, licence_of
 from culet.corpora.readers.markup import Form, blocks
-from culet.corpora.readers.troff import read_page
+from culet.corpora.readers.troff import Item, read_page
 from culet.corpora.rows import Aligned, Pair, Text, Triple, from_line, to_line
+from culet.corpora.sources import debian_facts, gettext_catalogues, manpages, words
 from culet.corpora.sources.python_code import functions as python_functions
 from culet.corpora.tidy import cut, fault_of_pair, language, split_languages, tidy
 
@@ -235,6 +240,54 @@ def test_a_comment_of_any_size_is_read_once(unit: str, before: str) -> None:
     found = summary(text)
     assert found is None or len(found) <= 400
     assert without_header(text) == text
+
+
+_FORM = Form(blocks=["p"], skipped=[])
+
+
+@pytest.mark.parametrize(
+    ("read", "units"),
+    [
+        (lambda text: list(blocks(f"<p {text}>x</p>", _FORM)), ["a", "a ", "a=b ", " "]),
+        (lambda text: list(blocks(f"<p>{text}</p>", _FORM)), ["<p ", "&a", "<!--", "<a '", "</p>"]),
+        (lambda text: list(read_page(f".SH A\n{text}")), ["\\f[", "\\h'", "\\*[", "\\[", '"a']),
+        (
+            lambda text: gettext_catalogues._pair(f"%{text}", text, "de"),
+            ["0", "0%", " ", "_", "(_"],
+        ),
+        (lambda text: list(words._meaning("word", f"|{text}x", "de")), [" ", "(", "()", "( "]),
+        (lambda text: list(debian_facts._facts({"Tag": text, "Depends": text})), ["a", "a:", "a,"]),
+        (
+            lambda text: list(functions(f"/** Adds {text} */\n{text}", LANGUAGES[".js"])),
+            ["\n", " ", "/", "`", "(/", "@a("],
+        ),
+    ],
+    ids=["attributes", "markup", "troff", "gettext", "thesaurus", "facts", "braces"],
+)
+def test_a_file_of_any_size_is_read_once(read: Callable[[str], Any], units: list[str]) -> None:
+    for unit in units:
+        read(unit * (300_000 // len(unit)))
+
+
+def test_neighbours_of_a_section_are_the_same_in_a_page_of_many() -> None:
+    texts = [f"Section {number} has a text of its own that is long enough." for number in range(7)]
+    items = [Item("heading", "NAME"), Item("paragraph", "x - does it")]
+    for number, text in enumerate(texts):
+        items += [Item("heading", f"H{number}"), Item("paragraph", text * 2)]
+    pairs = [row for row in manpages._page("x", "en", items) if isinstance(row, Pair)]
+    near = {pair.positive: pair.negatives for pair in pairs if pair.part == "section"}
+    doubled = [text * 2 for text in texts]
+    assert near[doubled[0]] == (doubled[1], doubled[2])
+    assert near[doubled[3]] == (doubled[1], doubled[2], doubled[4], doubled[5])
+    assert near[doubled[6]] == (doubled[4], doubled[5])
+
+
+def test_a_catalogue_whose_messages_overlap_is_refused() -> None:
+    text = b"x" * 1000
+    tables = struct.pack("<2I", len(text), 28 + 2 * 8 * 100) * 200
+    header = struct.pack("<7I", 0x950412DE, 0, 100, 28, 28 + 8 * 100, 0, 0)
+    with pytest.raises(ValueError, match="its messages overlap"):
+        list(messages(header + tables + text))
 
 
 PYTHON = '''

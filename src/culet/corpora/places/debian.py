@@ -149,16 +149,16 @@ def stanzas(file: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, 
     """
     exact = {field.encode(): field for field in fields if not field.endswith("*")}
     starts = tuple(field[:-1].encode() for field in fields if field.endswith("*"))
-    stanza: dict[str, str] = {}
+    stanza: dict[str, list[str]] = {}
     last: str | None = None
     with open_unpacked(file, name, _INDEX_BYTES) as stream:
         while raw := stream.readline(_MAX_LINE):
             if raw[:1] in b" \t" and raw.strip():
                 if last is not None:
-                    stanza[last] += "\n" + raw.decode("utf-8", "replace").rstrip("\n")
+                    stanza[last].append(raw.decode("utf-8", "replace").rstrip("\n"))
             elif not raw.strip():
                 if stanza:
-                    yield stanza
+                    yield _joined(stanza)
                 stanza, last = {}, None
             else:
                 field, _, value = raw.partition(b":")
@@ -166,9 +166,13 @@ def stanzas(file: Path, name: str, fields: Sequence[str]) -> Iterator[dict[str, 
                 if last is None and starts and field.startswith(starts):
                     last = field.decode("ascii", "replace")
                 if last is not None:
-                    stanza[last] = value.decode("utf-8", "replace").strip()
+                    stanza[last] = [value.decode("utf-8", "replace").strip()]
     if stanza:
-        yield stanza
+        yield _joined(stanza)
+
+
+def _joined(stanza: dict[str, list[str]]) -> dict[str, str]:
+    return {field: "\n".join(lines) for field, lines in stanza.items()}
 
 
 def sort_key(version: str) -> tuple[int, _Order, _Order]:

@@ -143,7 +143,7 @@ def _scanner(language: Language) -> re.Pattern[str]:
         parts.append(r"'(?:\\[^\n']{1,8}|[^'\\\n])'")
     if language.regexes:
         parts.append(
-            r"(?<=[(,=:\[!&|?{};\n+])\s*/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*+\]|[^/\\\n\[])+/[a-z]*"
+            r"(?:(?<=[(,=:\[!&|?{};+])\s*+|(?<=\n)[^\S\n]*+)/(?![/*])(?:\\.|\[(?:\\.|[^\]\\\n])*+\]|[^/\\\n\[])+/[a-z]*"
         )
     if language.name == "php":
         parts[0] = r"(?://|#(?!\[))[^\n]*+"

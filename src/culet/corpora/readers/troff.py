@@ -26,15 +26,16 @@ _ACCENTS = {
     "~": "\u0303",
     ",": "\u0327",
 }
+# Bounded, so that a bracket that never closes is not looked for from each of many escapes.
 _ESCAPE = re.compile(
     r"\\(?:"
-    r"f(?:\[[^\]]*\]|\(..|.)|"  # fonts
-    r"s(?:[-+]?\[[^\]]*\]|[-+]?\(..|[-+]?\d{1,2})|"  # sizes
-    r"[mMFkgY](?:\[[^\]]*\]|\(..|.)|"
-    r"[hvwlLDobxNSRXZABC]'[^']*'|"
-    r"\[(?P<long>[^\]]*)\]|\((?P<two>..)|"
-    r"\*(?:\[(?P<string>[^\]]*)\]|\((?P<string2>..)|(?P<string1>.))|"
-    r"n[-+]?(?:\[[^\]]*\]|\(..|.)|"
+    r"f(?:\[[^\]]{0,200}+\]|\(..|.)|"  # fonts
+    r"s(?:[-+]?\[[^\]]{0,200}+\]|[-+]?\(..|[-+]?\d{1,2})|"  # sizes
+    r"[mMFkgY](?:\[[^\]]{0,200}+\]|\(..|.)|"
+    r"[hvwlLDobxNSRXZABC]'[^']{0,2000}+'|"
+    r"\[(?P<long>[^\]]{0,200}+)\]|\((?P<two>..)|"
+    r"\*(?:\[(?P<string>[^\]]{0,200}+)\]|\((?P<string2>..)|(?P<string1>.))|"
+    r"n[-+]?(?:\[[^\]]{0,200}+\]|\(..|.)|"
     r"(?P<one>.))"
 )
 _STRINGS = {"R": "®", "Tm": "™", "lq": "“", "rq": "”", "C+": "C++", "--": "—", "PI": "π"}

@@ -50,7 +50,7 @@ def _facts(entry: dict[str, str]) -> Iterator[Triple]:
         for choice in re.split(r"[,|]", entry.get(field, "")):
             if target := re.match(r"[a-z0-9][a-z0-9+.-]+", choice.strip()):
                 yield Triple(subject, relation, target[0])
-    for tag in re.findall(r"[\w-]+::[\w:.+-]+", entry.get("Tag", "")):
+    for tag in re.findall(r"(?<![\w-])[\w-]++::[\w:.+-]+", entry.get("Tag", "")):
         facet, _, value = tag.partition("::")
         if facet in _FACETS and value != "TODO":
             yield Triple(subject, _FACETS[facet], value.replace("-", " "))

@@ -124,7 +124,8 @@ def _sections(found: list[Block], page: str, lang: str) -> Iterator[Pair]:
     bodies = [(title, body) for title, body in bodies if len(body) >= _MIN_CHARS]
     for number, (title, body) in enumerate(bodies):
         query = title if title == page else f"{title} ({page})"
-        near = [body for at, (_, body) in enumerate(bodies) if 0 < abs(at - number) <= 2]
+        nearby = [*bodies[max(0, number - 2) : number], *bodies[number + 1 : number + 3]]
+        near = [body for _, body in nearby]
         yield Pair(query, body, lang, "title-body", tuple(near))
 
 

@@ -18,10 +18,12 @@ from culet.corpora.tidy import language
 _PATH = re.compile(r"usr/share/(?:locale(?:-langpack)?)/([^/]+)/LC_MESSAGES/[^/]+\.mo")
 _MAX_ROWS = 4000  # of a package and language
 _MAX_PLACEHOLDERS = 1
-_PLACEHOLDER = re.compile(r"%(?:\d+\$)?[-+ #0]*[\d.*]*(?:hh|h|ll|l|z|j)?[A-Za-z]|%\d|\$\{?\w+\}?")
+_PLACEHOLDER = re.compile(
+    r"%(?:\d++\$)?[-+ #0]*+[\d.*]*+(?:hh|h|ll|l|z|j)?[A-Za-z]|%\d|\$\{?\w+\}?"
+)
 # Accelerator keys: "_Open", "&Open"; in translations anywhere in a word, or "(_O)" at its end.
 _ACCELERATOR = re.compile(r"(?<![\w&])[_&](?=\w)")
-_LATIN_KEY = re.compile(r"\s*\([_&]\w\)")
+_LATIN_KEY = re.compile(r"(?<!\s)\s*+\([_&]\w\)")
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,80}>")
 # Names and addresses of translators stand in catalogues as messages of their own.
 _PERSONS = re.compile(r"@|translator-credits|your (?:names|emails)|of translators", re.IGNORECASE)

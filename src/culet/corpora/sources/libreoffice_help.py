@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from culet.corpora.corpus import Corpus
 from culet.corpora.readers.markup import Block, Form, blocks
@@ -76,10 +77,12 @@ def _sections(texts: list[Block], title: str, lang: str) -> Iterator[Pair]:
             sections[-1][1].append(block.text)
     bodies = [(heading, "\n".join(lines)) for heading, lines in sections]
     bodies = [(heading, body) for heading, body in bodies if len(body) >= _MIN_CHARS]
-    for number, (heading, body) in enumerate(bodies):
+    others: dict[str, tuple[str, ...]] = {}
+    for heading, body in bodies:
         query = heading if heading == title else f"{heading} ({title})"
-        near = [other for at, (_, other) in enumerate(bodies) if at != number and other != body]
-        yield Pair(query, body, lang, "heading-section", tuple(near[:4]))
+        if body not in others:
+            others[body] = tuple(islice((other for _, other in bodies if other != body), 4))
+        yield Pair(query, body, lang, "heading-section", others[body])
 
 
 LIBREOFFICE_HELP = Corpus(

@@ -79,7 +79,8 @@ def _page(name: str, lang: str, items: list[Item]) -> Iterator[Row]:
         yield Pair(f"{names}: {purpose}", bodies[0][1], lang, "name-description")
     for number, (heading, body) in enumerate(bodies):
         query = f"{name}: {heading}" + (f" ({purpose})" if purpose else "")
-        near = [body for at, (_, body) in enumerate(bodies) if 0 < abs(at - number) <= 2]
+        nearby = [*bodies[max(0, number - 2) : number], *bodies[number + 1 : number + 3]]
+        near = [body for _, body in nearby]
         yield Pair(query, body, lang, "section", tuple(near))
     for _, inner in sections[1:]:
         for item in inner:

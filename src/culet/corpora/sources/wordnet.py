@@ -72,7 +72,7 @@ def _parse(line: str, part: str) -> tuple[_Key, _Sense]:
         symbol, offset, letter, ends = fields[start : start + 4]
         pointers.append((symbol, (_LETTERS[letter], offset), int(ends[:2], 16), int(ends[2:], 16)))
     definition = _EXAMPLE.sub("", gloss).strip()
-    definition = re.sub(r"[\s;,:]*(?:;|$)", ";", definition).strip("; ")
+    definition = re.sub(r"(?<![\s;,:])[\s;,:]*(?:;|$)", ";", definition).strip("; ")
     examples = [text.strip() for text in _EXAMPLE.findall(gloss)]
     return (part, fields[0]), _Sense(part, words, definition, examples, pointers)
 

@@ -73,10 +73,10 @@ def _plain(line: str) -> str:
 
 _THESAURI = "cs da de en-us es fr gl hu id is it lv no pl pt-br pt-pt ro ru sk sl sv uk"
 _HEAD = re.compile(r"([^|]*)\|\d+")
-_GENERAL = re.compile(r"\s*\((?:generic term|Oberbegriff)\)")
-_SPECIAL = re.compile(r"\s*\(underbegreb\)")
-_OPPOSITE = re.compile(r"\s*\((?:antonym|Antonym)\)")
-_REMARK = re.compile(r"\s*\([^()]*\)")
+_GENERAL = re.compile(r"(?<!\s)\s*+\((?:generic term|Oberbegriff)\)")
+_SPECIAL = re.compile(r"(?<!\s)\s*+\(underbegreb\)")
+_OPPOSITE = re.compile(r"(?<!\s)\s*+\((?:antonym|Antonym)\)")
+_REMARK = re.compile(r"(?<!\s)\s*+\([^()]*\)")
 _MAX_SYNONYMS = 8
 _MAX_TERMS = 16  # of a meaning
 
