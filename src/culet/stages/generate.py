@@ -148,7 +148,7 @@ def run(
 
 
 def estimate(config: GenerateConfig, context: Context) -> Estimate:
-    """Return what is known of what a model will write: nothing."""
+    """Return an empty estimate: what a model will write is not known before."""
     return Estimate()
 
 

@@ -1,1 +1,1 @@
-"""Where packages are, and downloads that are what the index says they are."""
+"""Where packages are found, and downloads that match their checksums."""

@@ -1,1 +1,1 @@
-"""One file a family of sources: what a package of that family holds, as rows."""
+"""One file per family of corpora, which turns a package into rows."""
