@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 
 from culet.errors import InputError
 from culet.files import atomic
-from culet.files.atomic import locked, new_file, new_folder, take
+from culet.files.atomic import locked, new_file, new_folder, take, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -235,3 +236,13 @@ def test_where_the_system_has_no_locks_work_goes_on_without(
         with locked(tmp_path, what="a run"):
             pass
     assert tmp_path.is_dir()
+
+
+def test_json_is_whole_readable_and_keeps_half_a_surrogate_pair(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.json"
+    write_json(path, {"größe": [1, "\ud83d"]})
+    assert path.read_text(encoding="utf-8") == '{\n  "größe": [\n    1,\n    "\\ud83d"\n  ]\n}\n'
+    assert json.loads(path.read_text(encoding="utf-8")) == {"größe": [1, "\ud83d"]}
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()}, together=True)
+    assert [file.name for file in path.parent.iterdir()] == ["a.json"]

@@ -10,7 +10,6 @@ mteb's TaskResult and ResultCache read these files; what only culet knows stands
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from culet.errors import InputError
 from culet.evaluate.encoding import Model, Settings, TaskModel
 from culet.evaluate.evaluation import TaskResult, evaluate_widths
 from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
+from culet.files.atomic import write_json
 from culet.files.fingerprint import of_folder
 
 PROTOCOL_VERSION = "2.26.24"
@@ -198,18 +198,10 @@ def write_result(
         | {"precision": result.precision, "main_score": result.main_score}
         | {"replicates": dict(result.replicates)},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(path, document)
+    write_json(path, document, together=True)
     meta = path.parent / "model_meta.json"
     if not meta.exists():
-        _write_json(meta, _model_meta(name, path.parent.name, result.truncate_to))
-
-
-def _write_json(path: Path, document: Mapping[str, Any]) -> None:
-    # Written aside and moved, so that an interrupted run leaves no half file to be read back.
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
-    aside.replace(path)
+        write_json(meta, _model_meta(name, path.parent.name, result.truncate_to), together=True)
 
 
 def _model_meta(name: str, revision: str, width: int | None) -> dict[str, Any]:

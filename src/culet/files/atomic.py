@@ -9,6 +9,7 @@ renames leaves the older folder beside the name, as `.old`.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import shutil
 import threading
@@ -16,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from culet.errors import InputError
 
@@ -44,6 +46,19 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, together: bool = False) -> None:
+    """Write a value as indented JSON, whole or not at all; half a surrogate pair stays an escape.
+
+    Args:
+        path: The file.
+        value: What `json` can write.
+        together: As for `new_file`.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with new_file(path, together=together) as aside:
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

@@ -42,7 +42,7 @@ from culet.data.prepare.examine import RowTally, cut
 from culet.data.records import stream_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files import fingerprint
-from culet.files.atomic import new_file
+from culet.files.atomic import new_file, write_json
 from culet.files.rows import data_files, raw_rows
 from culet.files.settings import identity, to_tables
 from culet.stages.estimate import Context, Estimate
@@ -282,9 +282,7 @@ def _write_report(job: _Job, path: Path, written: int) -> None:
         "examples": job.tally.examples,
         "cost": job.client.cost.report(),
     }
-    with new_file(path) as aside:
-        text = json.dumps(report, indent=1, ensure_ascii=False)
-        aside.write_text(text + "\n", encoding="utf-8")
+    write_json(path, report)
 
 
 def _ledger_entry(job: _Job, name: str, written: int) -> LedgerEntry:

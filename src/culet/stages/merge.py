@@ -23,7 +23,7 @@ from culet.checkpoints.embedding import read_checkpoint
 from culet.checkpoints.soup import check_alike, check_related, write_mean
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
-from culet.files.atomic import new_file
+from culet.files.atomic import write_json
 from culet.files.settings import to_tables
 from culet.files.tensors import StoredDtype
 from culet.stages.estimate import Context, Disk, Estimate, stored
@@ -132,8 +132,7 @@ def run(
         "cosines": cosines,
         **found,
     }
-    with new_file(out / "merge.json") as aside:
-        aside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "merge.json", report)
     stage.finish({"members": sum(weight != 0 for weight in weights)})
     shutil.rmtree(stage.state)
     say(f"{name}: averaged {sum(weight != 0 for weight in weights)} of {len(weights)} models")
@@ -239,6 +238,5 @@ class _Scores:
         key = "-".join(map(str, members))
         if key not in self._known:
             self._known[key] = float(ask())
-            with new_file(self._path) as aside:
-                aside.write_text(json.dumps(self._known), encoding="utf-8")
+            write_json(self._path, self._known)
         return self._known[key]

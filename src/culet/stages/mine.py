@@ -13,7 +13,6 @@ state/                       texts, vectors and counts, gone once it is finished
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,7 +26,7 @@ from culet.data.mining.tally import MiningTally
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
-from culet.files.atomic import new_file
+from culet.files.atomic import write_json
 from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.loading import load
@@ -159,8 +158,7 @@ def run(
             f"loosen the rules in [{name}.rules] (depth is {config.rules.depth}), or name a corpus"
         )
     write_ledgers(out, {s.label: (s.path, *s.corpus) for s in config.sources})
-    with new_file(out / "report.json") as aside:
-        aside.write_text(json.dumps(reports, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "report.json", reports)
     folder.finish({"records": {label: report["records"] for label, report in reports.items()}})
     shutil.rmtree(folder.state, ignore_errors=True)
     return out / "data"

@@ -156,8 +156,7 @@ class Miner:
                     with new_file(path) as aside:
                         # half a surrogate pair in a field that is passed on stays a JSON escape
                         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
-                    with new_file(tally_path) as aside:
-                        tally.write(aside)
+                    tally.write(tally_path)
                 bar.advance(len(part))
 
     def _mine(

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from culet.errors import MissingExtra, need
-from culet.files.atomic import new_file
+from culet.files.atomic import new_file, write_json
 
 KINDS = ("given", "random", "search")
 _COLOURS = {"given": "#d95f02", "random": "#7f7f7f", "search": "#1b6ca8"}
@@ -110,12 +110,9 @@ def write_found(
         "kept": [asdict(point) for point in kept],
         "mixtures": [asdict(point) for point in points],
     }
-    for file, text in (
-        ("mixtures.json", json.dumps(found, indent=2) + "\n"),
-        ("mixtures.md", table(names, points, kept)),
-    ):
-        with new_file(out / file) as aside:
-            aside.write_text(text, encoding="utf-8")
+    write_json(out / "mixtures.json", found)
+    with new_file(out / "mixtures.md") as aside:
+        aside.write_text(table(names, points, kept), encoding="utf-8")
     try:
         with new_file(out / "mixtures.png") as aside:
             draw(aside, names, points, kept)

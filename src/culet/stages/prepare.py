@@ -14,7 +14,6 @@ are read again, and what is known of them is looked up by their number.
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
 import sys
@@ -40,7 +39,7 @@ from culet.errors import Interrupted, RecipeError
 from culet.evaluate.encoding import task_texts
 from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
 from culet.files import fingerprint
-from culet.files.atomic import new_file
+from culet.files.atomic import write_json
 from culet.files.rows import data_files
 from culet.files.settings import identity, to_tables
 from culet.loading import find_checkpoint, load
@@ -288,9 +287,7 @@ def _finish(
         ),
     )
     told = report(survey, passes.owners, megabytes=_peak_megabytes())
-    with new_file(folder.path / "report.json") as aside:
-        text = json.dumps(told, indent=1, ensure_ascii=False)
-        aside.write_text(text + "\n", encoding="utf-8")
+    write_json(folder.path / "report.json", told)
     read, kept = told["rows"]["read"], told["rows"]["kept"]
     removed = ", ".join(f"{count:,} {reason}" for reason, count in told["removed"].items())
     say(f"{name}: {kept:,} of {read:,} rows stay" + (f"; {removed}" * bool(removed)))

@@ -30,7 +30,7 @@ from culet.data.roles import RoleText, role_texts
 from culet.data.teacher_vectors import MANIFEST, write_shard
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
-from culet.files.atomic import new_file
+from culet.files.atomic import write_json
 from culet.files.rows import data_files
 from culet.files.settings import LATER, identity, to_tables
 from culet.files.stores import TextStore, write_store
@@ -194,8 +194,7 @@ def _write_manifest(folder: Path, teacher: Teacher, *, width: int, texts: int, r
         # an endpoint may answer otherwise under the same name
         "content": fingerprint.of_files(sorted(folder.glob("*.parquet"))),
     }
-    with new_file(folder / MANIFEST) as aside:
-        aside.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, manifest)
 
 
 def _ledger_entry(config: TeachConfig, teacher: Teacher, texts: int) -> LedgerEntry:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from culet.files.atomic import write_json
+
 LOOKED_AT = "looked_at"
 UNGRADED, UNGRADED_RECORDS = "ungraded_passed_over", "records_ungraded"
 EDGES = np.round(np.linspace(-1, 1, 41), 2)  # of the score histograms
@@ -131,7 +133,7 @@ class MiningTally:
         return told + f"; for {records:,} records none has a grade" * bool(records)
 
     def write(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write what `read` reads."""
         values = {
             "counts": self.counts,
             "sums": self.sums,
@@ -140,7 +142,7 @@ class MiningTally:
             "against": self.against,
             "ungraded": self.ungraded,
         }
-        path.write_text(json.dumps(values), encoding="utf-8")
+        write_json(path, values)
 
     @classmethod
     def read(cls, path: Path) -> MiningTally:

@@ -22,7 +22,7 @@ from culet.data.prepare.chunks import Position
 from culet.data.prepare.dedup import KEY, MOST_ROWS
 from culet.data.prepare.examine import Facts, RowTally
 from culet.errors import InputError
-from culet.files.atomic import new_file
+from culet.files.atomic import new_file, write_json
 
 SAVE_SECONDS = 10.0  # between saves of a pass over rows
 
@@ -129,8 +129,7 @@ class Survey:
             "seconds": self.seconds,
             "verdicts": self._verdict_file,
         }
-        with new_file(self.folder / "state.json") as aside:
-            aside.write_text(json.dumps(state), encoding="utf-8")
+        write_json(self.folder / "state.json", state)
         if old != self._verdict_file:
             (self.folder / old).unlink(missing_ok=True)
 
