@@ -87,7 +87,7 @@ class EmbeddingConfig:
         return asdict(self) | {"encoder": encoder}
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the name and shape of every weight of the whole model, in canonical order."""
+        """Return the name and shape of every weight, in canonical order."""
         dim = self.encoder.model_dim
         shapes = self.encoder.weight_shapes()
         if self.pooling == "attention":
@@ -97,7 +97,7 @@ class EmbeddingConfig:
         return shapes
 
     def num_parameters(self) -> int:
-        """Return the number of weights of the whole model."""
+        """Return the number of weights."""
         return sum(math.prod(shape) for shape in self.weight_shapes().values())
 
 

@@ -88,7 +88,7 @@ class Layout:
     Attributes:
         names: The name on disk of each weight, by canonical name.
         rows: Tokens that every table of the model has a row for.
-        copies: Tensors that may be there again: name on disk to canonical name of the original.
+        copies: Tensors that a file may repeat: name on disk to canonical name of the original.
         renamed: From a name that others use to the one in `names`.
         reads_images: Whether a tensor belongs to the part that reads images, which is left out.
     """
@@ -102,7 +102,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the folder of a model holds, but for its tokenizer.json.
+    """What the folder of a model holds, except its tokenizer.json.
 
     Attributes:
         weights: Array by its name on disk, by the folder inside; "" is the folder itself.
@@ -165,7 +165,7 @@ def read_folder(
 def named_tensors(
     on_disk: Mapping[str, Stored], layout: Layout
 ) -> tuple[dict[str, Stored], list[str]]:
-    """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
+    """Return the tensors under canonical names, unknown ones under their own, and notes."""
     own = {disk: name for name, disk in layout.names.items()}
     tensors: dict[str, Stored] = {}
     notes = []

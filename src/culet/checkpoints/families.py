@@ -214,7 +214,7 @@ def repairs(raw: Mapping[str, Any], encoder: EncoderConfig) -> list[str]:
 
 
 def writable(stack: EncoderConfig, family: Family) -> bool:
-    """Return whether a kind of stack can say everything about this one."""
+    """Return whether a family can express everything about a stack."""
     plain_rope = stack.local_rope_base == stack.global_rope_base and stack.global_rope_scaling == 1
     width = _written_window(stack, family)
     return (
@@ -295,7 +295,7 @@ def _refuse_features(
 
 
 def _stored_window(values: Mapping[str, Any], family: Family, where: Path) -> int:
-    """Return the window on disk, in an embedding model without the halving of a bad save."""
+    """Return the window on disk, in an embedding model with the halving of a bad save undone."""
     stored = integer(values, family.keys["window"], where)
     if not family.embedding:
         return stored

@@ -136,7 +136,7 @@ def read_tokenizer(path: Path, vocab_size: int) -> Path | str:
 
 
 def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
-    """Return a tokenizer.json, without the place of an image where the model has no row for it.
+    """Return a tokenizer.json, without the image token where the model has no row for it.
 
     Args:
         content: The text of a tokenizer.json.
@@ -172,7 +172,7 @@ def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
 
 
 def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> TextTokenizer:
-    """Return the tokenizer of a model of this family; by default no text is too long."""
+    """Return the tokenizer of a model of this family; without `max_length` no text is cut."""
     from tokenizers import Tokenizer
 
     from culet.text.tokenizer import TextTokenizer
@@ -257,7 +257,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def architecture(raw: Mapping[str, Any]) -> Any:
-    """Return the architecture that a config.json names; what stands there if it is not one name."""
+    """Return the architecture that a config.json names, or what it holds instead of one name."""
     named = raw.get("architectures")
     return named[0] if isinstance(named, list) and len(named) == 1 else named
 
@@ -302,5 +302,5 @@ def tokenizer_settings(max_length: int, *, padding_side: str) -> dict[str, Any]:
 
 
 def json_text(value: Any) -> str:
-    """Return the content of a small JSON file that people read too."""
+    """Return the content of a small JSON file, laid out for people."""
     return json.dumps(value, indent=2) + "\n"

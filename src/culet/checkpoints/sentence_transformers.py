@@ -43,7 +43,7 @@ _FLAGS = {  # the older spelling of each mode
 
 
 def module_folders(folder: Path) -> dict[str, Path]:
-    """Return the folders of the five stock modules, or say which one is missing."""
+    """Return the folders of the five stock modules, by what each of them does."""
     refuse_pickle(folder)
     path = folder / "modules.json"
     if not path.exists():
@@ -127,7 +127,7 @@ def pooling_config(
 
 
 def _own_pooling(stated: Any, where: Path) -> PoolingSettings:
-    """Return the pooling culet itself has written down."""
+    """Return the pooling that culet wrote under its own key."""
     expected = {"kind", "tokens", "heads"}
     if not isinstance(stated, dict) or set(stated) != expected or stated["kind"] not in POOLINGS:
         raise CheckpointError(
@@ -251,7 +251,7 @@ def small_files(
 
 
 def _pooling_file(config: EmbeddingConfig) -> tuple[bool, dict[str, Any]]:
-    """Return whether a stock module pools like this, and the content of the module's config."""
+    """Return whether a stock module can pool like this, and the content of its config."""
     mode = next((mode for mode, kind in _POOLINGS.items() if kind == config.pooling), None)
     if mode is not None and config.pooling_tokens == 1:
         return True, {

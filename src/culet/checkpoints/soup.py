@@ -25,7 +25,7 @@ from culet.files.tensors import StoredDtype, StoredTensor, to_float32
 # Median cosine of the matrices of two models below which they are taken for unrelated. Measured on
 # the packaged model's runs: 0.82 and more between any two that come from one start, even the random
 # start itself and its end 1,500 steps on; below 0.01 between two different random starts.
-LEAST_COSINE = 0.5
+MIN_COSINE = 0.5
 _PIECE = 1 << 22  # numbers added up at once
 
 
@@ -87,10 +87,10 @@ def check_related(checkpoints: Sequence[EmbeddingCheckpoint]) -> dict[str, float
                     f"{pair}: they began from different weights (no common ancestor in their "
                     "lineage); a mean of unrelated models is noise: merge runs of one start"
                 )
-        elif near < LEAST_COSINE:
+        elif near < MIN_COSINE:
             raise InputError(
                 f"{pair}: the median cosine of their matrices is {near:.3f}, and models of one "
-                f"origin have at least {LEAST_COSINE}; they seem to have begun from different "
+                f"origin have at least {MIN_COSINE}; they seem to have begun from different "
                 "weights, and a mean of unrelated models is noise"
             )
     return cosines

@@ -69,7 +69,7 @@ def source_facts(path: Path) -> LedgerEntry | None:
 
 
 def card_licence(folder: Path) -> str | None:
-    """Return the licence that the head of a model's README.md states, as hubs read it."""
+    """Return the licence in the front matter of a model's README.md."""
     try:
         lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -95,7 +95,7 @@ def write_ledger(path: Path, entries: Iterable[LedgerEntry]) -> None:
 
 
 def joined(entries: Sequence[LedgerEntry], name: str) -> LedgerEntry:
-    """Return one entry under another name for rows that were made of some sources' rows."""
+    """Return one entry, under another name, for rows made from the rows of several sources."""
     if len(entries) == 1:
         return replace(entries[0], source=name)
 

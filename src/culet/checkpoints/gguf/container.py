@@ -1,4 +1,4 @@
-"""The GGUF container: metadata and where tensors lie, read whole and checked before use.
+"""The GGUF container: metadata and the places of tensors, all checked before use.
 
 Format (version 2 and 3, little-endian): "GGUF", version, number of tensors, number of metadata
 entries; entries of key, type, value; for each tensor its name, dimensions (fastest first), ggml
@@ -59,7 +59,7 @@ class GGUFTensor:
 
     @property
     def num_bytes(self) -> int:
-        """Return how many bytes it takes."""
+        """Return its size in bytes."""
         return math.prod(self.shape) // self.kind.weights * self.kind.size
 
     def float32(self) -> np.ndarray:
@@ -104,7 +104,7 @@ def read_gguf(path: Path) -> GGUFFile:
 
 
 class _Cursor:
-    """A place in the file that moves on as values are read."""
+    """A position in the file that advances as values are read."""
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data = data
@@ -139,7 +139,7 @@ class _Cursor:
         return self.numbers(_SCALARS[kind])[0]
 
     def _check(self, size: int) -> None:
-        """Refuse to go past the end, before memory is taken for what cannot be there."""
+        """Refuse to read past the end, before memory is allocated for it."""
         if size > len(self.data) - self.place:
             raise IndexError("past the end")
 
@@ -168,10 +168,10 @@ def _read(path: Path, cursor: _Cursor) -> GGUFFile:
     for name, shape, kind, offset in entries:
         tensor = GGUFTensor(path, name, shape, kind, first + offset)
         if name in tensors:
-            raise CheckpointError(_damaged(path, f"tensor {name} is there twice"))
+            raise CheckpointError(_damaged(path, f"tensor {name} is listed twice"))
         if shape and shape[-1] % kind.weights:
             raise CheckpointError(
-                _damaged(path, f"rows of {name} are no whole {kind.name} blocks: {shape}")
+                _damaged(path, f"rows of {name} are not whole {kind.name} blocks: {shape}")
             )
         if tensor.start + tensor.num_bytes > len(cursor.data):
             raise CheckpointError(

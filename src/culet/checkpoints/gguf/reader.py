@@ -128,7 +128,7 @@ def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
 
 
 def _values(file: GGUFFile, kind: str) -> dict[str, Any]:
-    """Return the metadata of a model, with what a config.json states in another form or as well."""
+    """Return the metadata of a model, its lists and scaling also in the form of a config.json."""
     path, prefix = file.path, f"{kind}."
     values = {
         key.removeprefix(prefix): _short(value) if isinstance(value, float) else value
@@ -157,7 +157,7 @@ def _values(file: GGUFFile, kind: str) -> dict[str, Any]:
 
 
 def _tensors(file: GGUFFile, own: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return the tensors under canonical names; unknown ones keep theirs, for the refusal."""
+    """Return the tensors under canonical names, unknown ones under their own."""
     tensors: dict[str, Tensor] = {}
     for theirs, tensor in file.tensors.items():
         if theirs == "rope_freqs.weight":  # a table that follows from the metadata

@@ -62,7 +62,7 @@ def tokenizer_json(metadata: Mapping[str, Any], path: Path) -> str:
     ]
     vocab = {piece: token_id for token_id, piece in enumerate(pieces)}
     if len(vocab) < len(pieces):
-        raise CheckpointError(f"{path}: {len(pieces) - len(vocab)} tokens are there twice")
+        raise CheckpointError(f"{path}: {len(pieces) - len(vocab)} tokens are listed twice")
     added = [
         (token_id, piece, kinds[token_id] != _USER_DEFINED)
         for token_id, piece in enumerate(pieces)
@@ -152,7 +152,7 @@ def _template(bos: str | None, vocab: Mapping[str, int]) -> dict[str, Any]:
 def _merges(
     pieces: Sequence[str], scores: Sequence[float], kinds: Sequence[int], vocab: Mapping[str, int]
 ) -> list[tuple[str, str]]:
-    """Return every pair of pieces that make a piece, the most wanted piece first.
+    """Return every pair of pieces that joins into a piece, in the order in which they are merged.
 
     User-defined pieces come before all others, runs of spaces among them: SentencePiece finds
     those before it joins anything. Of the pairs that make one piece, the one with the longest left
