@@ -64,7 +64,7 @@ def test_a_killed_run_takes_the_tokenizer_again_and_ends_alike(
     assert [path.name for path in (tmp_path / "out" / "state").iterdir()] == ["tokenizer.json"]
     monkeypatch.setattr(beginning, "train_tokenizer", killed)
     said = go(config, tmp_path / "out")
-    assert said[0] == "toy: the tokenizer was trained before, and is taken again"
+    assert said[0] == "toy: the tokenizer was trained before and is used again"
     assert files(tmp_path / "out" / "checkpoint") == files(tmp_path / "whole" / "checkpoint")
     assert not (tmp_path / "out" / "state").exists()
     assert go(config, tmp_path / "out") == ["toy: finished before, nothing to do"]

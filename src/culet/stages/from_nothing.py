@@ -1,4 +1,4 @@
-"""What the stages that begin with nothing share: sizes, a tokenizer, a first token table."""
+"""What the stages that start from nothing share: sizes, a tokenizer, a first token table."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def new_tokenizer(
     A small model's texts are short: a prompt of ten tokens would outweigh them in the mean over
     tokens, and double the work.
     """
-    whole = sorted({prompt.rstrip() for prompt in Prompts.default().to_names().values()})
-    tokenizer = train_tokenizer(texts, vocab_size - len(whole), num_unused=num_unused)
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    prompts = sorted({prompt.rstrip() for prompt in Prompts.default().to_names().values()})
+    tokenizer = train_tokenizer(texts, vocab_size - len(prompts), num_unused=num_unused)
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in prompts])
     return tokenizer
 
 
@@ -81,10 +81,10 @@ def kept_tokenizer(
     total: int | None = None,
     num_unused: int = NUM_UNUSED,
 ) -> Tokenizer:
-    """Return `new_tokenizer` of some texts, or the one that a run before has kept in a file.
+    """Return a new tokenizer, or the one that an interrupted run has saved in a file.
 
     Args:
-        kept: The file, whole or not there; of the same stage with the same settings and texts.
+        kept: The file, written by the same stage with the same settings and texts.
         texts: Gives the texts, if they are needed.
         vocab_size: Size of the vocabulary.
         name: What messages call the stage.
@@ -93,18 +93,18 @@ def kept_tokenizer(
         num_unused: Tokens kept for later stages.
     """
     if kept.exists():
-        say(f"{name}: the tokenizer was trained before, and is taken again")
+        say(f"{name}: the tokenizer was trained before and is used again")
         return Tokenizer.from_str(kept.read_text(encoding="utf-8"))
     say(f"{name}: training a tokenizer of {vocab_size} tokens")
-    heard = counted(texts(), f"{name}: reading for the tokenizer", total=total)
-    tokenizer = new_tokenizer(heard, vocab_size, num_unused=num_unused)
+    read = counted(texts(), f"{name}: reading for the tokenizer", total=total)
+    tokenizer = new_tokenizer(read, vocab_size, num_unused=num_unused)
     with new_file(kept) as aside:
         aside.write_text(tokenizer.to_str(), encoding="utf-8")
     return tokenizer
 
 
 def counted(texts: Iterable[str], what: str, *, total: int | None) -> Generator[str, None, None]:
-    """Yield texts while their number is shown; whoever has enough of them closes it."""
+    """Yield texts and show their number; closing the generator stops it early."""
     with Progress(what, total=total, unit="texts") as progress:
         number = 0
         for number, text in enumerate(texts, 1):

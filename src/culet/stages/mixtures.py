@@ -51,7 +51,7 @@ class Point:
     """One mixture that was tried.
 
     Attributes:
-        number: Which trial it was.
+        number: Number of the trial.
         kind: "given", "random" or "search".
         shares: Share of each source.
         score: Mean dev score over its runs.
@@ -66,12 +66,12 @@ class Point:
 
 
 def best_apart(points: Sequence[Point], keep: int, apart: float) -> list[Point]:
-    """Return the best points of which none is too near a better one.
+    """Return the best points, none of them too near a better one.
 
     Args:
         points: All.
-        keep: How many, at most.
-        apart: Least half sum of the differences between the shares of two of them.
+        keep: The most that are kept.
+        apart: The least distance between two: half the sum of the differences of their shares.
     """
     kept: list[Point] = []
     for point in sorted(points, key=lambda p: (-p.score, p.number)):
@@ -96,9 +96,9 @@ def write_found(
     Args:
         out: Their folder.
         names: Of the sources.
-        points: All that was tried.
+        points: All that were tried.
         keep: See `best_apart`.
-        apart: Likewise.
+        apart: See `best_apart`.
         name: What messages call the stage.
         say: Takes a line where there is no picture.
     """
@@ -128,9 +128,9 @@ def read_points(file: Path) -> list[Point]:
 
 
 def is_chosen_by(file: Path, *, keep: int, apart: float) -> bool:
-    """Return whether a mixtures.json keeps what `best_apart` does with these settings.
+    """Return whether the kept points of a mixtures.json are those of `best_apart`.
 
-    One of a culet that did not write its settings down goes by what it keeps.
+    A file of an older culet, without these settings, is judged by its points.
     """
     found = json.loads(file.read_text(encoding="utf-8"))
     if (found.get("keep", keep), found.get("apart", apart)) != (keep, apart):
@@ -146,7 +146,7 @@ def _points(tables: Sequence[dict[str, Any]]) -> list[Point]:
 
 
 def table(names: Sequence[str], points: Sequence[Point], kept: Sequence[Point]) -> str:
-    """Return all mixtures by falling score; those that were kept are in bold."""
+    """Return a table of all mixtures by falling score; scores of kept ones are in bold."""
     chosen = {point.number for point in kept}
     lines = [
         f"| trial | kind | score | {' | '.join(names)} |",
@@ -162,7 +162,7 @@ def table(names: Sequence[str], points: Sequence[Point], kept: Sequence[Point]) 
 
 
 def draw(path: Path, names: Sequence[str], points: Sequence[Point], kept: Sequence[Point]) -> None:
-    """Write a picture: how the score rose, and where in the simplex, or with which shares.
+    """Write a picture: how the score rose, and the mixtures in a triangle or as bars.
 
     Raises:
         MissingExtra: If matplotlib is not installed.
@@ -180,7 +180,7 @@ def draw(path: Path, names: Sequence[str], points: Sequence[Point], kept: Sequen
     left.step(
         [p.number for p in ordered], best, where="post", color="black", lw=1, label="best so far"
     )
-    left.set(xlabel="trial", ylabel="dev score", title="what each mixture scored")
+    left.set(xlabel="trial", ylabel="dev score", title="score of each mixture")
     left.legend(frameon=False, loc="lower right")
     if len(names) == 3:
         _triangle(figure, right, names, ordered, kept)
@@ -192,7 +192,7 @@ def draw(path: Path, names: Sequence[str], points: Sequence[Point], kept: Sequen
 def _triangle(
     figure: Any, axes: Any, names: Sequence[str], points: Sequence[Point], kept: Sequence[Point]
 ) -> None:
-    """Draw three shares as places in a triangle, each corner one source alone."""
+    """Draw three shares as points in a triangle whose corners are single sources."""
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
     axes.fill(*corners.T, facecolor="none", edgecolor="black", lw=1)
     for share in (0.25, 0.5, 0.75):
@@ -215,7 +215,7 @@ def _triangle(
         axes.annotate(
             name, corner, xytext=shift, textcoords="offset points", ha="center", va="center"
         )
-    axes.set(aspect="equal", title="where they lie (lines at 25, 50, 75 %)")
+    axes.set(aspect="equal", title="shares (lines at 25, 50, 75 %)")
     axes.margins(0.08)
     axes.axis("off")
     axes.legend(frameon=False, loc="upper right")
