@@ -8,32 +8,42 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from culet.files.remembered import remembered
+
 _WEIGHTS = (".safetensors", ".gguf")
 _WHOLE_BYTES = 64 << 20
-_BLOCKS, _BLOCK_BYTES = 256, 1 << 16
 
 
 def of_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
-    """Return 16 hex digits that change with the name or content of any of the files.
+    """Return 16 hex digits that change with the name or any byte of any of the files.
 
-    Weights beyond 64 MiB are read at 256 evenly spread places of 64 KiB, which is quick on a
-    gigabyte and still sees every training step, since a step moves every weight. All else, data
-    above all, is read whole.
+    Every file is read whole. Of weights beyond 64 MiB the hash is remembered, so that a model's
+    second load need not read them again; data are rarely read twice and are hashed each time.
     """
     digest = hashlib.sha256()
     for path in sorted(paths):
         size = path.stat().st_size
         name = path.relative_to(relative_to) if relative_to else path.name
         digest.update(f"{name}:{size}\n".encode())
+        if size > _WHOLE_BYTES and path.suffix in _WEIGHTS:
+            digest.update(sha256(path).encode())
+            continue
         with path.open("rb") as file:
-            if size <= _WHOLE_BYTES or path.suffix not in _WEIGHTS:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-                continue
-            for block_number in range(_BLOCKS):
-                file.seek(block_number * (size - _BLOCK_BYTES) // (_BLOCKS - 1))
-                digest.update(file.read(_BLOCK_BYTES))
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
+
+
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256; that of a large file is remembered while it is unchanged."""
+
+    def read(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    if path.stat().st_size <= _WHOLE_BYTES:
+        return read(path)
+    return remembered(path, "sha256", read)
 
 
 def of_folder(folder: Path) -> str:
