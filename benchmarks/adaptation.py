@@ -36,7 +36,7 @@ from typing import Any
 import torch
 from machine import describe
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.sources import SourceConfig
@@ -252,7 +252,7 @@ def started(args: argparse.Namespace, encoded: Path, out: Path, seed: int) -> Pa
 
     With EmbeddingGemma's prompts a short text is prompt for a third.
     """
-    found = read_checkpoint(encoded)
+    found = read_embedding_model(encoded)
     prompts = dict(found.prompts)
     if args.short_prompts:
         prompts = {k: "text: " if "title" in v else "query: " for k, v in prompts.items()}

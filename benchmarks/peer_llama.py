@@ -18,7 +18,7 @@ import llama_cpp
 import numpy as np
 
 from culet.architecture.embedding_config import EmbeddingConfig
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 
 NAMES = {  # ours in a block: theirs
     "attention_norm": "attn_norm",
@@ -103,7 +103,7 @@ def write_gguf(folder: Path, path: Path) -> None:
     Raises:
         ValueError: If llama.cpp could not run such a model.
     """
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     config = checkpoint.config
     if config.pooling != "mean" or config.embedding_dim != config.encoder.model_dim:
         raise ValueError("llama.cpp needs mean pooling, and vectors as wide as the model")

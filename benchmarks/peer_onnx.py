@@ -18,7 +18,7 @@ from onnxruntime.capi import _pybind_state
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.encoder_config import EncoderConfig
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 
 MICROSOFT = "com.microsoft"
 BLOCK = 128  # weights that share a scale in MatMulNBits; of 32, 64 and 128 the fastest
@@ -35,7 +35,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, folder: Path, *, threads: int, bits: int) -> None:
-        checkpoint = read_checkpoint(folder)
+        checkpoint = read_embedding_model(folder)
         self._config = checkpoint.config.encoder
         weights = checkpoint.arrays()
         self._table = weights["embed"]

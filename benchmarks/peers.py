@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 
 Run = Callable[[Sequence[np.ndarray]], np.ndarray]
 
@@ -112,7 +112,7 @@ def at_hand(
 def _llama(folder: Path, work: Path, threads: int) -> Run:
     from peer_llama import LlamaCpp, write_gguf
 
-    path = work / f"{read_checkpoint(folder).fingerprint}-q8_0.gguf"
+    path = work / f"{read_embedding_model(folder).fingerprint}-q8_0.gguf"
     if not path.exists():
         aside = path.with_suffix(".part")
         write_gguf(folder, aside)

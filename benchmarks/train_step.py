@@ -21,7 +21,7 @@ import machine
 import numpy as np
 import torch
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import SourceConfig
@@ -69,7 +69,7 @@ def culet_step(
     """Return (a whole step, loss only with gradients left in place, tokens of the batch)."""
     from culet.checkpoints.folder import text_tokenizer
 
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     model = from_arrays(checkpoint.config, checkpoint.arrays()).train()
     optimizer = Optimizer(model.named_parameters(), OptimConfig(lr=1e-5), steps=1_000_000)
     longest = checkpoint.config.encoder.max_length

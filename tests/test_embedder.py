@@ -16,7 +16,7 @@ from random_checkpoint import random_arrays, text_of, write_random
 import culet
 from culet import loading
 from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.write import write_checkpoint
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError, MissingExtra
@@ -230,7 +230,7 @@ def test_the_embedder_says_what_it_is(embedder: Embedder, folder: Path) -> None:
         f"Embedder({str(folder)!r}, dim=32, widths=(32, 16, 8), max_length=2048, "
         "engine='openvino cpu float32')"
     )
-    assert embedder.fingerprint == read_checkpoint(folder).fingerprint
+    assert embedder.fingerprint == read_embedding_model(folder).fingerprint
     assert (embedder.backend, embedder.precision) == ("openvino", "float32")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.recognize import recognize
 from culet.embedder import Embedder, Engine
 from culet.errors import CheckpointError, InputError, need
@@ -50,7 +50,7 @@ def load(
         MissingExtra: If the backend needs PyTorch and it is not installed.
     """
     folder = find_checkpoint(path_or_name)
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     name = "culet-default" if path_or_name is None else str(path_or_name)
     device, backend, threads = _place(device, backend, threads)
     engine = _engine(checkpoint, device, precision, backend, threads)

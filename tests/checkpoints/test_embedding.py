@@ -18,7 +18,7 @@ from random_checkpoint import random_arrays, write_random
 from tokenizers import Tokenizer
 
 from culet.architecture.embedding_config import embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.families import DAMAGED_WINDOWS
 from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError
@@ -45,7 +45,7 @@ def edit(path: Path, **changes: Any) -> None:
 
 def fails(folder: Path, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        read_checkpoint(folder)
+        read_embedding_model(folder)
 
 
 # --- what is sound -------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ def fails(folder: Path, message: str) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path, dtype: str) -> None:
     folder = write_random(tmp_path / "m", dtype=dtype, prompts={"query": "q: ", "document": ""})
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     assert checkpoint.config == tiny()
     assert checkpoint.prompts == {"query": "q: ", "document": ""}
     assert checkpoint.notes == ()
@@ -73,7 +73,7 @@ def test_shards_hold_the_same_weights_and_no_more_than_asked(tmp_path: Path) -> 
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"
     embed_bytes = 272 * 32 * 4  # one tensor may be larger than a shard, and then is one
     assert all((folder / name).stat().st_size < embed_bytes + 5000 for name in files)
-    arrays = read_checkpoint(folder).arrays()
+    arrays = read_embedding_model(folder).arrays()
     for name, array in random_arrays(tiny()).items():
         np.testing.assert_array_equal(arrays[name], array)
     assert index["metadata"]["total_size"] == 4 * sum(
@@ -92,7 +92,7 @@ def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
         "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert (tmp_path / "m" / "README.md").read_text() == "# mine\n"
-    assert read_checkpoint(tmp_path / "m").config == tiny()
+    assert read_embedding_model(tmp_path / "m").config == tiny()
 
 
 def test_an_older_layout_with_a_transformer_folder_loads(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_older_layout_with_a_transformer_folder_loads(folder: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     modules[0]["path"] = "0_Transformer"
     (folder / "modules.json").write_text(json.dumps(modules))
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     assert checkpoint.config == tiny()
     assert checkpoint.tokenizer == folder / "0_Transformer" / "tokenizer.json"
 
@@ -124,11 +124,11 @@ def test_the_published_shape_is_written_as_published() -> None:
 
 
 def test_trained_widths_are_stated_known_or_the_full_one(folder: Path) -> None:
-    assert read_checkpoint(folder).config.widths == (32, 16, 8)
+    assert read_embedding_model(folder).config.widths == (32, 16, 8)
     edit(folder / "config.json", matryoshka_dimensions=None)
-    assert read_checkpoint(folder).config.widths == (32,)
+    assert read_embedding_model(folder).config.widths == (32,)
     edit(folder / "config.json", matryoshka_dimensions=[8, 24])
-    assert read_checkpoint(folder).config.widths == (32, 24, 8)
+    assert read_embedding_model(folder).config.widths == (32, 24, 8)
 
 
 def test_the_published_widths_are_known_where_the_folder_is_silent() -> None:
@@ -143,20 +143,20 @@ def test_the_published_widths_are_known_where_the_folder_is_silent() -> None:
 def test_the_smallest_stated_length_counts(folder: Path) -> None:
     edit(folder / "sentence_bert_config.json", max_seq_length=100)
     edit(folder / "tokenizer_config.json", model_max_length=1e30)
-    assert read_checkpoint(folder).config.encoder.max_length == 100
+    assert read_embedding_model(folder).config.encoder.max_length == 100
     edit(folder / "tokenizer_config.json", model_max_length=50)
-    assert read_checkpoint(folder).config.encoder.max_length == 50
+    assert read_embedding_model(folder).config.encoder.max_length == 50
 
 
 def test_the_fingerprint_changes_with_all_that_changes_vectors(
     sound: Path, folder: Path, tmp_path: Path
 ) -> None:
-    print_of = {"sound": read_checkpoint(sound).fingerprint}
-    assert read_checkpoint(folder).fingerprint == print_of["sound"]  # a copy elsewhere
+    print_of = {"sound": read_embedding_model(sound).fingerprint}
+    assert read_embedding_model(folder).fingerprint == print_of["sound"]  # a copy elsewhere
 
     def changed(name: str, change: Callable[[], object]) -> None:
         change()
-        print_of[name] = read_checkpoint(folder).fingerprint
+        print_of[name] = read_embedding_model(folder).fingerprint
 
     pooling = folder / "1_Pooling" / "config.json"
     changed("length", lambda: edit(folder / "sentence_bert_config.json", max_seq_length=64))
@@ -175,7 +175,7 @@ def test_the_fingerprint_changes_with_all_that_changes_vectors(
     changed("tokenizer", lambda: (folder / "tokenizer.json").write_text(json.dumps(text)))
     assert len(set(print_of.values())) == len(print_of) == 7
     other = write_random(tmp_path / "other", seed=1)
-    assert read_checkpoint(other).fingerprint != print_of["sound"]
+    assert read_embedding_model(other).fingerprint != print_of["sound"]
 
 
 # --- windows that a faulty save has halved -------------------------------------------------------
@@ -197,7 +197,7 @@ def test_a_halved_window_of_another_tool_is_repaired_with_a_warning(
 ) -> None:
     edit(folder / "config.json", sliding_window=stored, culet=None)
     with pytest.warns(UserWarning, match=rf"sliding_window={stored}, which a faulty save has") as w:
-        checkpoint = read_checkpoint(folder)
+        checkpoint = read_embedding_model(folder)
     assert "repaired to 512 (±256 tokens). Save the checkpoint again" in str(w[0].message)
     assert checkpoint.config.encoder.window == 256
     assert len(checkpoint.notes) == 1
@@ -211,10 +211,10 @@ def test_our_own_window_survives_faulty_saves(tmp_path: Path, window: int, times
     stored = halved(2 * window, times)
     edit(folder / "config.json", sliding_window=stored)
     if stored == 2 * window:
-        assert read_checkpoint(folder).config == config
+        assert read_embedding_model(folder).config == config
         return
     with pytest.warns(UserWarning, match=rf"repaired to {2 * window} \(±{window} tokens\)"):
-        assert read_checkpoint(folder).config == config
+        assert read_embedding_model(folder).config == config
 
 
 def test_an_odd_window_that_nobody_can_explain_is_refused(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_an_odd_window_that_nobody_can_explain_is_refused(folder: Path) -> None:
 
 def test_a_plain_even_window_is_taken_as_it_is(folder: Path) -> None:
     edit(folder / "config.json", sliding_window=128, culet=None)
-    assert read_checkpoint(folder).config.encoder.window == 64
+    assert read_embedding_model(folder).config.encoder.window == 64
 
 
 # --- settings that would give wrong vectors ------------------------------------------------------
@@ -280,7 +280,9 @@ def test_scaled_or_partial_rotation_is_refused(folder: Path, entry: dict[str, An
 
 def test_a_silent_attention_scale_is_the_one_transformers_assumes(folder: Path) -> None:
     edit(folder / "config.json", query_pre_attn_scalar=None)
-    assert read_checkpoint(folder).config.encoder.scale == 1 / 16  # not head_dim ** -0.5 = 1 / 4
+    assert (
+        read_embedding_model(folder).config.encoder.scale == 1 / 16
+    )  # not head_dim ** -0.5 = 1 / 4
 
 
 @pytest.mark.parametrize(
@@ -433,7 +435,7 @@ def test_weights_under_the_name_of_a_whole_model_are_found(folder: Path) -> None
     stored = read_tensors(folder / "model.safetensors")
     arrays = {f"model.{name}": np.array(tensor.float32()) for name, tensor in stored.items()}
     write_tensors(folder / "model.safetensors", arrays)
-    assert read_checkpoint(folder).config == tiny()
+    assert read_embedding_model(folder).config == tiny()
     twice = arrays | {"norm.weight": arrays["model.norm.weight"]}
     write_tensors(folder / "model.safetensors", twice)
     fails(folder, "two tensors are both norm: damaged checkpoint")
@@ -549,7 +551,7 @@ def test_any_value_anywhere_is_read_or_refused_and_never_crashes(
     try:
         path.write_text(json.dumps(raw))
         with contextlib.suppress(CheckpointError):
-            read_checkpoint(folder)
+            read_embedding_model(folder)
     finally:
         path.write_text(sound)
 

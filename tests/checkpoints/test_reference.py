@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 import culet
 from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.write import write_checkpoint
 from culet.embedder import Embedder
 from culet.model.batch import pack
@@ -80,7 +80,7 @@ def with_config(folder: Path, copy: Path, **changes: object) -> Path:
 
 
 def test_token_states_equal_transformers_at_every_length(folder: Path) -> None:
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     model = from_arrays(checkpoint.config, checkpoint.arrays())
     reference = AutoModel.from_pretrained(folder, dtype="float32").eval()
     assert reference.config.sliding_window == 257  # exclusive: 256 tokens each way
@@ -93,7 +93,7 @@ def test_token_states_equal_transformers_at_every_length(folder: Path) -> None:
 
 
 def test_a_padded_batch_of_mixed_length_equals_the_packed_one(folder: Path) -> None:
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     model = from_arrays(checkpoint.config, checkpoint.arrays())
     reference = AutoModel.from_pretrained(folder, dtype="float32").eval()
     lengths = (300, 1, 7, 514, 7)
@@ -173,7 +173,7 @@ def other_shapes() -> Iterator[object]:
 @pytest.mark.parametrize("config", list(other_shapes()))
 def test_every_shape_gives_the_same_vectors(tmp_path: Path, config: EmbeddingConfig) -> None:
     folder = write_random(tmp_path / "m", config, prompts={})
-    assert read_checkpoint(folder).config == config
+    assert read_embedding_model(folder).config == config
     texts = [text_of(length, seed=length) for length in (2, 17, 18, 33, 100)]
     assert_same(load(folder).encode_query(texts), theirs(folder, texts))
 
@@ -221,7 +221,7 @@ def test_what_sentence_transformers_saves_loads_here_again_and_again(
         saved = tmp_path / f"saved{number}"
         SentenceTransformer(str(folder), device="cpu").save_pretrained(str(saved))
         folder = saved
-    checkpoint = read_checkpoint(folder)
+    checkpoint = read_embedding_model(folder)
     assert checkpoint.config == tiny()  # trained widths and the length limit survive too
     assert checkpoint.notes == ()
     assert_same(load(folder).encode_query(TEXTS), vectors)

@@ -16,7 +16,7 @@ from runtime_doubles import BFLOAT16, LENGTHS, embed, texts
 from culet.architecture.embedding_config import EmbeddingConfig, tiny
 from culet.architecture.encoder_config import every_sixth
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.runtime.openvino import compiled
 from culet.runtime.openvino.engine import OpenVinoEngine
 
@@ -25,7 +25,7 @@ SHORT = (5, 40)
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
-    return read_checkpoint(write_random(tmp_path_factory.mktemp("compiled") / "m"))
+    return read_embedding_model(write_random(tmp_path_factory.mktemp("compiled") / "m"))
 
 
 def start(
@@ -119,13 +119,13 @@ def test_the_longest_unused_go_when_the_folder_is_full(
     folder.mkdir()
     old.write_text("x")
     os.utime(old, (1, 1))
-    start(read_checkpoint(write_random(tmp_path / "m")), folder)
+    start(read_embedding_model(write_random(tmp_path / "m")), folder)
     assert not old.exists()
     assert len(blobs(folder)) == 1  # the newest stays, whatever its size
 
 
 @pytest.mark.parametrize(("layers", "kept"), [(5, 0), (6, 1)])
 def test_models_of_few_layers_are_not_kept(layers: int, kept: int, tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(write_random(tmp_path / "m", config=of_layers(layers)))
+    checkpoint = read_embedding_model(write_random(tmp_path / "m", config=of_layers(layers)))
     start(checkpoint, tmp_path / "cache")
     assert len(blobs(tmp_path / "cache")) == kept

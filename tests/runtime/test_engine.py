@@ -19,7 +19,7 @@ from runtime_doubles import BFLOAT16, HAS_BFLOAT16, LENGTHS, embed, reference, r
 
 from culet.architecture.embedding_config import EmbeddingConfig, embeddinggemma_300m, tiny
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import InputError
 from culet.runtime.openvino import engine as engine_module
 from culet.runtime.openvino.attention import in_blocks, views
@@ -32,7 +32,7 @@ from culet.runtime.openvino.rectangles import rectangles, round_length
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
-    return read_checkpoint(write_random(tmp_path_factory.mktemp("runtime") / "m"))
+    return read_embedding_model(write_random(tmp_path_factory.mktemp("runtime") / "m"))
 
 
 def test_float32_gives_the_vectors_of_the_model_around_every_edge(
@@ -77,7 +77,7 @@ def test_the_default_is_bfloat16_where_the_cpu_has_it(checkpoint: EmbeddingCheck
 )
 def test_other_shapes_agree_too(changes: dict[str, Any], tmp_path: Path) -> None:
     config = replace(tiny(), encoder=replace(tiny().encoder, **changes))
-    checkpoint = read_checkpoint(write_random(tmp_path / "m", config))
+    checkpoint = read_embedding_model(write_random(tmp_path / "m", config))
     ids = texts((1, 5, 9, 30, 300))
     found = embed(OpenVinoEngine(checkpoint, "float32", threads=1), ids)
     assert np.abs(found - reference(checkpoint, ids)).max() <= 1e-5
@@ -95,7 +95,7 @@ def test_other_shapes_agree_too(changes: dict[str, Any], tmp_path: Path) -> None
 @pytest.mark.parametrize("precision", ["float32", BFLOAT16, "int8"])
 def test_every_pooling_agrees(changes: dict[str, Any], precision: str, tmp_path: Path) -> None:
     config: EmbeddingConfig = replace(tiny(), **changes)
-    checkpoint = read_checkpoint(write_random(tmp_path / "m", config))
+    checkpoint = read_embedding_model(write_random(tmp_path / "m", config))
     ids = texts((1, 2, 5, 9, 30, 300))
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path / "cache")
     gap = np.abs(embed(engine, ids) - reference(checkpoint, ids)).max()

@@ -14,7 +14,7 @@ import pytest
 from random_checkpoint import write_random
 
 import culet
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, InputError
 
@@ -109,7 +109,7 @@ def test_a_pickled_embedder_finds_its_folder_from_elsewhere(
     monkeypatch.chdir(tmp_path)
     again = pickle.loads(kept)
     assert again.name == folder.name
-    assert again.fingerprint == read_checkpoint(folder).fingerprint
+    assert again.fingerprint == read_embedding_model(folder).fingerprint
 
 
 def test_an_embedder_whose_folder_has_changed_is_not_taken_for_it(tmp_path: Path) -> None:

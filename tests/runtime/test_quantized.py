@@ -14,7 +14,7 @@ from runtime_doubles import LENGTHS, embed, reference, resident_bytes, texts
 
 from culet.architecture.embedding_config import tiny
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.write import write_checkpoint
 from culet.files.tensors import read_tensors
 from culet.quant.grids import int4_blocks, int8_rows
@@ -28,7 +28,7 @@ from culet.runtime.openvino.weights import unpack
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
-    return read_checkpoint(write_random(tmp_path_factory.mktemp("runtime") / "m"))
+    return read_embedding_model(write_random(tmp_path_factory.mktemp("runtime") / "m"))
 
 
 @pytest.mark.parametrize(("precision", "least"), [("int8", 0.998), ("int4", 0.98)])
@@ -132,7 +132,7 @@ def decoded(path: Path, checkpoint: EmbeddingCheckpoint) -> EmbeddingCheckpoint:
     write_checkpoint(
         folder, checkpoint.config, arrays, tokenizer_json=tokenizer, prompts=checkpoint.prompts
     )
-    return read_checkpoint(folder)
+    return read_embedding_model(folder)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
@@ -149,7 +149,7 @@ def test_an_engine_computes_what_its_codes_say(
         engine_module, "compile_settings", lambda *a, rounds: settings(*a, rounds=False)
     )
     config = replace(tiny(), encoder=replace(tiny().encoder, **changes))
-    checkpoint = read_checkpoint(write_random(tmp_path / "m", config))
+    checkpoint = read_embedding_model(write_random(tmp_path / "m", config))
     engine = OpenVinoEngine(checkpoint, precision, threads=1, cache=tmp_path / "cache")
     ids = texts((1, 5, 300, 769))
     (path,) = (tmp_path / "cache").glob("*.safetensors")

@@ -13,7 +13,7 @@ from runtime_doubles import BFLOAT16, texts
 
 from culet.architecture.multimodal import SoftTokens
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.embedder import Engine
 from culet.errors import InputError
 from culet.model.batch import TokenVectors, pack
@@ -25,7 +25,7 @@ from culet.runtime.pytorch import torch_engine
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
-    return read_checkpoint(write_random(tmp_path_factory.mktemp("soft") / "m"))
+    return read_embedding_model(write_random(tmp_path_factory.mktemp("soft") / "m"))
 
 
 def engine_of(name: str, checkpoint: EmbeddingCheckpoint, cache: Path) -> Engine:

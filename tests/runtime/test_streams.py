@@ -17,7 +17,7 @@ from runtime_doubles import BFLOAT16, LENGTHS, embed, reference, texts
 
 from culet.architecture.embedding_config import embeddinggemma_300m, tiny
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.runtime.openvino import engine as engine_module
 from culet.runtime.openvino.engine import OpenVinoEngine
 from culet.runtime.openvino.processor import cpu_flags, int8_needs_one_stream
@@ -27,7 +27,7 @@ from culet.runtime.openvino.streams import Request, Streams
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> EmbeddingCheckpoint:
-    return read_checkpoint(write_random(tmp_path_factory.mktemp("streams") / "m"))
+    return read_embedding_model(write_random(tmp_path_factory.mktemp("streams") / "m"))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_int8_of_even_widths_keeps_its_streams_on_a_cpu_with_amx(
 ) -> None:
     encoder = replace(tiny().encoder, model_dim=64, ffn_dim=64, head_dim=32)
     config = replace(tiny(), encoder=encoder)
-    wide = read_checkpoint(write_random(tmp_path / "m", config))
+    wide = read_embedding_model(write_random(tmp_path / "m", config))
     monkeypatch.setattr(engine_module, "cpu_flags", lambda: frozenset({"amx_int8"}))
     ids = texts(LENGTHS)
     engine = OpenVinoEngine(wide, "int8", threads=2, cache=tmp_path / "cache")

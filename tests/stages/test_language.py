@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from training_doubles import write_lines
 
 import culet
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.data.batches.windows import TextSourceConfig
@@ -152,7 +152,7 @@ def test_masked_tokens_teach_an_encoder(
     found = losses(tmp_path / "e")
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:2])
     assert culet.load(made).encode_query(["an ant"]).shape == (1, 16)
-    before, after = read_decoder(source).arrays(), read_checkpoint(made).arrays()
+    before, after = read_decoder(source).arrays(), read_embedding_model(made).arrays()
     assert not np.array_equal(before["embed"], after["embed"])
 
 
@@ -161,7 +161,7 @@ def test_without_an_objective_the_encoder_is_the_decoder_without_its_mask(
 ) -> None:
     config = EncoderStageConfig(objective="none")
     made = encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
-    before, after = read_decoder(source), read_checkpoint(made)
+    before, after = read_decoder(source), read_embedding_model(made)
     assert not after.config.encoder.causal
     for name, value in before.arrays().items():
         assert np.array_equal(value, after.arrays()[name]), name
@@ -171,7 +171,7 @@ def test_without_an_objective_the_encoder_is_the_decoder_without_its_mask(
 def test_a_decoder_with_a_head_of_its_own_teaches_through_it(tmp_path: Path, data: Path) -> None:
     init = write_teacher(tmp_path / "untied", tied_head=False)
     made = encoder.run(masked(data, steps=2), init=init, out=tmp_path / "e", name="e", say=quiet)
-    assert "head" not in read_checkpoint(made).arrays()
+    assert "head" not in read_embedding_model(made).arrays()
 
 
 @pytest.mark.parametrize("at", [3, 4])

@@ -12,13 +12,13 @@ from distributed_doubles import run
 from language_doubles import token_stages, write_corpus, write_pair, write_teacher
 from training_doubles import write_lines
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.train.log import read_log
 
 STAGES = ("decoder", "lonely", "encoder", "pretrain", "seq2seq")
-READERS = {"encoder": read_checkpoint, "pretrain": read_encoder_decoder}
+READERS = {"encoder": read_embedding_model, "pretrain": read_encoder_decoder}
 
 
 @pytest.fixture(scope="module", params=["ddp", "fsdp"])

@@ -13,7 +13,7 @@ import pytest
 from random_checkpoint import random_arrays, write_random
 
 from culet.architecture.embedding_config import tiny
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.lineage import LINEAGE_FILE, descent, lineage
 from culet.checkpoints.soup import cosine, write_mean
 from culet.checkpoints.write import write_checkpoint
@@ -40,7 +40,7 @@ def near(folder: Path, *, seed: int, noise: float = 0.05, start: int = 0, **chan
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
-    return {name: np.array(array) for name, array in read_checkpoint(folder).arrays().items()}
+    return {name: np.array(array) for name, array in read_embedding_model(folder).arrays().items()}
 
 
 def soup(tmp_path: Path, *models: Path, out: str = "out", **settings: Any) -> Path:
@@ -93,9 +93,9 @@ def test_a_soup_opens_like_any_checkpoint_and_says_what_it_is(
     assert report["weights"] == pytest.approx([1 / 3] * 3)
     assert set(report["cosines"]) == {"0-1", "0-2", "1-2"}
     assert all(0.98 < value < 1 for value in report["cosines"].values())
-    chain = lineage(read_checkpoint(folder))
+    chain = lineage(read_embedding_model(folder))
     assert chain is not None
-    assert set(chain[:-1]) == {read_checkpoint(model).fingerprint for model in three}
+    assert set(chain[:-1]) == {read_embedding_model(model).fingerprint for model in three}
 
 
 def test_pieces_of_any_size_give_the_same_sum(
@@ -154,7 +154,7 @@ def test_another_shape_is_refused(tmp_path: Path) -> None:
 
 def test_models_of_different_random_weights_are_refused_by_their_cosine(tmp_path: Path) -> None:
     models = near(tmp_path / "a", seed=1, start=0), near(tmp_path / "b", seed=1, start=9)
-    assert abs(cosine(*map(read_checkpoint, models))) < 0.1
+    assert abs(cosine(*map(read_embedding_model, models))) < 0.1
     with pytest.raises(InputError, match=r"median cosine of their matrices is -?0\.0\d\d.*noise"):
         soup(tmp_path, *models)
     assert not (tmp_path / "out" / "checkpoint").exists()
@@ -164,7 +164,7 @@ def test_recorded_ancestors_decide_where_there_are_some(tmp_path: Path) -> None:
     left, right = near(tmp_path / "l", seed=1), near(tmp_path / "r", seed=2)
 
     def child(folder: Path, parent: Path, *, seed: int, start: int = 0) -> Path:
-        extra = descent(read_checkpoint(parent))
+        extra = descent(read_embedding_model(parent))
         return near(folder, seed=seed, start=start, extra_files=extra)
 
     far = child(tmp_path / "far", left, seed=6, start=5)  # so far that the cosine says nothing
@@ -176,11 +176,11 @@ def test_recorded_ancestors_decide_where_there_are_some(tmp_path: Path) -> None:
 
 
 def test_a_lineage_grows_by_generation_and_a_damaged_one_is_named(tmp_path: Path) -> None:
-    first = read_checkpoint(near(tmp_path / "1", seed=1))
+    first = read_embedding_model(near(tmp_path / "1", seed=1))
     assert lineage(first) is None
-    second = read_checkpoint(near(tmp_path / "2", seed=2, extra_files=descent(first)))
+    second = read_embedding_model(near(tmp_path / "2", seed=2, extra_files=descent(first)))
     assert lineage(second) == (first.fingerprint, second.fingerprint)
-    third = read_checkpoint(near(tmp_path / "3", seed=3, extra_files=descent(second)))
+    third = read_embedding_model(near(tmp_path / "3", seed=3, extra_files=descent(second)))
     assert lineage(third) == (first.fingerprint, second.fingerprint, third.fingerprint)
     (tmp_path / "3" / LINEAGE_FILE).write_text("{}")
     with pytest.raises(CheckpointError, match=r"culet_lineage\.json is not a readable lineage"):
@@ -300,7 +300,7 @@ def test_too_few_models_weights_or_scores_are_refused(tmp_path: Path, three: lis
         soup(tmp_path, *three, method="weighted", weights=(1.0, 2.0))
     with pytest.raises(RecipeError, match="greedy soup goes by dev scores"):
         soup(tmp_path, *three, method="greedy")
-    checkpoints = [read_checkpoint(folder) for folder in three[:2]]
+    checkpoints = [read_embedding_model(folder) for folder in three[:2]]
     with pytest.raises(InputError, match=r"a sum that is not 0; got \[1.0, -1.0\]"):
         write_mean(tmp_path / "x", checkpoints, [1.0, -1.0], scratch=tmp_path / "scratch")
 

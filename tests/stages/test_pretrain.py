@@ -22,7 +22,7 @@ from stop_doubles import interrupting, killed_until_done
 from training_doubles import write_lines
 
 import culet
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.folder import text_tokenizer
 from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.data.batches.denoise import Denoiser
@@ -87,7 +87,7 @@ def test_the_loss_falls_and_the_encoder_beside_it_is_the_trained_one(
     found = [loss for _, loss in losses(tmp_path / "toy")]
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:3])
     assert made == tmp_path / "toy/checkpoint"
-    pair, alone = arrays(made), read_checkpoint(tmp_path / "toy/encoder")
+    pair, alone = arrays(made), read_embedding_model(tmp_path / "toy/encoder")
     for name in alone.config.encoder.weight_shapes():
         assert np.array_equal(alone.arrays()[name], pair[f"encoder.{name}"]), name
     assert culet.load(tmp_path / "toy/encoder").encode_query(["an ant"]).shape == (1, 16)

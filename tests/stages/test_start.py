@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from training_doubles import toy_rows, write_lines
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.stages import from_nothing as beginning
 from culet.stages import start
 from culet.stages.start import ShapeConfig, StartConfig
@@ -83,7 +83,7 @@ def test_a_tokenizer_half_trained_is_not_kept(
             go(config, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("tokenizer.json"))
     assert go(config, tmp_path / "out")[0] == "toy: training a tokenizer of 500 tokens"
-    assert read_checkpoint(tmp_path / "out" / "checkpoint").config.encoder.vocab_size <= 500
+    assert read_embedding_model(tmp_path / "out" / "checkpoint").config.encoder.vocab_size <= 500
 
 
 def test_other_settings_do_not_take_the_tokenizer(

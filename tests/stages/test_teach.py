@@ -21,7 +21,7 @@ from endpoint_double import full_disk, serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.data.batches.collate import collate
 from culet.data.batches.sources import SourceConfig, read_source
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
@@ -551,7 +551,7 @@ def test_vectors_of_a_model_that_answers_otherwise_under_its_name_are_another_in
             steps=1, sources=(SourceConfig(tmp_path / "toys.jsonl", teacher=folder),)
         )
         found = TeacherFolder(folder).vector(RoleText(None, None, "red?"), "")
-        return float(found[0]), run_fingerprint(config, read_checkpoint(start))
+        return float(found[0]), run_fingerprint(config, read_embedding_model(start))
 
     start = checkpoint(tmp_path / "start")
     first, before = taught(), taught()

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from culet.architecture.embedding_config import tiny
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.checkpoints.write import write_checkpoint
@@ -134,11 +134,11 @@ def test_an_embedding_model_is_trimmed_with_its_prompts(corpus: Path, tmp_path: 
         prompts={"query": "zebra: "},
     )
     out = run(TrimConfig((corpus,)), init=tmp_path / "in", out=tmp_path / "out", say=quiet)
-    read = read_checkpoint(out)
+    read = read_embedding_model(out)
     assert read.prompts == {"query": "zebra: "}
     vectors = []
     for folder in (tmp_path / "in", out):
-        read = read_checkpoint(folder)
+        read = read_embedding_model(folder)
         ids = Tokenizer.from_str(read.tokenizer_json).encode("zebra: the cat").ids
         with torch.inference_mode():
             vectors.append(from_arrays(read.config, read.arrays())(pack([ids])))

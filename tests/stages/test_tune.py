@@ -15,7 +15,7 @@ import torch
 from training_doubles import checkpoint, taught, toy_rows, write_lines
 
 import culet
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.folder import text_tokenizer
 from culet.data.batches.sources import Batcher, SourceConfig, read_source
 from culet.errors import InputError, Interrupted, RecipeError, TrainingError
@@ -59,7 +59,7 @@ def go(config: TuneConfig, start: Path, out: Path, **more: Any) -> list[str]:
 
 
 def arrays(folder: Path) -> dict[str, np.ndarray]:
-    return {name: np.array(value) for name, value in read_checkpoint(folder).arrays().items()}
+    return {name: np.array(value) for name, value in read_embedding_model(folder).arrays().items()}
 
 
 def log(out: Path) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def test_the_checkpoint_keeps_shape_prompts_and_tokenizer_and_carries_its_recipe
 ) -> None:
     out = tmp_path / "out"
     go(stage(source, dropout=0.1), start, out)
-    before, after = read_checkpoint(start), read_checkpoint(out / "checkpoint")
+    before, after = read_embedding_model(start), read_embedding_model(out / "checkpoint")
     assert after.config == before.config  # no dropout in what is released
     assert after.prompts == before.prompts
     assert after.tokenizer_json == before.tokenizer_json
@@ -206,7 +206,7 @@ def test_batches_share_the_fields_they_are_asked_to_share(start: Path, tmp_path:
         sources,
         batch_size=4,
         num_negatives=0,
-        tokenizer=text_tokenizer(read_checkpoint(start).tokenizer_json),
+        tokenizer=text_tokenizer(read_embedding_model(start).tokenizer_json),
         prompts=Prompts.default(),
         steps=200,
         seed=0,
@@ -466,9 +466,9 @@ def test_the_last_snapshots_are_kept_and_can_be_averaged(
     )
     mean = (arrays(folders[1])["up"] + last["up"]) / 2
     assert np.allclose(arrays(soup)["up"], mean, atol=1e-7)
-    origin = read_checkpoint(start).fingerprint
+    origin = read_embedding_model(start).fingerprint
     for folder in (*folders, tmp_path / "out" / "checkpoint", soup):
-        chain = lineage(read_checkpoint(folder))
+        chain = lineage(read_embedding_model(folder))
         assert chain is not None
         assert chain[0] == origin
 

@@ -25,7 +25,7 @@ from training_doubles import (
     write_sources,
 )
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import Interrupted, RecipeError
 from culet.stages import tune
 from culet.train import heartbeat
@@ -113,14 +113,14 @@ def test_two_processes_learn_what_one_learns(trained: Path, way: str) -> None:
     assert [line["source"] for line in expected] == [line["source"] for line in found]
     # a text that both processes hold counts in both
     assert all(f["tokens"] >= e["tokens"] for e, f in zip(expected, found, strict=True))
-    right = read_checkpoint(one / "checkpoint").arrays()
-    for name, value in read_checkpoint(trained / way / "checkpoint").arrays().items():
+    right = read_embedding_model(one / "checkpoint").arrays()
+    for name, value in read_embedding_model(trained / way / "checkpoint").arrays().items():
         assert np.allclose(value, right[name], rtol=0, atol=1e-5), name
 
 
 def test_training_moved_the_weights_by_more_than_the_tolerance(trained: Path) -> None:
-    before = read_checkpoint(trained / "start").arrays()
-    after = read_checkpoint(trained / "one" / "checkpoint").arrays()
+    before = read_embedding_model(trained / "start").arrays()
+    after = read_embedding_model(trained / "one" / "checkpoint").arrays()
     assert max(np.abs(after[name] - before[name]).max() for name in before) > 1e-2
 
 

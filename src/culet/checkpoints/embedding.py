@@ -32,7 +32,7 @@ from culet.files import fingerprint
 from culet.files.tensors import StoredDtype, StoredTensor
 
 
-def read_checkpoint(folder: Path | str) -> EmbeddingCheckpoint:
+def read_embedding_model(folder: Path | str) -> EmbeddingCheckpoint:
     """Return the checkpoint in a folder, with everything about it checked.
 
     Raises:

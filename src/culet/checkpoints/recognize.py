@@ -7,7 +7,7 @@ from typing import Literal
 
 from culet.checkpoints import gemma, t5gemma
 from culet.checkpoints.checkpoint import AnyCheckpoint, GeneratingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.folder import architecture, read_json
 from culet.errors import CheckpointError, InputError
 
@@ -43,7 +43,7 @@ def read_any(path: Path | str) -> AnyCheckpoint:
     path = Path(path)
     kind = recognize(path)
     if kind == "embedding model" or (kind is None and path.is_dir()):
-        return read_checkpoint(path)
+        return read_embedding_model(path)
     if path.is_dir() and (name := architecture(read_json(path / "config.json"))) not in _KNOWN:
         raise CheckpointError(
             f"{path} has no modules.json, so it is no embedding model that could be used, and "

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import RecipeError
 from culet.files import fingerprint
 from culet.pipeline.stage import Job, Stage
@@ -155,7 +155,7 @@ def run_search(job: Job) -> object:
     assert isinstance(init, Path)
     dev = _dev(stage, extra.dev, needed_for="a search of mixtures goes")
     trial = Trial(extra.trial, init, dev, job.device, job.threads)
-    data = tune.run_fingerprint(extra.trial, read_checkpoint(init), run=stage.folder.parent)
+    data = tune.run_fingerprint(extra.trial, read_embedding_model(init), run=stage.folder.parent)
     return search_mixture.run(
         stage.config,
         objective=trial,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from culet.architecture.embedding_config import check_width
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import InputError
 from culet.pipeline.forecast import Forecast
 from culet.pipeline.graph import EvaluateConfig, Recipe
@@ -70,7 +70,7 @@ def watcher(
         if init is None or isinstance(init, tuple):
             raise InputError(f"stage {stage.name} cannot be scored: it has no single checkpoint")
         engine = TorchEngine(model, device=device, dtype=getattr(torch, stage.config.compute_dtype))
-        embedder = Embedder(read_checkpoint(init), engine, name=stage.name)
+        embedder = Embedder(read_embedding_model(init), engine, name=stage.name)
         mean = sum(evaluate(embedder, task).main_score for task in tasks) / len(tasks)
         say(
             f"{stage.name}: after step {step} the mean score of {len(tasks)} tasks is "
@@ -95,7 +95,7 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, str]:
     if not models:
         raise InputError(f"there is no model in {recipe.run.folder} to evaluate; run the stages")
     if config.widths:  # before the others are scored
-        _check_widths(config.widths, read_checkpoint(models[-1].output("model")).config.widths)
+        _check_widths(config.widths, read_embedding_model(models[-1].output("model")).config.widths)
     columns: dict[str, list[TaskResult]] = {}
     failures: dict[str, str] = {}
     for stage in models:

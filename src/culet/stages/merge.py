@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.soup import check_alike, check_related, write_mean
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
@@ -95,7 +95,7 @@ def run(
     """
     folders = [place for model in models for place in _members(model, config.last)]
     _check(config, folders, score)
-    checkpoints = [read_checkpoint(folder) for folder in folders]
+    checkpoints = [read_embedding_model(folder) for folder in folders]
     stage = StageFolder(
         out,
         fingerprint=fingerprint.of_settings(

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.data.endpoints.chat import ChatClient
 from culet.data.endpoints.synthesis import GradesConfig
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, joined, ledger_of, write_ledger
@@ -342,7 +342,7 @@ def _fingerprint(
     if config.grades is not None:  # how fast and at what price changes no answer
         settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()
         settings["grades"].pop("cache", None)
-    judged = [] if judge is None else [read_checkpoint(judge).fingerprint]
+    judged = [] if judge is None else [read_embedding_model(judge).fingerprint]
     return fingerprint.of_settings([settings, data, files, *judged])
 
 

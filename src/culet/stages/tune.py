@@ -16,7 +16,7 @@ import torch
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
-from culet.checkpoints.embedding import read_checkpoint
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.folder import text_tokenizer
 from culet.checkpoints.lineage import descent
 from culet.checkpoints.write import write_checkpoint
@@ -73,7 +73,7 @@ def run(
         InputError: If a record is bad; see `culet.data.records`.
         Interrupted: After SIGINT, with the state saved.
     """
-    start = read_checkpoint(init)
+    start = read_embedding_model(init)
     widths = trained_widths(config, start)
     world = current()
     with world.first_then_others():
