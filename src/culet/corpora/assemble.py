@@ -8,7 +8,6 @@ the join and a hash of each kept row are held in memory.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import io
 import json
 import zlib
@@ -24,6 +23,7 @@ from culet.corpora.rows import ENGLISH, Aligned, Pair, Row, Text, Triple, from_l
 from culet.corpora.tidy import MAX_CHARS, cut, fault_of_pair, fault_of_text, tidy
 from culet.errors import InputError
 from culet.files.atomic import new_file
+from culet.files.fingerprint import of_texts
 from culet.terminal.progress import Progress
 
 RULES = 1  # raised whenever the same rows would be tidied, kept or dropped differently
@@ -186,17 +186,17 @@ class _Seen:
     def fault(self, row: Row, fields: dict[str, Any]) -> str | None:
         if isinstance(row, Pair):
             names = (row.lang, fields["query"]), (row.lang, row.part, fields["positive"])
-            query, positive = (_digest("\0".join(name)) for name in names)
+            query, positive = (_digest(*name) for name in names)
             max_query, max_positive = self._corpus.same_query, self._corpus.same_positive
             if max_query and self._queries[query] >= max_query:
                 return "same query"
             if max_positive and self._positives[positive] >= max_positive:
                 return "same positive"
-            known = _digest(f"{row.lang}\0{fields['query']}\0{fields['positive']}")
+            known = _digest(row.lang, fields["query"], fields["positive"])
         elif isinstance(row, Text):
             known = _digest(fields["text"])
         else:
-            known = _digest("\0".join(fields.values()))
+            known = _digest(*fields.values())
         if known in self._rows:
             return "repeated"
         self._rows.add(known)
@@ -208,8 +208,8 @@ class _Seen:
         return None
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+def _digest(*texts: str) -> bytes:
+    return of_texts(*texts, size=8)
 
 
 class _Writer:

@@ -49,7 +49,7 @@ def evaluate_folder(
     widths: Sequence[int | None] = (None,),
     precisions: Sequence[str] = ("float32",),
     settings: Settings | None = None,
-    on_result: Callable[[TaskResult], None] | None = None,
+    on_result: Callable[[TaskResult], None] = lambda result: None,
 ) -> Evaluation:
     """Evaluate the tasks of a folder, writing each result as soon as it is there.
 
@@ -59,8 +59,8 @@ def evaluate_folder(
 
     Args:
         model: anything with encode_query and encode_document, or what becomes such a model once it
-            has seen the texts of a task. Where it says its `backend` and the
-            `precision` it computes in, as an `Embedder` does, results of others are not its own.
+            has seen the texts of a task. Where it has a `backend` and a `precision`, as an
+            `Embedder` has, results of others are not its own.
         tasks: a folder of task folders.
         out: where the results go.
         name: of the model, organisation/model; without an organisation it becomes local/name.
@@ -76,38 +76,66 @@ def evaluate_folder(
     Raises:
         InputError: when the folder has no tasks or a name or type is unknown.
     """
-    settings = settings or Settings()
-    widths, precisions = list(dict.fromkeys(widths)), list(dict.fromkeys(precisions))
-    variants = [(width, precision) for width in widths for precision in precisions]
-    engine = engine_of(model)
-    revision = revision_of(revision, **engine)
+    run = _Run(
+        model,
+        Path(out),
+        name,
+        revision_of(revision, **engine_of(model)),
+        tuple(dict.fromkeys(widths)),
+        tuple(dict.fromkeys(precisions)),
+        settings or Settings(),
+    )
     results: list[TaskResult] = []
     skipped: list[str] = []
     failures: dict[str, str] = {}
     for info in _chosen(list_tasks(tasks), only, types, subsets):
-        paths = [result_path(out, info, name, revision, *variant) for variant in variants]
-        wanted = chosen_subsets(info, subsets)
-        record = _record(info, wanted, settings) | engine
-        done = [found for path in paths if (found := _read_back(path, info, record))]
-        if len(done) == len(paths):
-            skipped.append(info.name)
-        else:
-            try:
-                task = read_task(info.folder, subsets=wanted)
-                own = model.fitted(task) if isinstance(model, TaskModel) else model
-                done = evaluate_widths(
-                    own, task, widths=widths, precisions=precisions, settings=settings
-                )
-                for result, path in zip(done, paths, strict=True):
-                    write_result(result, path, name=name, record=record)
-            except Exception as error:  # one bad task must not cost the hours of the others
-                failures[info.name] = f"{type(error).__name__}: {error}"
-                continue
-        results += done
-        for result in done:
-            if on_result is not None:
-                on_result(result)
+        try:
+            found, computed = run.results(info, chosen_subsets(info, subsets))
+        except Exception as error:  # one bad task must not cost the hours of the others
+            failures[info.name] = f"{type(error).__name__}: {error}"
+            continue
+        skipped += [] if computed else [info.name]
+        results += found
+        for result in found:
+            on_result(result)
     return Evaluation(tuple(results), tuple(skipped), failures)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One model's evaluation into a folder; arguments are those of `evaluate_folder`."""
+
+    model: Model | TaskModel
+    out: Path
+    name: str
+    revision: str
+    widths: tuple[int | None, ...]
+    precisions: tuple[str, ...]
+    settings: Settings
+
+    def results(self, info: TaskInfo, subsets: tuple[str, ...]) -> tuple[list[TaskResult], bool]:
+        """Return the results of some subsets of a task, and whether they were computed now."""
+        paths = [
+            result_path(self.out, info, self.name, self.revision, width, precision)
+            for width in self.widths
+            for precision in self.precisions
+        ]
+        record = _record(info, subsets, self.settings) | engine_of(self.model)
+        found = [result for path in paths if (result := _read_back(path, info, record))]
+        if len(found) == len(paths):
+            return found, False
+        task = read_task(info.folder, subsets=subsets)
+        model = self.model.fitted(task) if isinstance(self.model, TaskModel) else self.model
+        found = evaluate_widths(
+            model,
+            task,
+            widths=self.widths,
+            precisions=self.precisions,
+            settings=self.settings,
+        )
+        for result, path in zip(found, paths, strict=True):
+            write_result(result, path, name=self.name, record=record)
+        return found, True
 
 
 def _chosen(

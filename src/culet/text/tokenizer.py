@@ -22,6 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from culet.errors import CheckpointError, InputError
+from culet.files.fields import lone_surrogate
 
 # Gemma 3's tokenizer ends with the place of an image; text-only models have no row for it.
 _IMAGE_TOKENS = ("<image_soft_token>",)
@@ -140,16 +141,15 @@ class TextTokenizer:
 def _check_unicode(texts: Sequence[str], first: int, prompt_chars: Sequence[int]) -> None:
     """Raise the error that names the first text which no tokenizer can read."""
     for index, (text, chars) in enumerate(zip(texts, prompt_chars, strict=True), start=first):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            own = error.start >= chars
+        place = lone_surrogate(text)
+        if place is not None:
+            own = place >= chars
             what = f"text {index}" if own else f"the prompt or title of text {index}"
-            place = error.start - chars if own else error.start
             raise InputError(
-                f"{what} is not valid Unicode: a lone surrogate at character {place}; "
-                "decode the source with the right encoding, or with errors='replace'"
-            ) from None
+                f"{what} is not valid Unicode: a lone surrogate at character "
+                f"{place - chars if own else place}; decode the source with the right encoding, or "
+                "with errors='replace'"
+            )
 
 
 def _check_template(tokenizer: Tokenizer, bos_id: int, eos_id: int) -> None:

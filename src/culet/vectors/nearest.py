@@ -116,29 +116,21 @@ def nearest(
         block: Documents scored at once.
         device: Where the products are computed.
     """
+    if query_groups is not None and groups is not None:
+        return _nearest_in_groups(
+            queries,
+            documents,
+            query_groups,
+            groups,
+            depth=depth,
+            banned=banned,
+            candidates=candidates,
+            ceiling=ceiling,
+            block=block,
+            device=device,
+        )
     best = _Best(len(queries), depth)
     top = np.full(len(queries), -np.inf, dtype=np.float32)
-    if query_groups is not None and groups is not None:
-        # group by group: with many groups a small part of all the products
-        for group in np.unique(query_groups).tolist():
-            members = groups.members(group)
-            if candidates is not None:
-                members = members[candidates[members]]
-            if not len(members):
-                continue
-            rows = np.flatnonzero(query_groups == group)
-            found = nearest(
-                queries[rows],
-                RowSubset(documents, members),
-                depth=depth,
-                banned=None if banned is None else banned.among(rows, members),
-                ceiling=None if ceiling is None else ceiling[rows],
-                block=block,
-                device=device,
-            )
-            best.scores[rows], top[rows] = found.scores, found.top
-            best.numbers[rows] = np.where(found.numbers >= 0, members[found.numbers], -1)
-        return Nearest(best.scores, best.numbers, top)
     for first, scores in _scored(queries, documents, banned, block=block, device=device):
         if candidates is not None:
             scores[:, ~candidates[first : first + block]] = -np.inf
@@ -147,6 +139,43 @@ def nearest(
             scores[scores > ceiling[:, None]] = -np.inf
         best.add(scores, first)
     return Nearest(best.scores, best.numbers, best.scores[:, 0] if ceiling is None else top)
+
+
+def _nearest_in_groups(
+    queries: np.ndarray,
+    documents: VectorRows,
+    query_groups: np.ndarray,
+    groups: Groups,
+    *,
+    depth: int,
+    banned: Banned | None,
+    candidates: np.ndarray | None,
+    ceiling: np.ndarray | None,
+    block: int,
+    device: str,
+) -> Nearest:
+    """Search group by group: with many groups a small part of all the products."""
+    best = _Best(len(queries), depth)
+    top = np.full(len(queries), -np.inf, dtype=np.float32)
+    for group in np.unique(query_groups).tolist():
+        members = groups.members(group)
+        if candidates is not None:
+            members = members[candidates[members]]
+        if not len(members):
+            continue
+        rows = np.flatnonzero(query_groups == group)
+        found = nearest(
+            queries[rows],
+            RowSubset(documents, members),
+            depth=depth,
+            banned=None if banned is None else banned.among(rows, members),
+            ceiling=None if ceiling is None else ceiling[rows],
+            block=block,
+            device=device,
+        )
+        best.scores[rows], top[rows] = found.scores, found.top
+        best.numbers[rows] = np.where(found.numbers >= 0, members[found.numbers], -1)
+    return Nearest(best.scores, best.numbers, top)
 
 
 def count_above(

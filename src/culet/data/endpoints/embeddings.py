@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 import time
@@ -17,6 +16,7 @@ import numpy as np
 from culet.data.endpoints.client import Answer, Client
 from culet.data.endpoints.http import EndpointConfig
 from culet.errors import InputError, RecipeError
+from culet.files.fingerprint import of_texts
 
 Texts = tuple[str, ...]
 
@@ -163,7 +163,7 @@ class EmbeddingClient(Client[Texts, _Vectors]):
         if len(question) > 1:  # of a batch, whose texts `embed` has looked up
             return None
         query = "select vector, tokens from vectors where text = ?"
-        row = store.execute(query, (_key(question[0]),)).fetchone()
+        row = store.execute(query, (of_texts(question[0]),)).fetchone()
         if row is None:
             return None
         vector = np.frombuffer(row[0], dtype="<f4").astype(np.float32)
@@ -173,7 +173,7 @@ class EmbeddingClient(Client[Texts, _Vectors]):
         """Keep an answer, whole or not at all; its tokens are shared out evenly."""
         each, rest = divmod(answer.asked_tokens, len(question))
         rows = [
-            (_key(text), vector.astype("<f4").tobytes(), each + (number < rest))
+            (of_texts(text), vector.astype("<f4").tobytes(), each + (number < rest))
             for number, (text, vector) in enumerate(zip(question, answer.vectors, strict=True))
         ]
         with store:
@@ -181,7 +181,3 @@ class EmbeddingClient(Client[Texts, _Vectors]):
             store.execute(
                 "insert or replace into requests values (?, ?)", (answer.name, answer.asked_tokens)
             )
-
-
-def _key(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -107,38 +108,15 @@ def build_index(
     Raises:
         InputError: At the first bad line, with file and line, unless `skip_bad`.
     """
-    queries, own, documents = array("q"), array("q"), array("q")
-    query_groups, document_groups, positives = array("i"), array("i"), array("q")
-    groups: dict[tuple[str, ...], int] = {}
+    hashes = _Hashes(within)
     for record, row in stream_records(paths, skip_bad=skip_bad, check=check, skipped=skipped):
-        fields = _group(row, within)
-        group = groups.setdefault(fields, len(groups))
-        query_text = normalised(record.query)
-        queries.append(key(record.task or task, *fields, query_text))
-        own.append(key(*fields, query_text))
-        query_groups.append(group)
-        positives.append(len(documents))
-        for passage in (record.positive, *record.negatives):
-            documents.append(key(*fields, normalised(passage)))
-            document_groups.append(group)
-    if not queries:
+        hashes.add_record(record, row, task)
+    if not hashes.queries:
         raise InputError(f"no usable record in {', '.join(map(str, paths))}")
-    before = len(documents)
+    first = len(hashes.documents) if corpus else 0  # of those that may become negatives
     for text, _, row in _corpus(corpus):
-        fields = _group(row, within)
-        documents.append(key(*fields, normalised(text)))
-        document_groups.append(groups.setdefault(fields, len(groups)))
-
-    keys = np.frombuffer(documents, dtype=np.int64)
-    document, document_first = numbered(keys)
-    query, query_first = numbered(np.frombuffer(queries, dtype=np.int64))
-    candidates = np.zeros(int(document_first.sum()), dtype=bool)
-    candidates[document[before:] if corpus else document] = True
-    positive = document[np.frombuffer(positives, dtype=np.int64)]
-    del document, positives
-    right, right_starts = _right(query, positive, keys[document_first], own)
-    of_documents = np.frombuffer(document_groups, dtype=np.intc)[document_first]
-    by_group = Groups.of(of_documents, len(groups))
+        hashes.add_document(text, hashes.group(row))
+    numbers, query_first, document_first = _numbers(hashes, first)
     with new_folder(folder) as aside:
         asks = (
             [record.task or task, record.query]
@@ -147,18 +125,89 @@ def build_index(
         write_store(aside / "queries", compress(asks, query_first))
         texts = _documents(paths, corpus, task=task, skip_bad=skip_bad, check=check)
         write_store(aside / "documents", compress(texts, document_first))
-        np.savez(
-            aside / "numbers.npz",
-            query=query,
-            positive=positive,
-            right=right,
-            right_starts=right_starts,
-            query_groups=np.frombuffer(query_groups, dtype=np.intc)[query_first],
-            documents_by_group=by_group.order,
-            group_starts=by_group.starts,
-            candidates=candidates,
-        )
+        np.savez(aside / "numbers.npz", **numbers)
     return open_index(folder)
+
+
+class _Hashes:
+    """What the first pass keeps of the texts of records, and of further documents.
+
+    Args:
+        within: Fields that make a group.
+
+    Attributes:
+        queries: Hash of each record's query, with its task.
+        as_documents: Hash of each record's query, as a document would have it.
+        positives: Number of each record's positive among the documents.
+        query_groups: Group of each record.
+        documents: Hash of each document.
+        document_groups: Group of each document.
+    """
+
+    def __init__(self, within: Sequence[str]) -> None:
+        self.queries, self.as_documents, self.positives = array("q"), array("q"), array("q")
+        self.documents = array("q")
+        self.query_groups, self.document_groups = array("i"), array("i")
+        self._within = within
+        self._groups: dict[tuple[str, ...], int] = {}
+
+    @property
+    def num_groups(self) -> int:
+        """Return the number of groups."""
+        return len(self._groups)
+
+    def group(self, row: Row) -> tuple[str, ...]:
+        """Return the fields that make a row's group."""
+        values = tuple(row.value.get(field) for field in self._within)
+        if not all(isinstance(value, str) for value in values):
+            names = ", ".join(self._within)
+            raise InputError(f"{row.origin}: expected texts in {names}, got {list(values)}")
+        return values  # type: ignore[return-value]
+
+    def add_record(self, record: Record, row: Row, task: str) -> None:
+        """Add a record's query and documents."""
+        group, query = self.group(row), normalised(record.query)
+        self.queries.append(key(record.task or task, *group, query))
+        self.as_documents.append(key(*group, query))
+        self.query_groups.append(self._groups.setdefault(group, len(self._groups)))
+        self.positives.append(len(self.documents))
+        for text in (record.positive, *record.negatives):
+            self.add_document(text, group)
+
+    def add_document(self, text: str, group: tuple[str, ...]) -> None:
+        """Add a document of a group."""
+        self.documents.append(key(*group, normalised(text)))
+        self.document_groups.append(self._groups.setdefault(group, len(self._groups)))
+
+
+def _numbers(hashes: _Hashes, first: int) -> tuple[dict[str, Any], np.ndarray, np.ndarray]:
+    """Return the arrays of an index, and which queries and documents are the first of their kind.
+
+    Args:
+        hashes: Of all texts.
+        first: Number of the first document that may become a negative.
+    """
+    keys = np.frombuffer(hashes.documents, dtype=np.int64)
+    document, document_first = numbered(keys)
+    query, query_first = numbered(np.frombuffer(hashes.queries, dtype=np.int64))
+    candidates = np.zeros(int(document_first.sum()), dtype=bool)
+    candidates[document[first:]] = True
+    positive = document[np.frombuffer(hashes.positives, dtype=np.int64)]
+    del document
+    right, right_starts = _right(query, positive, keys[document_first], hashes.as_documents)
+    groups = np.frombuffer(hashes.document_groups, dtype=np.intc)[document_first]
+    by_group = Groups.of(groups, hashes.num_groups)
+    numbers = {
+        "query": query,
+        "positive": positive,
+        "right": right,
+        "right_starts": right_starts,
+        "query_groups": np.frombuffer(hashes.query_groups, dtype=np.intc)[query_first],
+        "documents_by_group": by_group.order,
+        "group_starts": by_group.starts,
+        "candidates": candidates,
+    }
+    return numbers, query_first, document_first
 
 
 def _right(
@@ -219,10 +268,3 @@ def _corpus(paths: Sequence[Path]) -> Iterator[tuple[str, str | None, Row]]:
         text = text_of(row, "text" if "text" in row.value else "positive")
         title = row.value.get("title")
         yield text, title if isinstance(title, str) and title.strip() else None, row
-
-
-def _group(row: Row, fields: Sequence[str]) -> tuple[str, ...]:
-    values = tuple(row.value.get(field) for field in fields)
-    if not all(isinstance(value, str) for value in values):
-        raise InputError(f"{row.origin}: expected texts in {', '.join(fields)}, got {list(values)}")
-    return values  # type: ignore[return-value]
