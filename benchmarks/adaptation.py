@@ -48,11 +48,12 @@ from culet.losses.contrastive import info_nce
 from culet.model.heads import HeadConfig, with_head
 from culet.stages import adapt, decoder, encoder, pretrain, trim, tune
 from culet.stages.adapt import AdaptConfig
+from culet.stages.contract import run_stage
 from culet.stages.decoder import DecoderShape, DecoderStageConfig, random_weights
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.trim import TrimConfig
-from culet.stages.tune import TuneConfig
+from culet.stages.tuneconfig import TuneConfig
 from culet.train.optim import OptimConfig
 
 ARMS = ("ul2", "mntp", "mlm", "none", "random")
@@ -189,13 +190,17 @@ def tiny_decoder(args: argparse.Namespace) -> Path:
         compute_dtype=args.dtype,
     )
     out = args.folder / "decoder"
-    return decoder.run(config, out=out, name="decoder", device=args.device)
+    return run_stage(decoder.STAGE, config, out=out, name="decoder", device=args.device)
 
 
 def trimmed(args: argparse.Namespace, base: Path) -> Path:
     """Return the decoder with the tokens that the texts and pairs need."""
     config = TrimConfig(texts=(*args.text, *args.pairs), min_count=args.min_count)
-    return once(args, "trim", lambda: trim.run(config, init=base, out=args.folder / "trim"))
+    return once(
+        args,
+        "trim",
+        lambda: run_stage(trim.STAGE, config, init=base, out=args.folder / "trim", name="trim"),
+    )
 
 
 def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
@@ -220,13 +225,15 @@ def adapted(args: argparse.Namespace, base: Path, arm: str, seed: int) -> Path:
     def make() -> Path:
         if arm == "ul2":
             shape = AdaptConfig(tied_embeddings=True, cross_norms=args.cross_norms)
-            pair = adapt.run(shape, decoder=base, out=args.folder / "adapt", name="adapt")
+            pair = run_stage(
+                adapt.STAGE, shape, decoder=base, out=args.folder / "adapt", name="adapt"
+            )
             ul2 = PretrainConfig(**common)
-            made = pretrain.run(ul2, init=pair, out=out, name=name, device=args.device)
+            made = run_stage(pretrain.STAGE, ul2, init=pair, out=out, name=name, device=args.device)
             return made.parent / "encoder"
         objective = arm if arm in ("mntp", "mlm") else "none"
         config = EncoderStageConfig(**common, objective=objective)
-        return encoder.run(config, init=base, out=out, name=name, device=args.device)
+        return run_stage(encoder.STAGE, config, init=base, out=out, name=name, device=args.device)
 
     encoded = once(args, out.name, make) if arm in ("ul2", "mntp", "mlm") else make()
     return started(args, encoded, args.folder / f"{arm}-{seed}-start", seed)
@@ -324,7 +331,7 @@ def finetuned(
         save_every=args.save_every,
     )
     out, name = args.folder / f"{arm}-{seed}-tuned", f"tune {arm}, seed {seed}"
-    return tune.run(config, init=model, out=out, name=name, device=args.device)
+    return run_stage(tune.STAGE, config, init=model, out=out, name=name, device=args.device)
 
 
 def scored(args: argparse.Namespace, model: Path, arm: str, seed: int) -> dict[str, float]:

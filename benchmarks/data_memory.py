@@ -101,29 +101,32 @@ def prepared(folder: Path) -> None:
     from culet.data.prepare.filters import LengthConfig
     from culet.data.prepare.minhash import NearConfig
     from culet.stages import prepare
+    from culet.stages.contract import run_stage
     from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
     source = DataSourceConfig(folder / "rows.jsonl.gz", licence="CC0-1.0")
     config = PrepareConfig((source,), length=LengthConfig(), near=NearConfig())
-    prepare.run(config, out=folder / "prepare")
+    run_stage(prepare.STAGE, config, out=folder / "prepare", name="prepare")
 
 
 def mined(folder: Path) -> None:
     from culet.stages import mine
+    from culet.stages.contract import run_stage
     from culet.stages.mine import MineConfig, MineSource
 
     mine.load = lambda *args, **settings: StandIn()  # type: ignore[assignment]
     source = MineSource(folder / "rows.jsonl.gz", within=("lang",))
-    mine.run(MineConfig((source,)), init=folder, out=folder / "mine")
+    run_stage(mine.STAGE, MineConfig((source,)), init=folder, out=folder / "mine", name="mine")
 
 
 def taught(folder: Path) -> None:
     from culet.stages import teach
+    from culet.stages.contract import run_stage
     from culet.stages.teach import TaughtSource, TeachConfig
 
     teach.folder_teacher = lambda *args, **settings: StandIn()  # type: ignore[assignment]
     config = TeachConfig((TaughtSource(folder / "rows.jsonl.gz"),), teacher=folder)
-    teach.run(config, out=folder / "teach")
+    run_stage(teach.STAGE, config, out=folder / "teach", name="teach")
 
 
 class StandIn:

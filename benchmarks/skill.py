@@ -28,6 +28,7 @@ from culet.data.token_stream import read_raw_texts
 from culet.data.triples import Fact, read_triples
 from culet.model.adapt import adapt, adapted_config
 from culet.stages import pretrain, seq2seq
+from culet.stages.contract import run_stage
 from culet.stages.decoder import DecoderShape, decoder_config, random_weights
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.seq2seq import Seq2SeqConfig
@@ -115,7 +116,9 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
             seed=seed,
             save_every=args.steps,
         )
-        made = pretrain.run(config, init=start, out=folder / arm, name=f"{arm}, seed {seed}")
+        made = run_stage(
+            pretrain.STAGE, config, init=start, out=folder / arm, name=f"{arm}, seed {seed}"
+        )
         for hop in hops:
             tuning = Seq2SeqConfig(
                 steps=args.tune,
@@ -128,7 +131,7 @@ def run(args: argparse.Namespace, seed: int) -> dict[str, float]:
                 save_every=args.tune,
             )
             out = folder / f"{arm}-{hop}"
-            seq2seq.run(tuning, init=made, out=out, name=f"{arm} {hop}")
+            run_stage(seq2seq.STAGE, tuning, init=made, out=out, name=f"{arm} {hop}")
             done = json.loads((out / "done.json").read_text())
             found[f"{arm}.{hop}"] = 100 * done["exact_match"]
         found[f"{arm}.seconds"] = round(time.monotonic() - began, 1)

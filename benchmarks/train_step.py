@@ -28,8 +28,9 @@ from culet.data.batches.sources import SourceConfig
 from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages import tune
+from culet.stages.contract import run_stage
 from culet.stages.start import ShapeConfig, model_config
-from culet.stages.tune import TuneConfig
+from culet.stages.tuneconfig import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.contrastive_step import LossConfig, contrastive_step
@@ -171,7 +172,9 @@ def data_wait(folder: Path, work: Path, *, steps: int) -> dict[str, Any]:
     config = TuneConfig(
         steps=steps, sources=sources, batch_size=128, max_tokens=128, save_every=10 * steps
     )
-    tune.run(config, init=folder, out=work / "wait", name="wait", say=lambda line: None)
+    run_stage(
+        tune.STAGE, config, init=folder, out=work / "wait", name="wait", say=lambda line: None
+    )
     lines = [json.loads(line) for line in (work / "wait/log.jsonl").read_text().splitlines()][2:]
     waited = sum(line["waited_seconds"] for line in lines)
     stepped = sum(line["seconds"] for line in lines)

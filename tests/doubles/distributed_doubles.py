@@ -93,6 +93,7 @@ def stages(folder: Path) -> None:
     from culet.errors import Interrupted
     from culet.model.batch import pack
     from culet.stages import tune
+    from culet.stages.contract import run_stage
     from culet.train import processes as distributed
 
     torch.set_num_threads(1)
@@ -121,9 +122,9 @@ def stages(folder: Path) -> None:
                 model(pack([np.arange(5, 9)]))  # by itself: no other process takes part
                 watched.append(step)
 
-            settings = {"out": out, "name": "toy", "say": lambda line: None, "evaluate": watch}
+            settings = {"out": out, "name": "toy", "say": lambda line: None, "watch": watch}
             with suppress(Interrupted):
-                tune.run(config, init=folder / "start", **settings)
+                run_stage(tune.STAGE, config, init=folder / "start", **settings)
             expected = [] if "stop_after" in way or world.rank else [4]
             assert watched == expected, (way, watched)
             world.wait()
@@ -136,6 +137,7 @@ def stopping(folder: Path) -> None:
     from culet.cli.signals import ending_by_signal
     from culet.errors import CuletError, InputError
     from culet.stages import tune
+    from culet.stages.contract import run_stage
     from culet.train import processes as distributed
 
     torch.set_num_threads(1)
@@ -156,7 +158,7 @@ def stopping(folder: Path) -> None:
     start = folder.parent / "start"
     try:
         with ending_by_signal(), distributed.joined("cpu"):
-            tune.run(config, init=start, out=folder, name="toy", say=lambda line: None)
+            run_stage(tune.STAGE, config, init=start, out=folder, name="toy", say=lambda line: None)
     except CuletError as error:
         print(error)
         sys.exit(2)

@@ -22,6 +22,7 @@ from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays
 from culet.stages import decoder as decoder_stage
 from culet.stages import encoder, pretrain, seq2seq
+from culet.stages.contract import run_stage
 from culet.stages.decoder import DecoderShape, DecoderStageConfig
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
@@ -119,7 +120,15 @@ def pretraining(data: Path, **changes: Any) -> PretrainConfig:
 def pretrain_quietly(config: PretrainConfig, init: Path, teacher: Path | None, out: Path) -> None:
     """Run a stage; for a process of its own, which the test may kill."""
     torch.set_num_threads(1)
-    pretrain.run(config, init=init, out=out, name="toy", say=lambda line: None, teacher=teacher)
+    run_stage(
+        pretrain.STAGE,
+        config,
+        init=init,
+        out=out,
+        name="toy",
+        say=lambda line: None,
+        teacher=teacher,
+    )
 
 
 def tensors(folder: Path) -> dict[str, bytes]:
@@ -141,10 +150,18 @@ def token_stages(folder: Path, out: Path) -> None:
     quiet: dict[str, Any] = {"say": lambda line: None}
     shape = DecoderShape(num_layers=2, model_dim=16, ffn_dim=24, num_heads=2, head_dim=8)
     new = DecoderStageConfig(sources=prose, window=12, vocab_size=512, shape=shape, **common)
-    decoder_stage.run(new, out=out / "decoder", name="decoder", **quiet)
+    run_stage(decoder_stage.STAGE, new, out=out / "decoder", name="decoder", **quiet)
     lonely = replace(new, batch_size=1)
-    decoder_stage.run(lonely, out=out / "lonely", name="lonely", init=folder / "teacher", **quiet)
-    encoder.run(
+    run_stage(
+        decoder_stage.STAGE,
+        lonely,
+        out=out / "lonely",
+        name="lonely",
+        init=folder / "teacher",
+        **quiet,
+    )
+    run_stage(
+        encoder.STAGE,
         EncoderStageConfig(sources=prose, window=12, **common),
         init=folder / "teacher",
         out=out / "encoder",
@@ -154,7 +171,15 @@ def token_stages(folder: Path, out: Path) -> None:
     config = pretraining(data, dropout=0.0, batch_size=5)
     pair, teacher = folder / "pair", folder / "teacher"
     with suppress(Interrupted):
-        pretrain.run(config, init=pair, out=out / "pretrain", name="p", teacher=teacher, **quiet)
+        run_stage(
+            pretrain.STAGE,
+            config,
+            init=pair,
+            out=out / "pretrain",
+            name="p",
+            teacher=teacher,
+            **quiet,
+        )
     told = data / "told.jsonl"
     last = Seq2SeqConfig(train=(told,), test=(told,), max_target_tokens=6, **common)
-    seq2seq.run(last, init=pair, out=out / "seq2seq", name="seq2seq", **quiet)
+    run_stage(seq2seq.STAGE, last, init=pair, out=out / "seq2seq", name="seq2seq", **quiet)

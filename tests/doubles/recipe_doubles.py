@@ -111,6 +111,7 @@ mixture_number = 2
 [merge]
 models = ["finetune-a", "finetune-b"]
 method = "greedy"
+dev = "{folder}/tasks"
 """
 
 

@@ -21,7 +21,8 @@ from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
 from culet.stages import tune
-from culet.stages.tune import TuneConfig
+from culet.stages.contract import run_stage
+from culet.stages.tuneconfig import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.contrastive_step import LossConfig
@@ -201,7 +202,7 @@ def taught(folder: Path, rows: Sequence[Mapping[str, Any]], width: int, seed: in
 def tune_quietly(config: TuneConfig, start: Path, out: Path) -> None:
     """Run a stage; for a process of its own, which the test may kill."""
     torch.set_num_threads(1)
-    tune.run(config, init=start, out=out, name="toy", say=lambda line: None)
+    run_stage(tune.STAGE, config, init=start, out=out, name="toy", say=lambda line: None)
 
 
 def weights(folder: Path) -> dict[str, bytes]:

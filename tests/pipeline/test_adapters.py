@@ -15,15 +15,12 @@ from culet.data.batches.sources import MixingConfig, SourceConfig
 from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
 from culet.loading import load
-from culet.pipeline import adapters as glue
-from culet.pipeline import read_recipe, run_recipe
-from culet.pipeline.adapters import Trial, run_merge
+from culet.pipeline import adapters, read_recipe, run, run_recipe
+from culet.pipeline.adapters import Trial
 from culet.pipeline.run import run_stages
-from culet.pipeline.stage import Job
 from culet.stages import mine, prepare, teachers
 from culet.stages.trials import Attempt
-from culet.stages.tune import TuneConfig
-from culet.stages.tuneconfig import with_mixture, with_shares
+from culet.stages.tuneconfig import TuneConfig, with_mixture, with_shares
 from culet.train.contrastive_step import LossConfig
 from culet.train.processes import World
 
@@ -74,7 +71,7 @@ def test_a_trial_judges_shares_and_not_how_often_a_source_may_be_read(
     )
     a, b = (SourceConfig(path=path, name=name) for path, name in zip(rows, "ab", strict=True))
     config = TuneConfig(steps=5, batch_size=3, sources=(replace(a, max_epochs=1.0), b))
-    monkeypatch.setattr(glue, "mean_score", lambda *args: 0.25)
+    monkeypatch.setattr(adapters, "mean_score", lambda *args: 0.25)
     trial = Trial(config, checkpoint(tmp_path / "start"), tmp_path, "cpu")
     assert trial(Attempt({"a": 1.0, "b": 0.0}, 0, tmp_path / "out")) == 0.25
     assert len((tmp_path / "out/log.jsonl").read_text().splitlines()) == 5
@@ -170,11 +167,10 @@ def test_a_greedy_soup_without_dev_tasks_is_refused(tmp_path: Path) -> None:
     models = [str(checkpoint(tmp_path / name)) for name in ("a", "b")]
     path = tmp_path / "recipe.toml"
     path.write_text(f'[run]\nfolder = "r"\n[merge]\nmodels = {models}\nmethod = "greedy"\n')
-    stage = read_recipe(path).stages["merge"]
     with pytest.raises(
         RecipeError, match=r"\[merge\] a greedy soup goes by dev scores: give it `d"
     ):
-        run_merge(Job(stage, "cpu", print))
+        read_recipe(path)
 
 
 @pytest.mark.parametrize("given", ["dev", "evaluate"])
@@ -187,11 +183,11 @@ def test_a_greedy_soup_is_made_again_for_other_dev_tasks(
         (tmp_path / name / "task.json").write_text(json.dumps(name))
     asked: list[str] = []
 
-    def score(folder: Path, tasks: Path, *rest: Any) -> float:
+    def score(folder: Path, tasks: Path, **rest: Any) -> float:
         asked.append(tasks.name)
         return 0.5
 
-    monkeypatch.setattr(glue, "mean_score", score)
+    monkeypatch.setattr(run, "mean_score", score)
     path = tmp_path / "recipe.toml"
     for name in ("one", "one", "two", "one"):
         dev = f'dev = "{tmp_path}/{name}"\n' if given == "dev" else ""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import is_dataclass
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import RecipeError
 from culet.files.settings import identity
 from culet.loading import PACKAGED
 from culet.pipeline import Recipe, read_recipe
-from culet.pipeline.kinds import KINDS
+from culet.pipeline.kinds import KINDS, Kind
 from culet.pipeline.run import check_inputs
 
 SOURCES = '[{path = "pairs.jsonl"}]'
@@ -38,9 +40,15 @@ def test_a_stage_that_is_like_another_has_the_keys_of_its_tables_too(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
-def test_every_kind_has_a_stage_that_can_be_run(kind: object) -> None:
-    assert is_dataclass(kind.load(kind.config))  # type: ignore[attr-defined]
-    assert callable(kind.load("run"))  # type: ignore[attr-defined]
+def test_every_kind_has_a_stage_that_can_be_run(kind: Kind) -> None:
+    contract = kind.contract()
+    assert is_dataclass(contract.config)
+    assert list(signature(contract.run).parameters) == [
+        "config",
+        "folder",
+        "job",
+        *(spec.key for spec in contract.inputs),
+    ]
 
 
 def test_a_stage_reads_the_nearest_one_above_that_gives_what_it_takes(tmp_path: Path) -> None:
@@ -109,7 +117,7 @@ def test_stages_that_are_alike_start_from_the_same(tmp_path: Path) -> None:
     assert [(c.steps, c.seed) for c in configs] == [(2, 0), (2, 3), (9, 3)]
     merge = recipe.stages["merge"]
     places = [Path(f"r/{name}/checkpoint") for name in "abc"]
-    assert merge.inputs == {"models": (*places, Path("other/model"))}
+    assert merge.inputs == {"models": (*places, Path("other/model")), "dev": None}
     assert merge.needs == ("a", "b", "c")
     assert merge.files == (Path("other/model"),)
 
@@ -148,7 +156,7 @@ def test_the_documented_graph_is_one(tmp_path: Path) -> None:
     example = next(b for b in DOCS.split("```") if b.startswith("toml") and "[merge]" in b)
     recipe = read(tmp_path, START + example.removeprefix("toml"))
     assert recipe.stages["merge"].needs == ("finetune-a", "finetune-b")
-    assert recipe.stages["finetune-b"].extra.mixture_number == 2
+    assert recipe.stages["finetune-b"].config.mixture_number == 2
     assert recipe.stages["finetune-b"].inputs["mixture"] == Path("r/search_mixture/mixtures.json")
     search = recipe.stages["search_mixture"]
     assert (search.config.sources, search.config.start) == (("web", "code"), (3.0, 1.0))
@@ -162,8 +170,9 @@ def test_the_documentation_lists_every_kind_with_what_it_reads_and_gives() -> No
             rows |= dict.fromkeys(cells[0].replace("`", "").split(", "), cells)
     for kind in KINDS.values():
         _, takes, gives = rows[kind.name]
-        assert all(f"`{spec.key}`" in takes for spec in kind.inputs), kind.name
-        assert all(output in gives for output in kind.gives), kind.name
+        contract = kind.contract()
+        assert all(f"`{spec.key}`" in takes for spec in contract.inputs), kind.name
+        assert all(output in gives for output in contract.gives), kind.name
 
 
 @pytest.mark.parametrize(
@@ -244,24 +253,26 @@ def prepared(folder: Path, table: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("model", "path", "needs", "files"),
+    ("model", "path", "needs"),
     [
-        ('model = "@start"', "r/start/checkpoint", ("start",), 1),
-        ('model = "google/embeddinggemma-300m"', "google/embeddinggemma-300m", (), 2),
-        ("", None, (), 2),
+        ('model = "@start"', "r/start/checkpoint", ("start",)),
+        ('model = "google/embeddinggemma-300m"', "google/embeddinggemma-300m", ()),
+        ("", None, ()),
     ],
 )
 def test_consistency_goes_by_a_stage_a_hub_id_or_the_packaged_model(
-    model: str, path: str | None, needs: tuple[str, ...], files: int, tmp_path: Path
+    model: str, path: str | None, needs: tuple[str, ...], tmp_path: Path
 ) -> None:
     recipe = prepared(tmp_path, f"[prepare.consistency]\n{model}\n")
     stage = recipe.stages["prepare"]
     assert stage.config.consistency.model == (path and Path(path))
     assert stage.needs == needs
-    assert len(stage.files) == files
-    assert (PACKAGED in stage.files) == (path is None)
+    assert stage.files == (tmp_path / "pairs.jsonl",)
     if not needs:
         check_inputs(recipe, ["prepare"])
+    if path is None:
+        packaged = read_embedding_model(PACKAGED).fingerprint
+        assert packaged in stage.contract.reads(stage.config, stage.inputs)
 
 
 def test_a_file_of_answers_need_not_be_there(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from culet.files.settings import build
 from culet.model.adapt import adapt, adapted_config
 from culet.model.batch import pack_pairs
 from culet.model.weights import from_arrays
-from culet.stages.adapt import AdaptConfig, run
+from culet.stages.adapt import STAGE, AdaptConfig
+from culet.stages.contract import run_stage
 from culet.text.tokenizer_training import byte_tokenizer
 
 WIDE = gemma3_like(model_dim=48, num_heads=2, num_kv_heads=1)
@@ -31,7 +32,9 @@ def test_the_checkpoint_is_the_adapted_decoder(tmp_path: Path) -> None:
     lines: list[str] = []
     source = decoder(tmp_path / "decoder")
     config = build(AdaptConfig, {"encoder_window": "split"}, where="adapt")
-    out = run(config, decoder=source, out=tmp_path / "adapt", say=lines.append)
+    out = run_stage(
+        STAGE, config, decoder=source, out=tmp_path / "adapt", say=lines.append, name="adapt"
+    )
     checkpoint = read_encoder_decoder(out)
     shape = adapted_config(gemma3_like(), encoder_window="split")
     assert checkpoint.config == shape
@@ -51,12 +54,14 @@ def test_the_checkpoint_is_the_adapted_decoder(tmp_path: Path) -> None:
 def test_a_finished_stage_is_not_done_again_and_other_settings_move_it(tmp_path: Path) -> None:
     lines: list[str] = []
     source, out = decoder(tmp_path / "decoder"), tmp_path / "adapt"
-    run(AdaptConfig(), decoder=source, out=out, say=lines.append)
+    run_stage(STAGE, AdaptConfig(), decoder=source, out=out, say=lines.append, name="adapt")
     moved = source.rename(tmp_path / "elsewhere")  # the same decoder in another place
-    run(AdaptConfig(decoder=moved), decoder=moved, out=out, say=lines.append)
+    run_stage(
+        STAGE, AdaptConfig(decoder=moved), decoder=moved, out=out, say=lines.append, name="adapt"
+    )
     assert lines[-1] == "adapt: finished before, nothing to do"
     merged = AdaptConfig(cross="merged", tied_embeddings=True, dtype="bfloat16")
-    run(merged, decoder=moved, out=out, say=lines.append)
+    run_stage(STAGE, merged, decoder=moved, out=out, say=lines.append, name="adapt")
     assert "the earlier run is kept in" in lines[-2]
     assert lines[-1].endswith(" 0 of them new")
     assert read_encoder_decoder(out / "checkpoint").config.tied_embeddings
@@ -65,8 +70,14 @@ def test_a_finished_stage_is_not_done_again_and_other_settings_move_it(tmp_path:
 def test_two_decoders_become_an_unbalanced_pair(tmp_path: Path) -> None:
     lines: list[str] = []
     small, wide = decoder(tmp_path / "small"), decoder(tmp_path / "wide", seed=1, wide=True)
-    checkpoint = run(
-        AdaptConfig(), decoder=small, encoder=wide, out=tmp_path / "adapt", say=lines.append
+    checkpoint = run_stage(
+        STAGE,
+        AdaptConfig(),
+        decoder=small,
+        encoder=wide,
+        out=tmp_path / "adapt",
+        say=lines.append,
+        name="adapt",
     )
     shape = read_encoder_decoder(checkpoint).config
     assert (shape.encoder.model_dim, shape.decoder.stack.model_dim) == (48, 32)
@@ -79,9 +90,25 @@ def test_what_cannot_be_adapted_is_refused(tmp_path: Path) -> None:
     text = (other / "tokenizer.json").read_text().replace("<unused0>", "<another>")
     (other / "tokenizer.json").write_text(text)
     with pytest.raises(InputError, match=r"must share a tokenizer, but tokenizer\.json of"):
-        run(AdaptConfig(), decoder=source, encoder=other, out=tmp_path / "adapt")
+        run_stage(
+            STAGE,
+            AdaptConfig(),
+            decoder=source,
+            encoder=other,
+            out=tmp_path / "adapt",
+            name="adapt",
+        )
     with pytest.raises(CheckpointError, match="does not exist"):
-        run(AdaptConfig(), decoder=tmp_path / "nothing", out=tmp_path / "adapt")
+        run_stage(
+            STAGE, AdaptConfig(), decoder=tmp_path / "nothing", out=tmp_path / "adapt", name="adapt"
+        )
     wide = decoder(tmp_path / "wide", wide=True)
     with pytest.raises(InputError, match="merged attention needs an encoder as wide"):
-        run(AdaptConfig(cross="merged"), decoder=source, encoder=wide, out=tmp_path / "adapt")
+        run_stage(
+            STAGE,
+            AdaptConfig(cross="merged"),
+            decoder=source,
+            encoder=wide,
+            out=tmp_path / "adapt",
+            name="adapt",
+        )

@@ -35,6 +35,7 @@ from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.stages import generate, prepare
+from culet.stages.contract import run_stage
 from culet.stages.generate import GenerateConfig, PairGradesConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
@@ -80,7 +81,7 @@ def lines(path: Path, values: list[Any]) -> Path:
 
 def run(config: GenerateConfig, out: Path) -> int:
     """Run the stage and return the number of rows it recorded."""
-    assert generate.run(config, out=out, name="made") == out / "data"
+    assert run_stage(generate.STAGE, config, out=out, name="made") == out / "data"
     return int(json.loads((out / "done.json").read_text())["rows"])
 
 
@@ -213,7 +214,7 @@ def test_queries_become_records(endpoint: ChatEndpoint, tmp_path: Path) -> None:
     assert report["cost"]["asked"] == 3
     assert report["cost"]["paid"] > 0
     said: list[str] = []
-    generate.run(config, out=tmp_path / "out", name="made", say=said.append)
+    run_stage(generate.STAGE, config, out=tmp_path / "out", name="made", say=said.append)
     assert said == ["made: finished before, nothing to do"]
 
 
@@ -380,7 +381,7 @@ def test_pairs_graded_low_are_removed_in_preparation(
     stub.reply = lambda question, number: "?" if "onyx" in question else reply(question, 0)
     source = DataSourceConfig(path, licence="MIT")
     config = PrepareConfig((source,), grades=GradesConfig(endpoint), compress=False)
-    prepare.run(config, out=tmp_path / "out")
+    run_stage(prepare.STAGE, config, out=tmp_path / "out", name="prepare")
     assert json.loads((tmp_path / "out/done.json").read_text())["kept"] == 3
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["removed"] == {"low grade": 1}
@@ -390,7 +391,7 @@ def test_pairs_graded_low_are_removed_in_preparation(
     assert report["grades"]["cost"]["asked"] == 3
     asked = len(stub.bodies)
     strict = replace(config, grades=GradesConfig(endpoint, min_grade=4))
-    prepare.run(strict, out=tmp_path / "out")
+    run_stage(prepare.STAGE, strict, out=tmp_path / "out", name="prepare")
     assert json.loads((tmp_path / "out/done.json").read_text())["kept"] == 3
     assert len(stub.bodies) == asked
 

@@ -21,6 +21,7 @@ from culet.checkpoints.t5gemma import read_encoder_decoder
 from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.stages import decoder, encoder, seq2seq
+from culet.stages.contract import run_stage
 from culet.stages.decoder import DecoderShape, DecoderStageConfig
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.seq2seq import Seq2SeqConfig
@@ -72,7 +73,7 @@ def new_decoder(data: Path, **changes: Any) -> DecoderStageConfig:
 
 
 def test_a_decoder_from_nothing_learns_and_has_tokens_to_spare(tmp_path: Path, data: Path) -> None:
-    made = decoder.run(new_decoder(data), out=tmp_path / "d", name="d", say=quiet)
+    made = run_stage(decoder.STAGE, new_decoder(data), out=tmp_path / "d", name="d", say=quiet)
     found = losses(tmp_path / "d")
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:2])
     checkpoint = read_decoder(made)
@@ -90,7 +91,7 @@ def test_a_decoder_can_begin_from_the_rarity_and_spelling_of_tokens(
     still = OptimConfig(lr=2e-2, embed_lr=0.0, warmup_steps=2)
     shape = replace(SHAPE, tied_head=False)
     config = new_decoder(data, lexical=True, optim=still, candidates=100, shape=shape)
-    made = read_decoder(decoder.run(config, out=tmp_path / "d", name="d", say=quiet))
+    made = read_decoder(run_stage(decoder.STAGE, config, out=tmp_path / "d", name="d", say=quiet))
     found = losses(tmp_path / "d")
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:2])
     table = np.asarray(made.arrays()["embed"])
@@ -108,20 +109,25 @@ def test_an_interrupted_decoder_ends_bit_for_bit_the_same_with_the_same_tokenize
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = new_decoder(data, steps=4, lexical=True, candidates=20)
-    decoder.run(config, out=tmp_path / "whole", name="d", say=quiet)
+    run_stage(decoder.STAGE, config, out=tmp_path / "whole", name="d", say=quiet)
     interrupting(monkeypatch, decoder, "windows_step", {2})
     with pytest.raises(Interrupted):
-        decoder.run(config, out=tmp_path / "d", name="d", say=quiet)
+        run_stage(decoder.STAGE, config, out=tmp_path / "d", name="d", say=quiet)
     said: list[str] = []
-    decoder.run(config, out=tmp_path / "d", name="d", say=said.append)
+    run_stage(decoder.STAGE, config, out=tmp_path / "d", name="d", say=said.append)
     assert not [line for line in said if "training a tokenizer" in line]
     assert "d: resuming after step 2 of 4" in said
     assert tensors(tmp_path / "d") == tensors(tmp_path / "whole")
 
 
 def test_a_decoder_can_be_trained_on(tmp_path: Path, data: Path, source: Path) -> None:
-    made = decoder.run(
-        new_decoder(data, steps=2), init=source, out=tmp_path / "d", name="d", say=quiet
+    made = run_stage(
+        decoder.STAGE,
+        new_decoder(data, steps=2),
+        init=source,
+        out=tmp_path / "d",
+        name="d",
+        say=quiet,
     )
     before, after = read_decoder(source), read_decoder(made)
     assert after.config == before.config
@@ -148,7 +154,7 @@ def test_masked_tokens_teach_an_encoder(
     tmp_path: Path, data: Path, source: Path, objective: str
 ) -> None:
     config = masked(data, objective=objective)
-    made = encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
+    made = run_stage(encoder.STAGE, config, init=source, out=tmp_path / "e", name="e", say=quiet)
     found = losses(tmp_path / "e")
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:2])
     assert culet.load(made).encode_query(["an ant"]).shape == (1, 16)
@@ -160,7 +166,7 @@ def test_without_an_objective_the_encoder_is_the_decoder_without_its_mask(
     tmp_path: Path, source: Path
 ) -> None:
     config = EncoderStageConfig(objective="none")
-    made = encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
+    made = run_stage(encoder.STAGE, config, init=source, out=tmp_path / "e", name="e", say=quiet)
     before, after = read_decoder(source), read_embedding_model(made)
     assert not after.config.encoder.causal
     for name, value in before.arrays().items():
@@ -170,7 +176,9 @@ def test_without_an_objective_the_encoder_is_the_decoder_without_its_mask(
 
 def test_a_decoder_with_a_head_of_its_own_teaches_through_it(tmp_path: Path, data: Path) -> None:
     init = write_teacher(tmp_path / "untied", tied_head=False)
-    made = encoder.run(masked(data, steps=2), init=init, out=tmp_path / "e", name="e", say=quiet)
+    made = run_stage(
+        encoder.STAGE, masked(data, steps=2), init=init, out=tmp_path / "e", name="e", say=quiet
+    )
     assert "head" not in read_embedding_model(made).arrays()
 
 
@@ -179,11 +187,11 @@ def test_an_interrupted_encoder_ends_bit_for_bit_the_same(
     at: int, tmp_path: Path, data: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = masked(data, steps=4, dropout=0.1)
-    encoder.run(config, init=source, out=tmp_path / "whole", name="e", say=quiet)
+    run_stage(encoder.STAGE, config, init=source, out=tmp_path / "whole", name="e", say=quiet)
     interrupting(monkeypatch, encoder, "windows_step", {at})
     with pytest.raises(Interrupted):
-        encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
-    encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
+        run_stage(encoder.STAGE, config, init=source, out=tmp_path / "e", name="e", say=quiet)
+    run_stage(encoder.STAGE, config, init=source, out=tmp_path / "e", name="e", say=quiet)
     assert tensors(tmp_path / "e") == tensors(tmp_path / "whole")
 
 
@@ -192,15 +200,24 @@ def test_an_encoder_that_no_embedding_model_may_have_is_refused_before_training(
 ) -> None:
     config = masked(data, encoder_window="split")
     with pytest.raises(InputError, match="window_after"):
-        encoder.run(config, init=source, out=tmp_path / "e", name="e", say=quiet)
+        run_stage(encoder.STAGE, config, init=source, out=tmp_path / "e", name="e", say=quiet)
     assert not (tmp_path / "e").exists()
 
 
 def test_windows_that_do_not_fit_are_refused(tmp_path: Path, data: Path, source: Path) -> None:
     with pytest.raises(RecipeError, match="window = 2047 needs room for 2049 tokens"):
-        encoder.run(masked(data, window=2047), init=source, out=tmp_path / "e", name="e", say=quiet)
+        run_stage(
+            encoder.STAGE,
+            masked(data, window=2047),
+            init=source,
+            out=tmp_path / "e",
+            name="e",
+            say=quiet,
+        )
     with pytest.raises(RecipeError, match="window = 63 needs room for 65 tokens"):
-        decoder.run(new_decoder(data, window=63), out=tmp_path / "d", name="d", say=quiet)
+        run_stage(
+            decoder.STAGE, new_decoder(data, window=63), out=tmp_path / "d", name="d", say=quiet
+        )
 
 
 def test_an_objective_needs_texts() -> None:
@@ -228,13 +245,15 @@ def test_finetuning_ends_with_answers_and_their_score(tmp_path: Path) -> None:
     )
     init = write_pair(tmp_path / "pair")
     said: list[str] = []
-    made = seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=said.append)
+    made = run_stage(
+        seq2seq.STAGE, config, init=init, out=tmp_path / "s", name="s", say=said.append
+    )
     assert json.loads((tmp_path / "s/done.json").read_text())["exact_match"] == 1.0
     assert said == ["s: 100.00 % of 4 answers match exactly"]
     rows = [json.loads(line) for line in (tmp_path / "s/answers.jsonl").read_text().splitlines()]
     assert rows[0] == {"input": "a?", "answer": "A", "right": True}
     assert read_encoder_decoder(made).config == read_encoder_decoder(init).config
-    again = seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=quiet)
+    again = run_stage(seq2seq.STAGE, config, init=init, out=tmp_path / "s", name="s", say=quiet)
     assert again == made
 
 
@@ -243,11 +262,11 @@ def test_an_interrupted_finetuning_ends_bit_for_bit_the_same(
 ) -> None:
     config = Seq2SeqConfig(steps=4, batch_size=3, train=(questions(tmp_path),), dropout=0.1)
     init = write_pair(tmp_path / "pair")
-    seq2seq.run(config, init=init, out=tmp_path / "whole", name="s", say=quiet)
+    run_stage(seq2seq.STAGE, config, init=init, out=tmp_path / "whole", name="s", say=quiet)
     interrupting(monkeypatch, seq2seq, "pairs_step", {1})
     with pytest.raises(Interrupted):
-        seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=quiet)
-    seq2seq.run(config, init=init, out=tmp_path / "s", name="s", say=quiet)
+        run_stage(seq2seq.STAGE, config, init=init, out=tmp_path / "s", name="s", say=quiet)
+    run_stage(seq2seq.STAGE, config, init=init, out=tmp_path / "s", name="s", say=quiet)
     assert json.loads((tmp_path / "s/done.json").read_text())["exact_match"] is None
     assert tensors(tmp_path / "s") == tensors(tmp_path / "whole")
 

@@ -20,6 +20,7 @@ from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build
 from culet.stages import merge
+from culet.stages.contract import run_stage
 from culet.stages.merge import MergeConfig
 from culet.text.tokenizer_training import byte_tokenizer
 
@@ -45,9 +46,17 @@ def weights(folder: Path) -> dict[str, np.ndarray]:
 
 def soup(tmp_path: Path, *models: Path, out: str = "out", **settings: Any) -> Path:
     score = settings.pop("score", None)
+    by_dev = None if score is None else lambda folder, tasks: score(folder)
     said: list[str] = []
-    return merge.run(
-        MergeConfig(**settings), models=models, out=tmp_path / out, say=said.append, score=score
+    return run_stage(
+        merge.STAGE,
+        MergeConfig(**settings),
+        models=models,
+        out=tmp_path / out,
+        say=said.append,
+        score=by_dev,
+        dev=None if score is None else tmp_path / "dev",
+        name="merge",
     )
 
 

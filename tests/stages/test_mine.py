@@ -13,6 +13,7 @@ from cross_encoder_double import cross_encoder
 from training_doubles import checkpoint, toy_rows, write_lines
 from word_embedder import WordEmbedder
 
+from culet.checkpoints.embedding import read_embedding_model
 from culet.data.mining.judges import CrossEncoderJudge, Grades, RescoreConfig
 from culet.data.mining.pair_index import build_index
 from culet.data.mining.rules import Rules
@@ -20,6 +21,7 @@ from culet.data.records import read_records
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build, to_tables
 from culet.stages import mine, miner
+from culet.stages.contract import run_stage
 from culet.stages.mine import MineConfig, MineSource
 from culet.text.prompts import Prompts
 
@@ -50,6 +52,7 @@ class StreamingWords(WordEmbedder):
 def words(monkeypatch: pytest.MonkeyPatch) -> StreamingWords:
     embedder = StreamingWords()
     monkeypatch.setattr(mine, "load", lambda *_, **__: embedder)
+    monkeypatch.setattr(mine, "read_embedding_model", lambda _: embedder)  # for its fingerprint
     return embedder
 
 
@@ -73,7 +76,9 @@ def go(tmp_path: Path, rows: list[dict[str, Any]] | None = None, **changes: Any)
         rules=Rules(**{"relative_margin": None, "number": 9} | rules),
         **changes,
     )
-    folder = mine.run(config, init=tmp_path, out=tmp_path / "out", say=said.append)
+    folder = run_stage(
+        mine.STAGE, config, init=tmp_path, out=tmp_path / "out", say=said.append, name="mine"
+    )
     return [
         json.loads(line)
         for part in sorted((folder / "toys").glob("part-*.jsonl"))
@@ -283,7 +288,14 @@ def test_one_source_without_negatives_does_not_stop_the_others(tmp_path: Path) -
         sources=(MineSource(path=some), MineSource(path=none)), rules=Rules(relative_margin=None)
     )
     with pytest.warns(UserWarning, match="mine none: 1 of 1 records are without a negative"):
-        folder = mine.run(config, init=tmp_path, out=tmp_path / "out", say=lambda line: None)
+        folder = run_stage(
+            mine.STAGE,
+            config,
+            init=tmp_path,
+            out=tmp_path / "out",
+            say=lambda line: None,
+            name="mine",
+        )
     assert len(read_records([folder])) == 7
 
 
@@ -574,10 +586,13 @@ def test_a_real_model_mines_through_the_default_engine(
     import culet
 
     monkeypatch.setattr(mine, "load", culet.load)
+    monkeypatch.setattr(mine, "read_embedding_model", read_embedding_model)
     init = checkpoint(tmp_path / "checkpoint")
     path = write_lines(tmp_path / "toys.jsonl", toy_rows(12))
     config = MineConfig(sources=(MineSource(path),), rules=Rules(relative_margin=None, number=2))
-    folder = mine.run(config, init=init, out=tmp_path / "out", say=lambda line: None)
+    folder = run_stage(
+        mine.STAGE, config, init=init, out=tmp_path / "out", say=lambda line: None, name="mine"
+    )
     found = read_records([folder / "toys"])
     assert all(len(set(r.negatives)) == 2 and r.positive not in r.negatives for r in found)
 

@@ -26,6 +26,7 @@ from culet.data.records import read_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.stages import prepare
+from culet.stages.contract import run_stage
 from culet.stages.generate import GenerateConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig
 
@@ -90,7 +91,7 @@ def config(tmp_path: Path) -> PrepareConfig:
 
 def run(config: PrepareConfig, out: Path, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Run the stage and return what it recorded."""
-    assert prepare.run(config, out=out, say=say) == out / "data"
+    assert run_stage(prepare.STAGE, config, out=out, say=say, name="prepare") == out / "data"
     done: dict[str, Any] = json.loads((out / "done.json").read_text())
     return done
 
@@ -98,7 +99,7 @@ def run(config: PrepareConfig, out: Path, say: Callable[[str], None] = print) ->
 def begins(config: PrepareConfig, out: Path) -> bool:
     """Run the stage and return whether it had anything to do."""
     said: list[str] = []
-    prepare.run(config, out=out, say=said.append)
+    run_stage(prepare.STAGE, config, out=out, say=said.append, name="prepare")
     return said != ["prepare: finished before, nothing to do"]
 
 

@@ -31,6 +31,7 @@ from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
 from culet.model.heads import HeadConfig
 from culet.stages import pretrain
+from culet.stages.contract import run_stage
 from culet.stages.pretrain import PretrainConfig, markers_for
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.averaging import average_files, save_weights, saved
@@ -83,7 +84,7 @@ def test_the_loss_falls_and_the_encoder_beside_it_is_the_trained_one(
     tmp_path: Path, init: Path, data: Path
 ) -> None:
     config = plain(data, steps=24, optim=OptimConfig(lr=2e-2, warmup_steps=3))
-    made = pretrain.run(config, init=init, out=tmp_path / "toy", name="toy", say=print)
+    made = run_stage(pretrain.STAGE, config, init=init, out=tmp_path / "toy", name="toy", say=print)
     found = [loss for _, loss in losses(tmp_path / "toy")]
     assert np.mean(found[-3:]) < 0.8 * np.mean(found[:3])
     assert made == tmp_path / "toy/checkpoint"
@@ -104,7 +105,7 @@ def test_a_head_that_whitens_is_fitted_to_the_texts_of_the_stage(
     for whiten in (0.0, 0.25):
         config = plain(data, steps=2, head=HeadConfig(whiten=whiten))
         out = tmp_path / str(whiten)
-        pretrain.run(config, init=init, out=out, name="t", say=print)
+        run_stage(pretrain.STAGE, config, init=init, out=out, name="t", say=print)
         vectors = culet.load(out / "encoder").encode_document(texts)
         alike[whiten] = float((vectors @ vectors.T).mean())
     assert 1 - alike[0.25] > 2 * (1 - alike[0.0])
@@ -114,7 +115,7 @@ def test_a_head_that_whitens_needs_texts(tmp_path: Path, init: Path, data: Path)
     facts = (TextSourceConfig(data / "facts.jsonl", kind="triples"),)
     config = plain(data, sources=facts, steps=1, head=HeadConfig(whiten=0.25))
     with pytest.raises(RecipeError, match="the sources hold facts only"):
-        pretrain.run(config, init=init, out=tmp_path / "t", name="t", say=print)
+        run_stage(pretrain.STAGE, config, init=init, out=tmp_path / "t", name="t", say=print)
 
 
 def test_a_teacher_and_candidates_exclude_each_other(
@@ -138,8 +139,14 @@ def test_a_finished_stage_is_not_run_again(
     whole: Path, init: Path, teacher: Path, data: Path
 ) -> None:
     said: list[str] = []
-    made = pretrain.run(
-        pretraining(data), init=init, out=whole, name="toy", say=said.append, teacher=teacher
+    made = run_stage(
+        pretrain.STAGE,
+        pretraining(data),
+        init=init,
+        out=whole,
+        name="toy",
+        say=said.append,
+        teacher=teacher,
     )
     assert said == ["toy: finished before, nothing to do"]
     assert made == whole / "checkpoint"
@@ -161,7 +168,8 @@ def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
         tmp_path / "pair", shape, random_arrays(shape), tokenizer_json=byte_tokenizer().to_str()
     )
     said: list[str] = []
-    pretrain.run(
+    run_stage(
+        pretrain.STAGE,
         plain(data, steps=1),
         init=tmp_path / "pair",
         out=tmp_path / "toy",
@@ -178,7 +186,7 @@ def test_an_encoder_that_is_none_of_an_embedding_model_is_said_and_not_written(
 
 def test_cross_attention_learns_alone_at_first(tmp_path: Path, init: Path, data: Path) -> None:
     config = plain(data, steps=2, freeze_steps=2)
-    pretrain.run(config, init=init, out=tmp_path / "toy", name="toy", say=print)
+    run_stage(pretrain.STAGE, config, init=init, out=tmp_path / "toy", name="toy", say=print)
     before, after = arrays(init), arrays(tmp_path / "toy/checkpoint")
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
     assert moved
@@ -187,7 +195,7 @@ def test_cross_attention_learns_alone_at_first(tmp_path: Path, init: Path, data:
 
 def test_everything_learns_afterwards(tmp_path: Path, init: Path, data: Path) -> None:
     config = plain(data, steps=3, freeze_steps=2)
-    pretrain.run(config, init=init, out=tmp_path / "toy", name="toy", say=print)
+    run_stage(pretrain.STAGE, config, init=init, out=tmp_path / "toy", name="toy", say=print)
     before, after = arrays(init), arrays(tmp_path / "toy/checkpoint")
     assert not [name for name in before if np.array_equal(before[name], after[name])]
 

@@ -13,10 +13,11 @@ from culet.architecture.embedding_config import tiny
 from culet.data.batches.sources import SourceConfig
 from culet.data.ledger import LedgerEntry, read_ledger
 from culet.stages import merge, prepare, tune
+from culet.stages.contract import run_stage
 from culet.stages.merge import MergeConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig
 from culet.stages.provenance import card_and_ledger, card_section
-from culet.stages.tune import TuneConfig
+from culet.stages.tuneconfig import TuneConfig
 
 
 def facts(folder: Path, file: str = "source.json", **values: object) -> Path:
@@ -75,15 +76,23 @@ def test_prepared_rows_a_tuned_and_a_merged_model_name_the_same_sources(tmp_path
     (tmp_path / "raw").mkdir()
     raw = write_lines(tmp_path / "raw" / "toy.jsonl", toy_rows())
     (tmp_path / "raw" / "source.json").write_text('{"name": "toys", "licence": "CC0-1.0"}')
-    prepared = prepare.run(PrepareConfig((DataSourceConfig(raw),)), out=tmp_path / "prepare")
+    prepared = run_stage(
+        prepare.STAGE, PrepareConfig((DataSourceConfig(raw),)), out=tmp_path / "prepare"
+    )
     source = SourceConfig(prepared / "toy")
     start = checkpoint(tmp_path / "start")
     config = TuneConfig(steps=1, sources=(source,), batch_size=4, max_tokens=32)
     tuned = [
-        tune.run(replace(config, seed=seed), init=start, out=tmp_path / str(seed), name="finetune")
+        run_stage(
+            tune.STAGE,
+            replace(config, seed=seed),
+            init=start,
+            out=tmp_path / str(seed),
+            name="finetune",
+        )
         for seed in (0, 1)
     ]
-    soup = merge.run(MergeConfig(), models=tuned, out=tmp_path / "merge")
+    soup = run_stage(merge.STAGE, MergeConfig(), models=tuned, out=tmp_path / "merge")
     kept = json.loads((tmp_path / "prepare" / "done.json").read_text())["kept"]
     for folder in (tuned[0], soup):
         assert f"| toy | CC0-1.0 | {kept} |" in (folder / "README.md").read_text()

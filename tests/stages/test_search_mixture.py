@@ -19,7 +19,8 @@ from culet.files import fingerprint
 from culet.files.settings import build
 from culet.stages import mixtures as mixturereport
 from culet.stages import search_mixture, trials
-from culet.stages.folder import look
+from culet.stages.contract import run_stage
+from culet.stages.folder import inspect
 from culet.stages.mixtures import Point, best_apart, draw, table, to_point, to_shares
 from culet.stages.search_mixture import SearchMixtureConfig
 from culet.stages.trials import Attempt, Objective
@@ -34,7 +35,14 @@ SAID: list[str] = []  # what searches have said
 def search(tmp_path: Path, objective: Objective = diminishing, **settings: Any) -> dict[str, Any]:
     """Run a search and return what it found."""
     config = SearchMixtureConfig(sources=tuple(GAINS), **settings)
-    file = search_mixture.run(config, objective=objective, out=tmp_path / "out", say=SAID.append)
+    file = run_stage(
+        search_mixture.STAGE,
+        config,
+        trial=lambda *_: objective,
+        out=tmp_path / "out",
+        say=SAID.append,
+        name="search_mixture",
+    )
     found: dict[str, Any] = json.loads(file.read_text())
     return found
 
@@ -196,7 +204,7 @@ def test_a_finished_search_chooses_again_and_tries_nothing(
     for file in ("mixtures.json", "mixtures.md"):
         texts = [(tmp_path / n / "out" / file).read_text() for n in "12"]
         assert texts[0] == texts[1]
-    found = [look(tmp_path / n / "out") for n in "12"]
+    found = [inspect(tmp_path / n / "out") for n in "12"]
     assert found[0].output == found[1].output  # done.json vouches for the new files
     assert not (tmp_path / "1/out/state").exists()
     assert search(tmp_path / "1", broken, **settings, **other) == again

@@ -12,6 +12,7 @@ from training_doubles import toy_rows, write_lines
 from culet.checkpoints.embedding import read_embedding_model
 from culet.stages import from_nothing as beginning
 from culet.stages import start
+from culet.stages.contract import run_stage
 from culet.stages.start import ShapeConfig, StartConfig
 from culet.text.tokenizer_training import train_tokenizer
 
@@ -41,7 +42,7 @@ def config(tmp_path: Path) -> StartConfig:
 
 def go(config: StartConfig, out: Path) -> list[str]:
     said: list[str] = []
-    start.run(config, out=out, name="toy", say=said.append)
+    run_stage(start.STAGE, config, out=out, name="toy", say=said.append)
     return said
 
 

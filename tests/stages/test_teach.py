@@ -21,7 +21,6 @@ from endpoint_double import full_disk, serving, vector
 from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
-from culet.checkpoints.embedding import read_embedding_model
 from culet.data.batches.collate import collate
 from culet.data.batches.sources import SourceConfig, read_source
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
@@ -31,10 +30,11 @@ from culet.data.roles import RoleText, role_texts
 from culet.data.teacher_vectors import TeacherFolder
 from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build
-from culet.stages import teach
+from culet.stages import teach, tune
+from culet.stages.contract import run_fingerprint, run_stage
 from culet.stages.teach import TaughtSource, TeachConfig
 from culet.stages.teachers import EmbedderTeacher, folder_teacher
-from culet.stages.tune import TuneConfig, run_fingerprint
+from culet.stages.tuneconfig import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
 from culet.text.tokenizer_training import byte_tokenizer
@@ -65,7 +65,7 @@ def go(tmp_path: Path, rows: Sequence[Any] = ROWS, **settings: Any) -> Path:
     said: list[str] = settings.pop("said", [])
     path = write_lines(tmp_path / "toys.jsonl", rows)
     config = TeachConfig(sources=(TaughtSource(path),), **settings)
-    return teach.run(config, out=tmp_path / "out", say=said.append)
+    return run_stage(teach.STAGE, config, out=tmp_path / "out", say=said.append, name="teach")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -334,7 +334,7 @@ def test_the_budget_for_vectors_is_not_exceeded_and_what_was_paid_is_kept(
     rich = endpoint(stub, parallel=1, input_price=1e6)
     said: list[str] = []
     config = TeachConfig(sources=(TaughtSource(tmp_path / "toys.jsonl"),), endpoint=rich)
-    teach.run(config, out=tmp_path / "out", say=said.append)
+    run_stage(teach.STAGE, config, out=tmp_path / "out", say=said.append, name="teach")
     assert len(stub.texts) == len(set(stub.texts)) == 20
     words = [sum(len(text.split()) for text in texts) for texts in (first, stub.texts)]
     cost = json.loads((tmp_path / "out" / "done.json").read_text())["cost"]
@@ -551,7 +551,9 @@ def test_vectors_of_a_model_that_answers_otherwise_under_its_name_are_another_in
             steps=1, sources=(SourceConfig(tmp_path / "toys.jsonl", teacher=folder),)
         )
         found = TeacherFolder(folder).vector(RoleText(None, None, "red?"), "")
-        return float(found[0]), run_fingerprint(config, read_embedding_model(start))
+        return float(found[0]), run_fingerprint(
+            tune.STAGE, config, {"init": start, "mixture": None}
+        )
 
     start = checkpoint(tmp_path / "start")
     first, before = taught(), taught()

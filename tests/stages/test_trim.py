@@ -25,7 +25,8 @@ from culet.errors import InputError, RecipeError
 from culet.model.batch import pack
 from culet.model.weights import from_arrays
 from culet.stages import trim
-from culet.stages.trim import TrimConfig, run
+from culet.stages.contract import run_stage
+from culet.stages.trim import STAGE, TrimConfig
 from culet.text import vocabulary
 from culet.text.tokenizer_training import train_tokenizer
 
@@ -75,11 +76,13 @@ def test_a_trimmed_decoder_gives_the_same_logits_for_the_tokens_it_kept(
     decoder: Path, corpus: Path, tmp_path: Path
 ) -> None:
     lines: list[str] = []
-    out = run(
+    out = run_stage(
+        STAGE,
         TrimConfig((corpus,), keep_unused=3, held_out=10),
         init=decoder,
         out=tmp_path / "out",
         say=lines.append,
+        name="trim",
     )
     large, small = read_decoder(decoder), read_decoder(out)
     assert small.config.stack.vocab_size < large.config.stack.vocab_size
@@ -101,7 +104,9 @@ def test_a_trimmed_decoder_gives_the_same_logits_for_the_tokens_it_kept(
 
 
 def test_sources_and_languages_are_no_texts(decoder: Path, corpus: Path, tmp_path: Path) -> None:
-    out = run(TrimConfig((corpus,)), init=decoder, out=tmp_path / "out", say=quiet)
+    out = run_stage(
+        STAGE, TrimConfig((corpus,)), init=decoder, out=tmp_path / "out", say=quiet, name="trim"
+    )
     assert "▁zebra" in tokenizer().get_vocab()
     kept = json.loads(read_decoder(out).tokenizer_json)["model"]["vocab"]
     assert "▁zebra" not in kept
@@ -112,7 +117,7 @@ def test_what_is_lost_elsewhere_is_reported(decoder: Path, corpus: Path, tmp_pat
     more = tmp_path / "more.jsonl"
     more.write_text("\n".join(json.dumps({"text": f"{t} {i}"}) for i, t in enumerate(OTHERS)))
     lossy = TrimConfig((corpus, more), min_count=200, held_out=3)
-    run(lossy, init=decoder, out=tmp_path / "out", say=quiet)
+    run_stage(STAGE, lossy, init=decoder, out=tmp_path / "out", say=quiet, name="trim")
     done = json.loads((tmp_path / "out/done.json").read_text())
     lost = done["held_out"]
     assert lost["texts"] > 20
@@ -133,7 +138,14 @@ def test_an_embedding_model_is_trimmed_with_its_prompts(corpus: Path, tmp_path: 
         tokenizer_json=tokenizer().to_str(),
         prompts={"query": "zebra: "},
     )
-    out = run(TrimConfig((corpus,)), init=tmp_path / "in", out=tmp_path / "out", say=quiet)
+    out = run_stage(
+        STAGE,
+        TrimConfig((corpus,)),
+        init=tmp_path / "in",
+        out=tmp_path / "out",
+        say=quiet,
+        name="trim",
+    )
     read = read_embedding_model(out)
     assert read.prompts == {"query": "zebra: "}
     vectors = []
@@ -154,7 +166,14 @@ def test_an_encoder_decoder_is_trimmed_on_both_sides(
     config = EncoderDecoderConfig(encoder, decoder, tied_embeddings=tied)
     arrays = random(config.weight_shapes())
     write_checkpoint(tmp_path / "in", config, arrays, tokenizer_json=tokenizer().to_str())
-    out = run(TrimConfig((corpus,)), init=tmp_path / "in", out=tmp_path / "out", say=quiet)
+    out = run_stage(
+        STAGE,
+        TrimConfig((corpus,)),
+        init=tmp_path / "in",
+        out=tmp_path / "out",
+        say=quiet,
+        name="trim",
+    )
     read = read_encoder_decoder(out)
     size = len(json.loads(read.tokenizer_json)["model"]["vocab"])
     assert read.config.encoder.vocab_size == read.config.decoder.stack.vocab_size == size
@@ -165,10 +184,10 @@ def test_a_finished_stage_is_not_done_again(decoder: Path, corpus: Path, tmp_pat
     lines: list[str] = []
     say: Callable[[str], None] = lines.append
     config = TrimConfig((corpus,), init=decoder)
-    first = run(config, out=tmp_path / "out", say=quiet)
-    assert run(config, out=tmp_path / "out", say=say) == first
+    first = run_stage(STAGE, config, out=tmp_path / "out", say=quiet, name="trim")
+    assert run_stage(STAGE, config, out=tmp_path / "out", say=say, name="trim") == first
     assert lines == ["trim: finished before, nothing to do"]
-    run(replace(config, keep_unused=1), out=tmp_path / "out", say=say)
+    run_stage(STAGE, replace(config, keep_unused=1), out=tmp_path / "out", say=say, name="trim")
     assert "settings or data have changed" in lines[1]
 
 
@@ -179,7 +198,7 @@ def test_an_interrupted_count_goes_on_and_ends_the_same(
     monkeypatch.setattr(vocabulary, "_TEXTS_AT_ONCE", 20)
     monkeypatch.setattr(trim, "_KEEP_EVERY", 40)
     config, whole = TrimConfig((corpus,), init=decoder), trim._texts
-    run(config, out=tmp_path / "at-once", say=quiet)
+    run_stage(STAGE, config, out=tmp_path / "at-once", say=quiet, name="trim")
 
     def interrupted(*args: Any, **options: Any) -> Iterator[str]:
         yield from islice(whole(*args, **options), 70)
@@ -187,7 +206,7 @@ def test_an_interrupted_count_goes_on_and_ends_the_same(
 
     monkeypatch.setattr(trim, "_texts", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run(config, out=tmp_path / "out", say=quiet)
+        run_stage(STAGE, config, out=tmp_path / "out", say=quiet, name="trim")
     monkeypatch.setattr(trim, "_texts", whole)
     kept = tmp_path / "out/.counted.npz"
     with np.load(kept) as found:
@@ -197,7 +216,7 @@ def test_an_interrupted_count_goes_on_and_ends_the_same(
     firsts: list[str] = []
     cut = vocabulary._first_words
     monkeypatch.setattr(vocabulary, "_first_words", lambda text: firsts.append(text) or cut(text))
-    run(config, out=tmp_path / "out", say=quiet)
+    run_stage(STAGE, config, out=tmp_path / "out", say=quiet, name="trim")
     counted = sum(1 for _ in whole(config, held_out=False))
     assert len(firsts) == (counted if damaged else counted - 40)
     assert not kept.exists()
@@ -213,10 +232,16 @@ def test_bad_settings_and_empty_texts_are_refused(
     with pytest.raises(RecipeError, match="held_out must be at least 2, got 1"):
         TrimConfig((corpus,), held_out=1)
     with pytest.raises(RecipeError, match="nothing to trim; set init"):
-        run(TrimConfig((corpus,)), out=tmp_path / "out")
+        run_stage(STAGE, TrimConfig((corpus,)), out=tmp_path / "out", name="trim")
     corpus.write_text('{"lang": "en"}\n')
     with pytest.raises(InputError, match="expected texts to count, got none"):
-        run(TrimConfig((corpus,)), init=decoder, out=tmp_path / "out")
+        run_stage(STAGE, TrimConfig((corpus,)), init=decoder, out=tmp_path / "out", name="trim")
     corpus.write_text('{"text": "a"}\n[1]\n' * 60)
     with pytest.raises(InputError, match=r"text\.jsonl:2: expected a JSON object"):
-        run(TrimConfig((corpus,), held_out=1000), init=decoder, out=tmp_path / "out")
+        run_stage(
+            STAGE,
+            TrimConfig((corpus,), held_out=1000),
+            init=decoder,
+            out=tmp_path / "out",
+            name="trim",
+        )

@@ -23,7 +23,8 @@ from culet.files.settings import build, to_tables
 from culet.model.lora import LoraConfig
 from culet.model.weights import from_arrays
 from culet.stages import tune
-from culet.stages.tune import TuneConfig
+from culet.stages.contract import run_stage
+from culet.stages.tuneconfig import TuneConfig
 from culet.text.prompts import Prompts
 from culet.train.contrastive_step import LossConfig
 from culet.train.log import read_log
@@ -54,7 +55,7 @@ def stage(*sources: SourceConfig, **changes: Any) -> TuneConfig:
 def go(config: TuneConfig, start: Path, out: Path, **more: Any) -> list[str]:
     """Run a stage and return what it said."""
     said: list[str] = []
-    tune.run(config, init=start, out=out, name="toy", say=said.append, **more)
+    run_stage(tune.STAGE, config, init=start, out=out, name="toy", say=said.append, **more)
     return said
 
 
@@ -82,7 +83,7 @@ def test_the_loss_falls_and_the_checkpoint_finds_what_it_was_trained_to_find(
 
     out = tmp_path / "out"
     config = stage(source, steps=40, optim=OptimConfig(lr=3e-2, warmup_steps=4))
-    made = tune.run(config, init=start, out=out, name="toy", say=lambda line: None)
+    made = run_stage(tune.STAGE, config, init=start, out=out, name="toy", say=lambda line: None)
     losses = [line["loss"] for line in log(out)]
     assert np.mean(losses[-4:]) < 0.6 * np.mean(losses[:4])
     assert made == out / "checkpoint"
@@ -458,11 +459,13 @@ def test_the_last_snapshots_are_kept_and_can_be_averaged(
         np.array_equal(checkpoint[name], array)
         for name, array in arrays(tmp_path / "plain" / "checkpoint").items()
     )
-    soup = merge.run(
+    soup = run_stage(
+        merge.STAGE,
         merge.MergeConfig(last=2),
         models=[tmp_path / "out" / "checkpoint"],
         out=tmp_path / "soup",
         say=lambda line: None,
+        name="merge",
     )
     mean = (arrays(folders[1])["up"] + last["up"]) / 2
     assert np.allclose(arrays(soup)["up"], mean, atol=1e-7)

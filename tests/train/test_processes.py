@@ -28,6 +28,7 @@ from training_doubles import (
 from culet.checkpoints.embedding import read_embedding_model
 from culet.errors import Interrupted, RecipeError
 from culet.stages import tune
+from culet.stages.contract import run_stage
 from culet.train import heartbeat
 from culet.train import processes as distributed
 from culet.train.gather import gather_batch
@@ -77,7 +78,9 @@ def tune_alone(folder: Path, name: str, *, stop_after: int = 0, full: bool = Fal
     with pytest.MonkeyPatch.context() as patch, doubles.suppress(Interrupted):
         patch.setattr(tune, "contrastive_step", counted)
         out = folder / name
-        tune.run(config, init=folder / "start", out=out, name="toy", say=lambda line: None)
+        run_stage(
+            tune.STAGE, config, init=folder / "start", out=out, name="toy", say=lambda line: None
+        )
 
 
 @pytest.fixture(scope="module")

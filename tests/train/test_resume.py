@@ -17,6 +17,7 @@ from training_doubles import checkpoint, every_feature, tune_quietly, weights, w
 
 from culet.errors import CheckpointError, Interrupted, TrainingError
 from culet.stages import tune
+from culet.stages.contract import run_stage
 from culet.train.log import read_log
 from culet.train.optim import OptimConfig, Optimizer
 from culet.train.resume import drop_state, load_state, save_state
@@ -131,13 +132,14 @@ def test_an_evaluation_on_the_way_leaves_no_trace(
         seen.append((step, model.training))
         torch.rand(step)
 
-    tune.run(
+    run_stage(
+        tune.STAGE,
         every_feature(data, eval_every=3),
         init=start,
         out=tmp_path / "toy",
         name="toy",
         say=lambda line: None,
-        evaluate=evaluate,
+        watch=evaluate,
     )
     assert seen == [(3, False), (6, False)]
     assert weights(tmp_path / "toy") == weights(whole)
@@ -182,7 +184,9 @@ def test_a_kill_while_the_state_is_written_leaves_the_older_one_to_go_on_from(
     aside.mkdir()
     (aside / "state.safetensors").write_bytes(b"half")
     said: list[str] = []
-    tune.run(every_feature(data), init=start, out=unfinished, name="toy", say=said.append)
+    run_stage(
+        tune.STAGE, every_feature(data), init=start, out=unfinished, name="toy", say=said.append
+    )
     assert said[0] == "toy: resuming after step 4 of 7"
     assert_same_run(unfinished, whole)
 
@@ -193,7 +197,9 @@ def test_a_kill_between_two_renames_leaves_the_older_state_beside_its_name(
     (unfinished / "state").rename(unfinished / ".state.old")
     shutil.copytree(unfinished / ".state.old", unfinished / ".state.partial")
     said: list[str] = []
-    tune.run(every_feature(data), init=start, out=unfinished, name="toy", say=said.append)
+    run_stage(
+        tune.STAGE, every_feature(data), init=start, out=unfinished, name="toy", say=said.append
+    )
     assert said[0] == "toy: resuming after step 4 of 7"
     assert_same_run(unfinished, whole)
 
@@ -285,7 +291,7 @@ def test_the_state_of_another_run_is_refused(unfinished: Path, start: Path, data
 
 def said_by(config: tune.TuneConfig, start: Path, out: Path) -> list[str]:
     said: list[str] = []
-    tune.run(config, init=start, out=out, name="toy", say=said.append)
+    run_stage(tune.STAGE, config, init=start, out=out, name="toy", say=said.append)
     return said
 
 
@@ -343,7 +349,9 @@ def test_how_often_to_save_and_evaluate_is_no_change(
 def test_a_finished_stage_is_skipped(start: Path, data: Path, whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")}
     said: list[str] = []
-    made = tune.run(every_feature(data), init=start, out=whole, name="toy", say=said.append)
+    made = run_stage(
+        tune.STAGE, every_feature(data), init=start, out=whole, name="toy", say=said.append
+    )
     assert said == ["toy: finished before, nothing to do"]
     assert made == whole / "checkpoint"
     assert {path: path.stat().st_mtime_ns for path in whole.rglob("*.safetensors")} == before

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,24 @@ _WEIGHTS = (".safetensors", ".gguf")
 _WHOLE_BYTES = 64 << 20
 
 
-def of_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> str:
+def of_files(
+    paths: Iterable[Path],
+    *,
+    relative_to: Path | None = None,
+    place: Callable[[Path], Path] | None = None,
+) -> str:
     """Return 16 hex digits that change with the name or any byte of any of the files.
 
     Every file is read whole. Of weights beyond 64 MiB the hash is remembered, so that a model's
     second load need not read them again; data are rarely read twice and are hashed each time.
+
+    Args:
+        paths: The files.
+        relative_to: Folder from which their names are taken; their own names alone if left out.
+        place: Returns what decides their order, where that is not their path.
     """
     digest = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(paths, key=place):
         size = path.stat().st_size
         name = path.relative_to(relative_to) if relative_to else path.name
         digest.update(f"{name}:{size}\n".encode())

@@ -22,6 +22,8 @@ Config = TypeVar("Config")
 LATER = {"later": True}  # metadata of a field that came after its stage had been run without it
 WRITTEN_AS = "written as"  # in the metadata of a field: what to write of a value with a secret
 
+KNOWN_BY = "known by"  # in the metadata of a field: what of its value tells one run from another
+
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the tables of a recipe after overrides such as "finetune.steps=200".
@@ -98,8 +100,8 @@ def identity(config: Any, *, run: Path | None = None) -> dict[str, Any]:
     """Return the settings that tell one run of a stage from another, as plain tables.
 
     A field whose metadata is `LATER` is left out at its default: it came after runs had been
-    finished without it. Paths inside the folder `run` become "@...", wherever that folder lies,
-    so that a run can be moved.
+    finished without it. Of one whose metadata has `KNOWN_BY` only that counts. Paths inside the
+    folder `run` become "@...", wherever that folder lies, so that a run can be moved.
     """
     tables: dict[str, Any] = _portable(to_tables(config), f"{run}/" if run else None)
     _drop_later(tables, config)
@@ -217,6 +219,8 @@ def _drop_later(table: dict[str, Any], config: Any) -> None:
             default = field.default_factory()
         if field.metadata.get("later") and value == default:
             table.pop(field.name, None)
+        elif KNOWN_BY in field.metadata:
+            table[field.name] = field.metadata[KNOWN_BY](value)
         elif dataclasses.is_dataclass(value):
             _drop_later(table[field.name], value)
         elif isinstance(value, tuple):

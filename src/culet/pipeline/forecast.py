@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,9 +38,12 @@ class Forecast:
         if stage.name not in self._estimates:
             run = self._recipe.run
             machine = Machine(run.device, run.threads)
-            context = Context(stage.inputs, stage.extra, machine, self.shape, self.rows)
+            context = Context(stage.inputs, machine, self.shape, self.rows)
+            contract, config = stage.contract, stage.config
+            with suppress(CuletError):  # the stage reports what does not fit
+                config = contract.settle(config, stage.inputs)
             try:
-                found = stage.kind.load("estimate")(stage.config, context)
+                found = contract.estimate(config, context)
             except CuletError:
                 found = Estimate()  # the stage reports what does not fit
             self._estimates[stage.name] = found

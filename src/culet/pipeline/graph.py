@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from culet.checkpoints.recognize import Kind as CheckpointKind
 from culet.checkpoints.recognize import recognize
-from culet.errors import CheckpointError, RecipeError
+from culet.errors import CheckpointError, InputError, RecipeError
 from culet.files.settings import build, read_toml
-from culet.loading import PACKAGED
-from culet.pipeline.kinds import KINDS
-from culet.pipeline.stage import Input, Kind, Output, Stage
+from culet.pipeline.kinds import KINDS, Kind
+from culet.pipeline.stage import Stage
+from culet.stages.contract import Input, Output
 
 _OUTPUTS: dict[CheckpointKind, Output] = {
     "embedding model": "model",
@@ -92,9 +92,9 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path} has no stage; add a section such as [start] or [finetune]")
     stages: dict[str, Stage] = {}
     for name in names:
-        references = _References(name, stages, names[: places[name]], path)
         tasks = None if evaluate is None else evaluate.tasks
-        stages[name] = _stage(name, tables[name], references, run.folder, tasks)
+        references = _References(name, stages, names[: places[name]], path, tasks)
+        stages[name] = _stage(name, tables[name], references, run.folder)
         if getattr(stages[name].config, "eval_every", 0) and evaluate is None:
             raise RecipeError(f"{name}.eval_every needs a section [evaluate] with tasks")
     after = () if evaluate is None else evaluate.after or ()
@@ -103,46 +103,37 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     return Recipe(run, stages, evaluate)
 
 
-def _stage(name: str, table: Any, references: _References, run: Path, tasks: Path | None) -> Stage:
+def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
     """Return the stage of a section, its references resolved."""
     kind = _kind(name, table, references.file)
+    contract = kind.contract()
     settings = {key: value for key, value in table.items() if key != "kind"}
-    config_class = kind.load(kind.config)
-    own = {field.name for field in fields(config_class)}
+    own = {field.name for field in fields(contract.config)}
     inputs = {}
-    for spec in kind.inputs:
+    for spec in contract.inputs:
         others = len(references.needs)
         inputs[spec.key] = references.input(spec, settings.get(spec.key))
         # a path stays among the settings that have a place for it
         if spec.key not in own or len(references.needs) > others:
             settings.pop(spec.key, None)
-    extra = None
-    if kind.extra is not None:
-        extra_class = kind.load(kind.extra[1], kind.extra[0])
-        keys = {field.name for field in fields(extra_class)} & set(settings)
-        given = {key: settings.pop(key) for key in keys}
-        extra = build(extra_class, given, where=name, path=references.path)
-        settings = kind.complete(settings, extra) if kind.complete else settings
-    made = [_at(settings, key.split(".")) for key in kind.writes]
-    config = build(config_class, settings, where=name, path=references.path)
-    if kind.by_dev(config) and extra is not None and extra.dev is None and tasks is not None:
-        extra = replace(extra, dev=tasks)  # known here, so that other tasks count as a change
-        references.files.append(tasks)
-    if kind.packaged(config):
-        references.files.append(PACKAGED)
-    stage = Stage(
+    optional = [_at(settings, key.split(".")) for key in contract.optional]
+    config = build(contract.config, settings, where=name, path=references.path)
+    try:
+        contract.settle(config, inputs)
+    except RecipeError as error:
+        raise RecipeError(f"[{name}] {error}") from None
+    except InputError:
+        pass  # an earlier run's files; the stage that makes them anew comes first
+    return Stage(
         name=name,
         kind=kind,
         config=config,
         folder=run / name,
         inputs=inputs,
         needs=tuple(dict.fromkeys(references.needs)),
-        files=tuple(f for f in dict.fromkeys(references.files) if str(f) not in made),
-        gives=kind.gives or {references.matched["init"]: "checkpoint"},
-        extra=extra,
+        files=tuple(f for f in dict.fromkeys(references.files) if str(f) not in optional),
+        gives=contract.gives or {references.matched["init"]: "checkpoint"},
     )
-    kind.check(stage)
-    return stage
 
 
 def _at(table: Any, keys: Sequence[str]) -> Any:
@@ -153,15 +144,21 @@ def _at(table: Any, keys: Sequence[str]) -> Any:
 
 
 class _References:
-    """Resolves what a section says of other stages, and notes which stages and files it reads."""
+    """Resolves what a section names of other stages, and notes which stages and files it reads."""
 
     def __init__(
-        self, name: str, above: Mapping[str, Stage], before: Sequence[str], file: Path
+        self,
+        name: str,
+        above: Mapping[str, Stage],
+        before: Sequence[str],
+        file: Path,
+        tasks: Path | None,
     ) -> None:
         self._name = name
         self._above = dict(above)
         self._before = before  # where the nearest stage is looked for
         self.file = file
+        self._tasks = tasks
         self.needs: list[str] = []
         self.files: list[Path] = []
         self.matched: dict[str, Output] = {}  # what the input of a key is
@@ -179,7 +176,7 @@ class _References:
         """Return the path or paths of one input."""
         if given is None:
             if not spec.needed:
-                return None
+                return self._tasks if "tasks" in spec.takes else None
             before = [self._above[name] for name in self._before]
             fitting = [s for s in before if set(spec.takes) & set(s.gives)]
             if not fitting or spec.many:

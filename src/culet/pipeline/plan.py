@@ -22,7 +22,6 @@ from culet.train.log import read_log
 
 _WOULD = {
     "finished": "finished",
-    "unchecked": "finished, to be checked",
     "changed": "again: settings or inputs changed",
     "damaged": "again: files damaged or gone",
     "interrupted": "goes on",
@@ -68,8 +67,7 @@ class Planned:
 def plan(recipe: Recipe, selected: Sequence[str]) -> list[str]:
     """Return the lines of a table of what would run, and of what it would take in all."""
     known = standings(recipe)
-    done = ("finished", "unchecked")
-    ready = {n for n, s in known.items() if n not in selected or s.state in done}
+    ready = {n for n, s in known.items() if n not in selected or s.state == "finished"}
     forecast = Forecast(recipe, ready)
     planned = {
         name: _planned(stage, forecast.of(stage), recipe)

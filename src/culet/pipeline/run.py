@@ -8,17 +8,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from culet.errors import InputError, RecipeError, TrainingError, need
 from culet.files.atomic import locked
 from culet.files.rows import data_files
 from culet.pipeline import scores as measure
+from culet.pipeline.adapters import Trial, mean_score
 from culet.pipeline.graph import Recipe, read_recipe
-from culet.pipeline.stage import Job, Stage
-from culet.pipeline.stamp import Standing, note, stamp_of, standing
-from culet.stages.folder import look
+from culet.pipeline.stage import Stage
+from culet.pipeline.stamp import Standing, standing
+from culet.stages.contract import run_stage
+from culet.stages.folder import inspect
 from culet.terminal.lines import silent
 from culet.terminal.tables import duration
 
@@ -114,11 +117,11 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
         if name == EVALUATE:
             continue
         stage = recipe.stages[name]
-        records = set(stage.kind.records(stage))
+        records = _records(stage)
         for path in stage.files:
             if path in records:
                 data_files(path)
-            elif not path.exists() and path not in stage.kind.hub(stage):
+            elif not path.exists():
                 raise InputError(f"[{name}] {path} does not exist")
         for above in stage.needs:
             if above not in selected:
@@ -129,8 +132,19 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
             measure.check_widths(recipe, recipe.evaluate, selected)
 
 
+def _records(stage: Stage) -> set[Path]:
+    """Return the paths of training records among a stage's settings."""
+    found: set[Path] = set()
+    for key in stage.contract.records:
+        value = stage.config
+        for part in key.split("."):
+            value = getattr(value, part, ())
+        found |= {item if isinstance(item, Path) else item.path for item in value}
+    return found
+
+
 def _finished(stage: Stage, *, needed_by: str) -> None:
-    found = look(stage.folder)
+    found = inspect(stage.folder)
     if found.result is None:
         what = found.damage or f"there is no finished stage in {stage.folder}"
         raise InputError(
@@ -151,36 +165,57 @@ def run_stages(
         watch = measure.watcher(recipe, recipe.evaluate, world.device, say)
     for name, stage in recipe.stages.items():
         if name not in selected:
-            known[name] = Standing("finished", look(stage.folder), None)
+            known[name] = Standing("finished", inspect(stage.folder))
             continue
-        known[name] = standing(stage, recipe, known)
+        known[name] = standing(stage, known)
         world.wait()  # all have looked before one of them writes
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
             continue
-        threads = recipe.run.threads or None
-        job = Job(stage, world.device, say, watch, threads)
         with _disk_named(stage):
-            if stage.kind.everywhere:
-                stage.kind.run(job)
+            if stage.contract.everywhere:
+                _run_stage(stage, known[name], recipe, world, say, watch)
             elif world.first:
                 with alone():
-                    stage.kind.run(job)
+                    _run_stage(stage, known[name], recipe, world, say, watch)
         world.wait()
-        known[name] = _after(stage, recipe, known)
-        if world.first:
-            note(stage, known[name].stamp or "")
+        known[name] = _after(stage)
 
 
-def _after(stage: Stage, recipe: Recipe, known: dict[str, Standing]) -> Standing:
+def _run_stage(
+    stage: Stage,
+    standing: Standing,
+    recipe: Recipe,
+    world: World,
+    say: Callable[[str], None],
+    watch: Callable[[Stage, Any, int], None] | None,
+) -> None:
+    device, threads = world.device, recipe.run.threads or None
+    run_stage(
+        stage.contract,
+        stage.config,
+        out=stage.folder,
+        name=stage.name,
+        known=standing.fingerprint,
+        device=device,
+        threads=threads,
+        say=say,
+        watch=None if watch is None else partial(watch, stage),
+        score=partial(mean_score, device=device, threads=threads),
+        trial=partial(Trial, device=device, threads=threads),
+        **stage.inputs,
+    )
+
+
+def _after(stage: Stage) -> Standing:
     """Return the standing of a stage that has just run."""
-    found = look(stage.folder)
+    found = inspect(stage.folder)
     if found.result is None or not stage.output().exists():
         raise TrainingError(
             f"stage {stage.name} returned, but {found.damage or 'has not finished'}: expected "
             f"{stage.output()}; run the same command again"
         )
-    return Standing("finished", found, stamp_of(stage, recipe, known))
+    return Standing("finished", found)
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def _check_widths(widths: Sequence[int], trained: Sequence[int]) -> None:
 
 def watcher(
     recipe: Recipe, config: EvaluateConfig, device: str, say: Callable[[str], None]
-) -> Callable[[Stage, int, Any], None]:
+) -> Callable[[Stage, Any, int], None]:
     """Return what a stage calls as it goes: a line with the mean score of the model as it is."""
     import torch
 
@@ -64,7 +64,7 @@ def watcher(
 
     tasks: list[Any] = []
 
-    def watch(stage: Stage, step: int, model: Any) -> None:
+    def watch(stage: Stage, model: Any, step: int) -> None:
         tasks.extend([] if tasks else [read_task(i.folder) for i in list_tasks(config.tasks)])
         init = stage.inputs["init"]
         if init is None or isinstance(init, tuple):

@@ -14,7 +14,6 @@ from culet.train.log import read_log
 
 _STATES = {
     "finished": "finished",
-    "unchecked": "finished",
     "changed": "finished with other settings or inputs",
     "damaged": "damaged",
     "interrupted": "unfinished",

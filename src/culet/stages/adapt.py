@@ -6,18 +6,15 @@ Nothing is trained here. What is copied, what is new and how that begins is in
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from culet.architecture.generating_config import CrossAttention, DecoderConfig
+from culet.architecture.generating_config import CrossAttention, DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.checkpoint import DecoderCheckpoint
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.errors import InputError
-from culet.files import fingerprint
-from culet.files.settings import identity, to_tables
 from culet.files.tensors import StoredDtype
 from culet.model.adapt import (
     CrossNorms,
@@ -27,6 +24,7 @@ from culet.model.adapt import (
     is_balanced,
     origins,
 )
+from culet.stages.contract import Contract, Input, Inputs, Job
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
@@ -62,47 +60,18 @@ class AdaptConfig:
 
 
 def run(
-    config: AdaptConfig,
-    *,
-    decoder: Path,
-    encoder: Path | None = None,
-    out: Path,
-    name: str = "adapt",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Leave an encoder-decoder checkpoint in `out`; return its folder.
-
-    Args:
-        config: The stage's settings.
-        decoder: Decoder that becomes the decoder and, alone, the encoder too.
-        encoder: Decoder that becomes the encoder, if that is another one.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Not needed here.
-        say: Takes lines for the person watching.
+    config: AdaptConfig, folder: StageFolder, job: Job, *, decoder: Path, encoder: Path | None
+) -> None:
+    """Leave an encoder-decoder checkpoint made of one decoder or two.
 
     Raises:
         CheckpointError: If a source cannot be read or does not fit.
         InputError: If the two cannot go together.
     """
+    name, say = job.name, job.say
     source = read_decoder(decoder)
     other = None if encoder is None else read_decoder(encoder)
-    if other is not None and other.tokenizer_json != source.tokenizer_json:
-        raise InputError(
-            f"encoder and decoder must share a tokenizer, but tokenizer.json of {encoder} and "
-            f"{decoder} differ"
-        )
-    shape = adapted_config(
-        source.config,
-        None if other is None else other.config,
-        cross=config.cross,
-        tied_embeddings=config.tied_embeddings,
-        encoder_window=config.encoder_window,
-    )
-    folder = _folder(config, source, other, out, name)
-    if folder.announced(name, say):
-        return folder.checkpoint
+    shape = _shape(config, source, other)
     for note in (*source.notes, *(() if other is None else other.notes)):
         say(f"{name}: {note}")
     arrays = adapt(
@@ -127,7 +96,6 @@ def run(
         f"{name}: {'balanced' if balanced else 'unbalanced'}, {shape.num_parameters():,} "
         f"parameters, {new:,} of them new"
     )
-    return folder.checkpoint
 
 
 def estimate(config: AdaptConfig, context: Context) -> Estimate:
@@ -145,19 +113,44 @@ def estimate(config: AdaptConfig, context: Context) -> Estimate:
     return Estimate(disk=weights_disk(shape, config.dtype), models={"seq2seq": shape})
 
 
-def _folder(
-    config: AdaptConfig,
-    source: DecoderCheckpoint,
-    other: DecoderCheckpoint | None,
-    out: Path,
-    name: str,
-) -> StageFolder:
-    settings = identity(config, run=out.parent)
-    for key in ("decoder", "encoder"):  # told by what is in them
-        settings.pop(key, None)
-    sources = [source.fingerprint, None if other is None else other.fingerprint]
-    return StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings([settings, *sources]),
-        settings={name: to_tables(config)},
+def reads(config: AdaptConfig, inputs: Inputs) -> list[str | None]:
+    """Return the content of the decoders."""
+    paths = inputs["decoder"], inputs["encoder"]
+    return [None if path is None else read_decoder(path).fingerprint for path in paths]
+
+
+def check(config: AdaptConfig, inputs: Inputs) -> None:
+    """Refuse decoders that cannot go together."""
+    decoder, encoder = inputs["decoder"], inputs["encoder"]
+    source = read_decoder(decoder)
+    other = None if encoder is None else read_decoder(encoder)
+    if other is not None and other.tokenizer_json != source.tokenizer_json:
+        raise InputError(
+            f"encoder and decoder must share a tokenizer, but tokenizer.json of {encoder} and "
+            f"{decoder} differ"
+        )
+    _shape(config, source, other)
+
+
+def _shape(
+    config: AdaptConfig, source: DecoderCheckpoint, other: DecoderCheckpoint | None
+) -> EncoderDecoderConfig:
+    return adapted_config(
+        source.config,
+        None if other is None else other.config,
+        cross=config.cross,
+        tied_embeddings=config.tied_embeddings,
+        encoder_window=config.encoder_window,
     )
+
+
+STAGE = Contract(
+    config=AdaptConfig,
+    gives={"seq2seq": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("decoder", ("decoder",)), Input("encoder", ("decoder",), needed=False)),
+    unimportant=("decoder", "encoder"),
+    check=check,
+)

@@ -5,7 +5,7 @@ For those who have no decoder to start from, and for the demo, where a tiny one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +24,15 @@ from culet.data.batches.windows import (
 from culet.errors import RecipeError
 from culet.files.settings import LATER
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate
+from culet.stages.folder import StageFolder
 from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
 from culet.stages.language import (
+    UNIMPORTANT,
     TokenTraining,
     check_window,
     finish,
-    open_folder,
     read_windows,
     train,
 )
@@ -80,8 +82,7 @@ class DecoderStageConfig(TokenTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_sources(self.sources)
         if self.window < 2 or self.max_texts < 1 or self.num_unused < 0:
             raise RecipeError(
                 "window must be at least 2, max_texts at least 1 and num_unused not negative; got "
@@ -89,15 +90,7 @@ class DecoderStageConfig(TokenTraining):
             )
 
 
-def run(
-    config: DecoderStageConfig,
-    *,
-    out: Path,
-    name: str,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-    init: Path | None = None,
-) -> Path:
+def run(config: DecoderStageConfig, folder: StageFolder, job: Job, *, init: Path | None) -> None:
     """Train a decoder, new or `init`, and return its checkpoint folder; resume if interrupted.
 
     Raises:
@@ -105,18 +98,8 @@ def run(
         InputError: If a row is bad.
         Interrupted: After SIGINT, with the state saved.
     """
-    init = init or config.init
+    name, say, device = job.name, job.say, job.device
     start = None if init is None else read_decoder(init)
-    folder = open_folder(
-        config,
-        out,
-        name=name,
-        data=[source.path for source in config.sources],
-        inputs=[start.fingerprint] if start else [],
-        say=say,
-    )
-    if folder.result():
-        return folder.checkpoint
     if start is not None:
         tokenizer_json = start.tokenizer_json
         model = from_arrays(start.config, start.arrays(), device=device)
@@ -163,7 +146,7 @@ def run(
         say=say,
     )
     if result is None:  # the first process writes
-        return folder.checkpoint
+        return
     write_checkpoint(
         folder.checkpoint,
         model.config,
@@ -175,7 +158,6 @@ def run(
         ),
     )
     finish(folder, result)
-    return folder.checkpoint
 
 
 def estimate(config: DecoderStageConfig, context: Context) -> Estimate:
@@ -230,3 +212,22 @@ def _texts(config: DecoderStageConfig) -> Iterator[str]:
             else:
                 given += 1
                 yield row.text
+
+
+def reads(config: DecoderStageConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the texts, and of the decoder that is trained on."""
+    init = inputs["init"]
+    texts = of_records(inputs, *(source.path for source in config.sources))
+    return [texts, *([] if init is None else [read_decoder(init).fingerprint])]
+
+
+STAGE = Contract(
+    config=DecoderStageConfig,
+    gives={"decoder": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("decoder",), needed=False),),
+    unimportant=UNIMPORTANT,
+    everywhere=True,
+)

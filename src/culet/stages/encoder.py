@@ -32,13 +32,14 @@ from culet.losses.tokens import IGNORED
 from culet.model.adapt import EncoderWindow, adapted_config
 from culet.model.heads import HeadConfig, embedding_config, with_head
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.language import (
+    UNIMPORTANT,
     TokenTraining,
     check_window,
     finish,
-    open_folder,
     read_windows,
     train,
     write_encoder,
@@ -78,8 +79,8 @@ class EncoderStageConfig(TokenTraining):
         super().__post_init__()
         if self.head.whiten:
             raise RecipeError("head.whiten is for stage pretrain; leave it out here")
-        if self.objective != "none" and not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        if self.objective != "none":
+            check_sources(self.sources)
         if self.window < 2 or not 0 < self.rate < 1:
             raise RecipeError(
                 "window must be at least 2 and rate between 0 and 1; got "
@@ -87,15 +88,7 @@ class EncoderStageConfig(TokenTraining):
             )
 
 
-def run(
-    config: EncoderStageConfig,
-    *,
-    init: Path,
-    out: Path,
-    name: str,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
+def run(config: EncoderStageConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
     """Leave an embedding checkpoint made of the decoder `init` in `out`; resume if interrupted.
 
     Raises:
@@ -103,27 +96,15 @@ def run(
         InputError: If a row is bad, or no embedding model can have such an encoder.
         Interrupted: After SIGINT, with the state saved.
     """
+    name, say, device = job.name, job.say, job.device
     start = read_decoder(init)
     encoder = adapted_config(start.config, encoder_window=config.encoder_window).encoder
-    shape = embedding_config(encoder, config.head)  # refuses what cannot be written
-    if config.objective != "none":
-        check_window(config.window, shape.encoder)
-    folder = open_folder(
-        config,
-        out,
-        name=name,
-        data=[source.path for source in config.sources],
-        inputs=[start.fingerprint],
-        say=say,
-    )
-    if folder.result():
-        return folder.checkpoint
     arrays: Any = start.arrays()
     result: dict[str, Any] | None = {"steps": 0} if current().first else None
     if config.objective != "none":
         arrays, result = _train(config, start, encoder, folder, device=device, say=say, name=name)
     if result is None:  # the first process writes
-        return folder.checkpoint
+        return
     write_encoder(
         folder,
         encoder,
@@ -136,7 +117,6 @@ def run(
         data=[s.path for s in config.sources] if config.objective != "none" else [],
     )
     finish(folder, result)
-    return folder.checkpoint
 
 
 def estimate(config: EncoderStageConfig, context: Context) -> Estimate:
@@ -194,3 +174,31 @@ def _train(
     batcher = WindowBatcher(plan, objective)
     result = train(config, model, named, step, batcher, folder, name=name, say=say)
     return to_arrays(model), result
+
+
+def reads(config: EncoderStageConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the texts and of the decoder."""
+    texts = of_records(inputs, *(source.path for source in config.sources))
+    return [texts, read_decoder(inputs["init"]).fingerprint]
+
+
+def check(config: EncoderStageConfig, inputs: Inputs) -> None:
+    """Refuse an encoder that no embedding model can have, and windows that do not fit into it."""
+    start = read_decoder(inputs["init"])
+    encoder = adapted_config(start.config, encoder_window=config.encoder_window).encoder
+    shape = embedding_config(encoder, config.head)
+    if config.objective != "none":
+        check_window(config.window, shape.encoder)
+
+
+STAGE = Contract(
+    config=EncoderStageConfig,
+    gives={"model": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("decoder",)),),
+    unimportant=UNIMPORTANT,
+    everywhere=True,
+    check=check,
+)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from culet.stages.samples import Rows
 
@@ -38,7 +38,6 @@ class Context:
 
     Attributes:
         inputs: Paths of its inputs, by key.
-        extra: The keys of its section that the pipeline reads itself.
         machine: Where it runs.
         shape: Returns the architecture of the model that lies, or will lie, at a path (of several
             paths, at the first); None if it is not known.
@@ -46,7 +45,6 @@ class Context:
     """
 
     inputs: Mapping[str, Path | tuple[Path, ...] | None]
-    extra: Any
     machine: Machine
     shape: Callable[[Path | tuple[Path, ...] | None], Shape | None]
     rows: Callable[[Iterable[Path]], Rows | None]

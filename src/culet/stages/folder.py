@@ -23,13 +23,13 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import to_toml
 
-PIPELINE_FILE = "pipeline.json"  # what the pipeline notes beside the stage's own files
-_UNVOUCHED = ("run.json", "recipe.toml", "log.jsonl", "done.json", PIPELINE_FILE)
+# beside the last, which an earlier culet wrote
+_UNVOUCHED = ("run.json", "recipe.toml", "log.jsonl", "done.json", "pipeline.json")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a look into a stage's folder finds.
+class FolderState:
+    """What lies in a stage's folder.
 
     Attributes:
         result: What the stage recorded when it finished; None if it is not finished.
@@ -47,28 +47,39 @@ class Finding:
         return fingerprint.of_settings(self.result.get("files"))
 
 
-def look(path: Path) -> Finding:
+def inspect(path: Path) -> FolderState:
     """Return whether the stage in a folder is finished, with every file it vouches for checked."""
     done = path / "done.json"
     try:
         result = json.loads(done.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return Finding()
+        return FolderState()
     except (OSError, ValueError) as error:
-        return Finding(damage=f"{done} cannot be read ({error})")
+        return FolderState(damage=f"{done} cannot be read ({error})")
     if not isinstance(result, dict):
-        return Finding(damage=f"{done} does not hold a result")
+        return FolderState(damage=f"{done} does not hold a result")
     if "files" not in result:  # of a culet that did not record them
         if not (path / "checkpoint").is_dir():
-            return Finding(damage=f"{path / 'checkpoint'} is missing")
+            return FolderState(damage=f"{path / 'checkpoint'} is missing")
         result["files"] = _fingerprints(path)
-        return Finding(result)
+        return FolderState(result)
     for name, recorded in result["files"].items():
         if not (path / name).is_file():
-            return Finding(damage=f"{path / name} is missing")
+            return FolderState(damage=f"{path / name} is missing")
         if fingerprint.of_files([path / name]) != recorded:
-            return Finding(damage=f"{path / name} has changed since")
-    return Finding(result)
+            return FolderState(damage=f"{path / name} has changed since")
+    return FolderState(result)
+
+
+def recorded_fingerprint(path: Path) -> str | None:
+    """Return what the run in a folder is a run of; None if there is none or it does not say."""
+    record = path / "run.json"
+    if not record.exists():
+        return None
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unknown"
 
 
 def _fingerprints(path: Path) -> dict[str, str]:
@@ -101,7 +112,7 @@ class StageFolder:
         self.moved_to: Path | None = None
         self.taken_from: Path | None = None
         if not writes:
-            self._result = look(path).result
+            self._result = inspect(path).result
             return
         self.moved_to = self._move_other_run()
         self.taken_from = self._take_back()
@@ -109,7 +120,7 @@ class StageFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot create {path}: {error.strerror or error}") from error
-        found = look(path)
+        found = inspect(path)
         if found.damage:
             warnings.warn(
                 f"{path} was finished, but {found.damage}: the stage runs again", stacklevel=2
@@ -134,11 +145,16 @@ class StageFolder:
         """Return where the log goes."""
         return self.path / "log.jsonl"
 
+    @property
+    def answers(self) -> Path:
+        """Return where the answers of an endpoint are kept: beside the folder, for any run."""
+        return self.path.with_name(f"{self.path.name}-answers.sqlite")
+
     def result(self) -> dict[str, Any] | None:
         """Return what `finish` recorded, or None if the stage is not finished."""
         return self._result
 
-    def announced(self, name: str, say: Callable[[str], None]) -> dict[str, Any] | None:
+    def reported_result(self, name: str, say: Callable[[str], None]) -> dict[str, Any] | None:
         """Say what a stage finds in its folder, and return what `result` does.
 
         Args:
@@ -169,14 +185,8 @@ class StageFolder:
 
     def _move_other_run(self) -> Path | None:
         """Move a folder of other settings or data aside, so that nothing is lost or mixed."""
-        record = self.path / "run.json"
-        if not record.exists():
-            return None
-        try:
-            theirs = str(json.loads(record.read_text())["fingerprint"])
-        except (ValueError, KeyError, TypeError):
-            theirs = "unknown"
-        if theirs == self.fingerprint:
+        theirs = recorded_fingerprint(self.path)
+        if theirs in (None, self.fingerprint):
             return None
         aside = self._kept(theirs)
         number = 1

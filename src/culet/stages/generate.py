@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, tee
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,10 +41,10 @@ from culet.data.prepare.chunks import PairOrText, pair_or_text
 from culet.data.prepare.examine import RowTally, cut
 from culet.data.records import stream_records
 from culet.errors import InputError, Interrupted, RecipeError
-from culet.files import fingerprint
 from culet.files.atomic import new_file, write_json
-from culet.files.rows import data_files, raw_rows
-from culet.files.settings import identity, to_tables
+from culet.files.rows import raw_rows
+from culet.files.settings import KNOWN_BY
+from culet.stages.contract import Contract, Inputs, Job, of_records
 from culet.stages.estimate import Context, Estimate
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
@@ -84,7 +84,7 @@ class GenerateConfig:
         cache: File of answers; beside the stage's folder if left out.
     """
 
-    endpoint: ChatEndpoint
+    endpoint: ChatEndpoint = field(metadata={KNOWN_BY: ChatEndpoint.asked_with})
     inputs: tuple[Path, ...] = ()
     limit: int = 0
     queries: QueriesConfig | None = None
@@ -103,48 +103,29 @@ class GenerateConfig:
             raise RecipeError(f"limit must not be negative, got {self.limit}; 0 uses all rows")
 
 
-def run(
-    config: GenerateConfig,
-    *,
-    out: Path,
-    name: str = "generate",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Do the job and return the folder of its rows; report and ledger lie beside it in `out`.
-
-    Args:
-        config: The job.
-        out: The stage's folder.
-        name: What messages call the stage, and the source in the rows.
-        device: Not used; the work is done elsewhere.
-        say: Takes lines for the person watching.
+def run(config: GenerateConfig, folder: StageFolder, job: Job) -> None:
+    """Do the job and leave its rows, a report and a ledger.
 
     Raises:
         InputError: If a row is bad, or the endpoint refuses or fails; what it answered is kept.
         Interrupted: After Ctrl-C; what it answered is kept.
     """
-    folder = StageFolder(
-        out, fingerprint=_fingerprint(config, out.parent), settings={name: to_tables(config)}
-    )
+    name, say = job.name, job.say
     data = folder.path / "data"
-    if folder.announced(name, say):
-        return data
-    cache = config.cache or out.with_name(f"{out.name}-answers.sqlite")
-    job = _Job(config, ChatClient(config.endpoint, cache))
+    cache = config.cache or folder.answers
+    asked = _Job(config, ChatClient(config.endpoint, cache))
     try:
-        written = _write_rows(job, data / "rows.jsonl", name)
+        written = _write_rows(asked, data / "rows.jsonl", name)
     except KeyboardInterrupt:
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
     if not written:
         (data / "rows.jsonl").unlink()
-        raise _none_usable(name, config.endpoint.model, cache, job.tally)
-    _write_report(job, folder.path / "report.json", written)
-    write_ledger(folder.path / LEDGER, [_ledger_entry(job, name, written)])
-    counts = "".join(f", {count:,} {reason}" for reason, count in job.tally.counts.items())
-    say(f"{name}: {written:,} rows; {job.client.cost.summary()}{counts}")
+        raise _none_usable(name, config.endpoint.model, cache, asked.tally)
+    _write_report(asked, folder.path / "report.json", written)
+    write_ledger(folder.path / LEDGER, [_ledger_entry(asked, name, written)])
+    counts = "".join(f", {count:,} {reason}" for reason, count in asked.tally.counts.items())
+    say(f"{name}: {written:,} rows; {asked.client.cost.summary()}{counts}")
     folder.finish({"rows": written})
-    return data
 
 
 def estimate(config: GenerateConfig, context: Context) -> Estimate:
@@ -316,8 +297,18 @@ def _none_usable(name: str, model: str, cache: Path, tally: RowTally) -> InputEr
     return InputError(words)
 
 
-def _fingerprint(config: GenerateConfig, run: Path) -> str:
-    settings = identity(config, run=run) | {"endpoint": config.endpoint.asked_with()}
-    settings.pop("cache", None)
-    files = data_files(*config.inputs)
-    return fingerprint.of_settings([settings, fingerprint.of_files(files)])
+def reads(config: GenerateConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the rows."""
+    return [of_records(inputs, *config.inputs)]
+
+
+STAGE = Contract(
+    config=GenerateConfig,
+    gives={"data": "data"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    unimportant=("cache",),
+    records=(),
+    optional=("cache",),
+)

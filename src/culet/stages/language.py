@@ -17,9 +17,7 @@ from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.windows import TextSourceConfig, WindowPlan, read_text_sources
 from culet.errors import RecipeError
-from culet.files import fingerprint
-from culet.files.rows import data_files
-from culet.files.settings import LATER, identity, to_tables
+from culet.files.settings import LATER
 from culet.files.tensors import StoredDtype
 from culet.model.batch import pack
 from culet.model.embedding_model import check_dtype
@@ -98,35 +96,6 @@ _TEXTS_OF_A_HEAD = 4096
 
 # Settings that change nothing of what is learnt, and inputs that are told by what is in them.
 UNIMPORTANT = ("save_every", "init", "teacher")
-
-
-def open_folder(
-    config: TokenTraining,
-    out: Path,
-    *,
-    name: str,
-    data: Sequence[Path],
-    inputs: Sequence[str],
-    say: Callable[[str], None],
-) -> StageFolder:
-    """Return the stage's folder, for a run of these settings, data files and inputs.
-
-    Among several processes the first one makes it, and the others look at it then.
-    """
-    settings = identity(config, run=out.parent)
-    for key in UNIMPORTANT:
-        settings.pop(key, None)
-    files = data_files(*data)
-    world = current()
-    with world.first_then_others():
-        folder = StageFolder(
-            out,
-            fingerprint=fingerprint.of_settings([settings, fingerprint.of_files(files), *inputs]),
-            settings={name: to_tables(config)},
-            writes=world.first,
-        )
-    folder.announced(name, say)
-    return folder
 
 
 def write_encoder(

@@ -24,13 +24,13 @@ from culet.checkpoints.soup import check_alike, check_related, write_mean
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import write_json
-from culet.files.settings import to_tables
 from culet.files.tensors import StoredDtype
+from culet.stages.contract import Contract, Input, Inputs, Job
 from culet.stages.estimate import Context, Disk, Estimate, stored
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import card_and_ledger
 
-Score = Callable[[Path], float]
+Score = Callable[[Path, Path], float]  # of a checkpoint, on a folder of tasks
 
 
 @dataclass(frozen=True)
@@ -66,77 +66,46 @@ class MergeConfig:
 
 
 def run(
-    config: MergeConfig,
-    *,
-    models: Sequence[Path],
-    out: Path,
-    name: str = "merge",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-    score: Score | None = None,
-    identity: str = "",
-) -> Path:
-    """Average `models` and return the folder of the soup.
-
-    Args:
-        config: The method.
-        models: Checkpoint folders, or with `config.last` folders of runs that kept snapshots.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Not used; averaging is reading and writing.
-        say: Takes lines for the person watching.
-        score: Dev score of a checkpoint folder, higher is better; for "greedy".
-        identity: What besides the settings the score depends on, such as the dev tasks.
+    config: MergeConfig, folder: StageFolder, job: Job, *, models: Sequence[Path], dev: Path | None
+) -> None:
+    """Average `models` and leave the soup.
 
     Raises:
         InputError: If the models differ in shape, tokenizer or prompts, or do not come from one
             start.
         RecipeError: If a greedy soup has no score to go by, or weights and models differ in number.
     """
-    folders = [place for model in models for place in _members(model, config.last)]
-    _check(config, folders, score)
+    name, say, score = job.name, job.say, job.score
+    folders = _members(models, config.last)
     checkpoints = [read_embedding_model(folder) for folder in folders]
-    stage = StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings(
-            [
-                to_tables(config),
-                [checkpoint.fingerprint for checkpoint in checkpoints],
-                *([identity] if identity else []),
-            ]
-        ),
-        settings={name: to_tables(config)},
-    )
-    if stage.announced(name, say):
-        return stage.checkpoint
     check_alike(checkpoints)
     cosines = check_related(checkpoints)
-    stage.state.mkdir(exist_ok=True)
+    folder.state.mkdir(exist_ok=True)
     if config.method == "greedy":
-        assert score is not None  # _check
-        weights, found = _greedy(checkpoints, stage.state, score, say=say, name=name)
+        assert score is not None
+        assert dev is not None  # settle
+        weights, found = _greedy(checkpoints, folder.state, score, dev, say=say, name=name)
     else:
         weights, found = list(config.weights) or [1.0] * len(checkpoints), {}
     used = [c.path for c, weight in zip(checkpoints, weights, strict=True) if weight]
     write_mean(
-        stage.checkpoint,
+        folder.checkpoint,
         checkpoints,
         weights,
-        scratch=stage.state / "mean",
+        scratch=folder.state / "mean",
         dtype=config.dtype,
         extra_files=card_and_ledger(checkpoints[0].config, used, ()),
     )
     report = {
-        "models": [str(folder) for folder in folders],
+        "models": [str(path) for path in folders],
         "weights": [weight / sum(weights) for weight in weights],
         "cosines": cosines,
         **found,
     }
-    write_json(out / "merge.json", report)
-    stage.finish({"members": sum(weight != 0 for weight in weights)})
-    shutil.rmtree(stage.state)
+    write_json(folder.path / "merge.json", report)
+    folder.finish({"members": sum(weight != 0 for weight in weights)})
+    shutil.rmtree(folder.state)
     say(f"{name}: averaged {sum(weight != 0 for weight in weights)} of {len(weights)} models")
-    return stage.checkpoint
 
 
 def estimate(config: MergeConfig, context: Context) -> Estimate:
@@ -149,26 +118,14 @@ def estimate(config: MergeConfig, context: Context) -> Estimate:
     return Estimate(disk=Disk(2 * kept + candidate, kept), models={"model": shape})
 
 
-def check_weights(config: MergeConfig, number: int) -> None:
-    """Raise RecipeError unless there is a weight for each of so many models, if any is given."""
-    if config.method == "weighted" and len(config.weights) != number:
-        raise RecipeError(
-            f"expected a weight for each of {number} models, got {list(config.weights)}"
-        )
-
-
-def _check(config: MergeConfig, folders: Sequence[Path], score: Score | None) -> None:
-    if len(folders) < 2:
-        raise RecipeError(f"a soup needs at least two models, got {[str(f) for f in folders]}")
-    check_weights(config, len(folders))
-    if config.method == "greedy" and score is None:
-        raise RecipeError("a greedy soup goes by dev scores: add a section [evaluate] with tasks")
-
-
-def _members(model: Path, last: int) -> list[Path]:
-    """Return a checkpoint, or the last snapshots of a run in the order of their steps."""
+def _members(models: Sequence[Path], last: int) -> list[Path]:
+    """Return checkpoints, or the last snapshots of each run in the order of their steps."""
     if not last:
-        return [model]
+        return list(models)
+    return [folder for model in models for folder in _snapshots(model, last)]
+
+
+def _snapshots(model: Path, last: int) -> list[Path]:
     run = model if (model / "snapshots").is_dir() else model.parent
     found = sorted((run / "snapshots").glob("step-*"))
     if not found:
@@ -188,6 +145,7 @@ def _greedy(
     checkpoints: Sequence[EmbeddingCheckpoint],
     state: Path,
     score: Score,
+    dev: Path,
     *,
     say: Callable[[str], None],
     name: str,
@@ -198,7 +156,7 @@ def _greedy(
     twice.
     """
     known = _Scores(state / "scores.json")
-    alone = [known.get([i], partial(score, c.path)) for i, c in enumerate(checkpoints)]
+    alone = [known.get([i], partial(score, c.path, dev)) for i, c in enumerate(checkpoints)]
     order = sorted(range(len(alone)), key=lambda i: -alone[i])
     members, best = [order[0]], alone[order[0]]
     steps = [{"tried": order[0], "score": best, "kept": True}]
@@ -209,7 +167,7 @@ def _greedy(
             folder = state / "candidate"
             chosen = [checkpoints[i] for i in tried]
             write_mean(folder, chosen, [1.0] * len(chosen), scratch=state / "mean")
-            return score(folder)
+            return score(folder, dev)
 
         value = known.get(tried, soup)
         kept = value > best
@@ -240,3 +198,52 @@ class _Scores:
             self._known[key] = float(ask())
             write_json(self._path, self._known)
         return self._known[key]
+
+
+def reads(config: MergeConfig, inputs: Inputs) -> list[Any]:
+    """Return the content of the models, and of the tasks that a greedy soup goes by."""
+    models = [read_embedding_model(folder) for folder in _members(inputs["models"], config.last)]
+    tasks = [fingerprint.of_folder(inputs["dev"])] if config.method == "greedy" else []
+    return [[model.fingerprint for model in models], *tasks]
+
+
+def settle(config: MergeConfig, inputs: Inputs) -> MergeConfig:
+    """Refuse what can be told before the models are trained."""
+    if config.method == "greedy" and inputs["dev"] is None:
+        raise RecipeError(
+            "a greedy soup goes by dev scores: give it `dev`, a folder of tasks, or the recipe a "
+            "section [evaluate]"
+        )
+    if not config.last:  # how many snapshots there will be is known later
+        _check_weights(config, len(inputs["models"]))
+    return config
+
+
+def check(config: MergeConfig, inputs: Inputs) -> None:
+    """Refuse too few models, or another number of weights."""
+    folders = _members(inputs["models"], config.last)
+    if len(folders) < 2:
+        raise RecipeError(f"a soup needs at least two models, got {[str(f) for f in folders]}")
+    _check_weights(config, len(folders))
+
+
+def _check_weights(config: MergeConfig, number: int) -> None:
+    if config.method == "weighted" and len(config.weights) != number:
+        raise RecipeError(
+            f"expected a weight for each of {number} models, got {list(config.weights)}"
+        )
+
+
+STAGE = Contract(
+    config=MergeConfig,
+    gives={"model": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(
+        Input("models", ("model",), many=True),
+        Input("dev", ("tasks",), needed=False),
+    ),
+    settle=settle,
+    check=check,
+)

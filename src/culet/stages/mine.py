@@ -14,22 +14,20 @@ state/                       texts, vectors and counts, gone once it is finished
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from culet.checkpoints.embedding import read_embedding_model
 from culet.data.batches.shuffle import check_seed
 from culet.data.ledger import write_ledgers
 from culet.data.mining.judges import RescoreConfig, judges_of
 from culet.data.mining.rules import Rules
 from culet.data.mining.tally import MiningTally
-from culet.embedder import Embedder
 from culet.errors import InputError, RecipeError
-from culet.files import fingerprint
 from culet.files.atomic import write_json
 from culet.files.rows import data_files
-from culet.files.settings import identity, to_tables
 from culet.loading import load
+from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_content
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.miner import Miner
@@ -103,8 +101,7 @@ class MineConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_sources(self.sources)
         check_seed(self.seed)
         if self.block_rows < 1 or self.block_documents < 1:
             raise RecipeError(
@@ -119,17 +116,8 @@ class MineConfig:
             raise RecipeError("rescore needs a cross_encoder or grades")
 
 
-def run(
-    config: MineConfig,
-    *,
-    init: Path,
-    out: Path,
-    name: str = "mine",
-    device: str = "cpu",
-    threads: int | None = None,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Mine with the embedder in `init`, leave the records in `out`/data and return that folder.
+def run(config: MineConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
+    """Mine with the embedder in `init` and leave the records in data/.
 
     A run that was killed goes on after the last window of vectors and the last part of records.
 
@@ -138,18 +126,12 @@ def run(
             record gets a negative.
         CheckpointError: If the embedder or the cross-encoder cannot be read.
     """
-    embedder = load(init, device=device, precision=config.precision, threads=threads)
-    folder = StageFolder(
-        out,
-        fingerprint=_fingerprint(config, embedder, out.parent),
-        settings={name: to_tables(config)},
-    )
-    if folder.announced(name, say):
-        return out / "data"
-    judges = judges_of(config.rescore, device)
+    name, out = job.name, folder.path
+    embedder = load(init, device=job.device, precision=config.precision, threads=job.threads)
+    judges = judges_of(config.rescore, job.device)
     reports, whole = {}, MiningTally()
     for source in config.sources:
-        miner = Miner(config, source, embedder, judges, folder, device=device, say=say, name=name)
+        miner = Miner(config, source, embedder, judges, folder, job)
         reports[source.label] = miner.run(whole)
     if whole.without == whole.counts["records"]:
         shutil.rmtree(out / "data")  # without negatives it would look like what was asked for
@@ -161,7 +143,6 @@ def run(
     write_json(out / "report.json", reports)
     folder.finish({"records": {label: report["records"] for label, report in reports.items()}})
     shutil.rmtree(folder.state, ignore_errors=True)
-    return out / "data"
 
 
 def estimate(config: MineConfig, context: Context) -> Estimate:
@@ -194,12 +175,23 @@ def _disk(config: MineConfig, width: int | None, context: Context) -> Disk | Non
     return Disk(state + kept, kept)
 
 
-def _fingerprint(config: MineConfig, embedder: Embedder, run: Path) -> str:
-    files = data_files(*(p for source in config.sources for p in (source.path, *source.corpus)))
+def reads(config: MineConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the records, of the judges and of the embedder."""
+    paths = [path for source in config.sources for path in (source.path, *source.corpus)]
     if config.rescore.grades is not None:
-        files += data_files(config.rescore.grades)
+        paths.append(config.rescore.grades)
+    files = data_files(*paths)
     if config.rescore.cross_encoder is not None:
         files += [file for file in config.rescore.cross_encoder.rglob("*") if file.is_file()]
-    settings = identity(config, run=run)
-    settings.pop("block_documents")  # how, not what
-    return fingerprint.of_settings([settings, fingerprint.of_files(files), embedder.fingerprint])
+    return [of_content(inputs, files), read_embedding_model(inputs["init"]).fingerprint]
+
+
+STAGE = Contract(
+    config=MineConfig,
+    gives={"data": "data"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("model",)),),
+    unimportant=("block_documents",),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from culet.data.records import Record, stream_records
 from culet.embedder import Embedder
 from culet.files.atomic import new_file
 from culet.files.stores import TextStore, VectorStore
+from culet.stages.contract import Job
 from culet.stages.folder import StageFolder
 from culet.terminal.progress import Progress
 from culet.vectors.nearest import nearest
@@ -38,18 +39,15 @@ class Miner:
         embedder: Embedder,
         judges: Sequence[Judge],
         folder: StageFolder,
-        *,
-        device: str,
-        say: Callable[[str], None],
-        name: str,
+        job: Job,
     ) -> None:
         self._config = config
         self._source = source
         self._embedder = embedder
         self._judges = judges
-        self._device = device
-        self._say = say
-        self._name = f"{name} {source.label}"
+        self._device = job.device
+        self._say = job.say
+        self._name = f"{job.name} {source.label}"
         self._state = folder.state / source.label
         self._data = folder.path / "data" / source.label
         self._width = config.truncate_to or embedder.dim

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from culet.checkpoints.embedding import read_embedding_model
 from culet.data.endpoints.chat import ChatClient
@@ -41,8 +41,8 @@ from culet.evaluate.tasks import TaskInfo, list_tasks, read_task
 from culet.files import fingerprint
 from culet.files.atomic import write_json
 from culet.files.rows import data_files
-from culet.files.settings import identity, to_tables
 from culet.loading import find_checkpoint, load
+from culet.stages.contract import Contract, Inputs, Job, check_sources
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.samples import Rows
@@ -123,8 +123,7 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         names = [source.called for source in self.sources]
-        if not names:
-            raise RecipeError("at least one source is needed: add a [[prepare.sources]] table")
+        check_sources(names)
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise RecipeError(f"sources need names of their own; twice: {', '.join(twice)}")
         if self.shard_rows < 1 or self.workers < 1 or self.examples < 0:
@@ -139,43 +138,21 @@ class PrepareConfig:
                 )
 
 
-def run(
-    config: PrepareConfig,
-    *,
-    out: Path,
-    name: str = "prepare",
-    device: str = "cpu",
-    threads: int | None = None,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Prepare the sources and return the folder of the rows, with a folder of shards a source.
+def run(config: PrepareConfig, folder: StageFolder, job: Job) -> None:
+    """Prepare the sources and leave a folder of shards for each.
 
     An interrupted run resumes at its last save: each chunk of the first pass, each shard of the
     last, every ten seconds in between.
-
-    Args:
-        config: What is done.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Where the embedder of `config.consistency` runs.
-        threads: CPU threads of that embedder; None leaves its choice.
-        say: Takes lines for the person watching.
 
     Raises:
         InputError: A file that cannot be read, or a bad line, by file and line.
         MissingExtra: If languages are to be identified and py3langid is not installed.
     """
-    entries = [_entry(source, refuse=config.unlicensed == "refuse") for source in config.sources]
+    name, say = job.name, job.say
+    entries = [_entry(source) for source in config.sources]
     tasks = _tasks(config.contamination)
     judge = None if config.consistency is None else _checkpoint(config.consistency.model)
-    folder = StageFolder(
-        out,
-        fingerprint=_fingerprint(config, entries, tasks, judge, out.parent),
-        settings={name: to_tables(config)},
-    )
     data = folder.path / "data"
-    if folder.announced(name, say):
-        return data
     if unstated := [entry.source for entry in entries if entry.licence == UNSTATED]:
         say(f"{name}: no licence is stated for {', '.join(unstated)}")
     passes = Passes(
@@ -189,10 +166,10 @@ def run(
         passes.remove_duplicates(exact=config.exact, near=config.near)
         if config.consistency is not None:
             passes.check_consistency(
-                config.consistency, lambda: load(judge, device=device, threads=threads)
+                config.consistency, lambda: load(judge, device=job.device, threads=job.threads)
             )
         if config.grades is not None:
-            answers = config.grades.cache or out.with_name(f"{out.name}-answers.sqlite")
+            answers = config.grades.cache or folder.answers
             passes.check_grades(config.grades, ChatClient(config.grades.endpoint, answers))
         passes.write(
             data,
@@ -203,7 +180,6 @@ def run(
     except KeyboardInterrupt:
         raise Interrupted(f"{name}: stopped; run the same again to go on") from None
     _finish(passes, folder, entries, name=name, say=say)
-    return data
 
 
 def estimate(config: PrepareConfig, context: Context) -> Estimate:
@@ -295,21 +271,19 @@ def _finish(
     shutil.rmtree(folder.state, ignore_errors=True)
 
 
-def _entry(source: DataSourceConfig, *, refuse: bool) -> LedgerEntry:
+def _entry(source: DataSourceConfig) -> LedgerEntry:
     """Return what the ledger says of a source: the recipe's words before its own papers'."""
+    return replace(_stated(source), fingerprint=fingerprint.of_files(data_files(source.path)))
+
+
+def _stated(source: DataSourceConfig) -> LedgerEntry:
     entry = joined(ledger_of([source.path]), source.called)
     given = {
         key: value
         for key in ("licence", "origin", "attribution")
         if (value := getattr(source, key)) is not None
     }
-    entry = replace(entry, **given)
-    if refuse and entry.licence == UNSTATED:
-        raise RecipeError(
-            f"no licence is stated for {source.path}; write `licence` into its table, or a "
-            "source.json beside it"
-        )
-    return replace(entry, fingerprint=fingerprint.of_files(data_files(source.path)))
+    return replace(entry, **given)
 
 
 def _tasks(config: ContaminationConfig | None) -> list[TaskInfo]:
@@ -328,24 +302,37 @@ def _checkpoint(model: Path | None) -> Path:
     return find_checkpoint(None if model is None else model.as_posix())
 
 
-def _fingerprint(
-    config: PrepareConfig,
-    entries: list[LedgerEntry],
-    tasks: list[TaskInfo],
-    judge: Path | None,
-    run: Path,
-) -> str:
-    data = [entry.fingerprint for entry in entries]
-    files = [fingerprint.of_folder(task.folder) for task in tasks]
-    settings = identity(config, run=run)
-    settings.pop("workers")
-    if config.grades is not None:  # how fast and at what price changes no answer
-        settings["grades"]["endpoint"] = config.grades.endpoint.asked_with()
-        settings["grades"].pop("cache", None)
-    judged = [] if judge is None else [read_embedding_model(judge).fingerprint]
-    return fingerprint.of_settings([settings, data, files, *judged])
-
-
 def _peak_megabytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (1 << 20 if sys.platform == "darwin" else 1 << 10))
+
+
+def reads(config: PrepareConfig, inputs: Inputs) -> list[Any]:
+    """Return the content of the sources, of the evaluation tasks and of the embedder."""
+    rows = [fingerprint.of_files(data_files(source.path)) for source in config.sources]
+    tasks = [fingerprint.of_folder(task.folder) for task in _tasks(config.contamination)]
+    if config.consistency is None:
+        return [rows, tasks]
+    return [rows, tasks, read_embedding_model(_checkpoint(config.consistency.model)).fingerprint]
+
+
+def check(config: PrepareConfig, inputs: Inputs) -> None:
+    """Refuse a source without a licence, if that is asked for."""
+    for source in config.sources if config.unlicensed == "refuse" else ():
+        if _stated(source).licence == UNSTATED:
+            raise RecipeError(
+                f"no licence is stated for {source.path}; write `licence` into its table, or a "
+                "source.json beside it"
+            )
+
+
+STAGE = Contract(
+    config=PrepareConfig,
+    gives={"data": "data"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    unimportant=("workers", "grades.cache"),
+    optional=("grades.cache", "consistency.model"),
+    check=check,
+)

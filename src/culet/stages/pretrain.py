@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from culet.architecture.generating_config import EncoderDecoderConfig
-from culet.checkpoints.checkpoint import DecoderCheckpoint, EncoderDecoderCheckpoint
+from culet.checkpoints.checkpoint import EncoderDecoderCheckpoint
 from culet.checkpoints.folder import text_tokenizer
 from culet.checkpoints.gemma import read_decoder
 from culet.checkpoints.t5gemma import read_encoder_decoder
@@ -41,12 +41,13 @@ from culet.model.decoder import Decoder
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.heads import HeadConfig, embedding_config
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.language import (
+    UNIMPORTANT,
     TokenTraining,
     finish,
-    open_folder,
     read_windows,
     train,
     write_encoder,
@@ -91,8 +92,7 @@ class PretrainConfig(TokenTraining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_sources(self.sources)
         if self.window < 2 or self.freeze_steps < 0 or not 0 <= self.distill <= 1:
             raise RecipeError(
                 "window must be at least 2, freeze_steps not negative and distill from 0 to 1; "
@@ -106,50 +106,22 @@ class PretrainConfig(TokenTraining):
 
 
 def run(
-    config: PretrainConfig,
-    *,
-    init: Path,
-    out: Path,
-    name: str,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-    teacher: Path | None = None,
-) -> Path:
+    config: PretrainConfig, folder: StageFolder, job: Job, *, init: Path, teacher: Path | None
+) -> None:
     """Pretrain the encoder-decoder `init` and return the folder of the result.
 
     An interrupted run is resumed.
-
-    Args:
-        config: The stage's settings.
-        init: Encoder-decoder to start from.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Where to train.
-        say: Takes lines for the person watching.
-        teacher: Decoder to distil from; `config.teacher` if left out.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
         InputError: If a row is bad, or the tokenizer has too few unused tokens.
         Interrupted: After SIGINT, with the state saved.
     """
+    name, say, device = job.name, job.say, job.device
     start = read_encoder_decoder(init)
-    teacher = teacher or config.teacher
     teaching = None if teacher is None else read_decoder(teacher)
-    _check(config, start, teaching)
     tokenizer = text_tokenizer(start.tokenizer_json)
     markers = markers_for(config, tokenizer)
-    folder = open_folder(
-        config,
-        out,
-        name=name,
-        data=[source.path for source in config.sources],
-        inputs=[start.fingerprint, *([teaching.fingerprint] if teaching else [])],
-        say=say,
-    )
-    if folder.result():
-        return folder.checkpoint
-
     model = from_arrays(_with_dropout(start.config, config.dropout), start.arrays(), device=device)
     model.train()
     current().shard_layers(model, model.layers)
@@ -171,7 +143,7 @@ def run(
         freeze=_freeze(config, model),
     )
     if result is None:  # the first process writes
-        return folder.checkpoint
+        return
     result["epochs"] = {
         source.name: round(plan.slots.epochs(i, config.steps), 3)
         for i, source in enumerate(plan.sources)
@@ -180,7 +152,6 @@ def run(
     windows = (plan, tokenizer)
     _write(model, start, config, markers, folder, origin, windows, say=say, name=name)
     finish(folder, result)
-    return folder.checkpoint
 
 
 def estimate(config: PretrainConfig, context: Context) -> Estimate:
@@ -242,28 +213,6 @@ def _freeze(config: PretrainConfig, model: EncoderDecoder) -> Freeze | None:
     return Freeze(frozenset(names - crossing), config.freeze_steps)
 
 
-def _check(
-    config: PretrainConfig, start: EncoderDecoderCheckpoint, teacher: DecoderCheckpoint | None
-) -> None:
-    """Raise unless windows fit into the model and a teacher speaks of the same tokens."""
-    longest = min(start.config.encoder.max_length, start.config.decoder.stack.max_length)
-    if config.window + 3 > longest:  # a mode token, BOS and EOS
-        raise RecipeError(
-            f"window = {config.window} needs room for {config.window + 3} tokens, and the model "
-            f"was made for {longest}; make the window smaller"
-        )
-    if teacher is None:
-        return
-    if config.candidates:
-        raise RecipeError("a teacher speaks of the whole vocabulary; leave candidates out")
-    size, own = teacher.config.stack.vocab_size, start.config.decoder.stack.vocab_size
-    if size != own or teacher.tokenizer_json != start.tokenizer_json:
-        raise InputError(
-            f"the teacher has {size} tokens and the model {own}, or they spell differently: it "
-            "cannot say what the model should write; take the decoder the model was adapted from"
-        )
-
-
 def _with_dropout(config: EncoderDecoderConfig, rate: float) -> EncoderDecoderConfig:
     decoder = replace(config.decoder, stack=replace(config.decoder.stack, dropout=rate))
     return replace(config, encoder=replace(config.encoder, dropout=rate), decoder=decoder)
@@ -317,3 +266,47 @@ def _write(
         data=data,
         windows=windows,
     )
+
+
+def reads(config: PretrainConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the texts, of the encoder-decoder and of the teacher."""
+    teacher = inputs["teacher"]
+    texts = of_records(inputs, *(source.path for source in config.sources))
+    start = read_encoder_decoder(inputs["init"]).fingerprint
+    return [texts, start, *([] if teacher is None else [read_decoder(teacher).fingerprint])]
+
+
+def check(config: PretrainConfig, inputs: Inputs) -> None:
+    """Raise unless windows fit into the model, and a teacher speaks of the same tokens."""
+    start = read_encoder_decoder(inputs["init"])
+    longest = min(start.config.encoder.max_length, start.config.decoder.stack.max_length)
+    if config.window + 3 > longest:  # a mode token, BOS and EOS
+        raise RecipeError(
+            f"window = {config.window} needs room for {config.window + 3} tokens, and the model "
+            f"was made for {longest}; make the window smaller"
+        )
+    markers_for(config, text_tokenizer(start.tokenizer_json))
+    if inputs["teacher"] is None:
+        return
+    teacher = read_decoder(inputs["teacher"])
+    if config.candidates:
+        raise RecipeError("a teacher speaks of the whole vocabulary; leave candidates out")
+    size, own = teacher.config.stack.vocab_size, start.config.decoder.stack.vocab_size
+    if size != own or teacher.tokenizer_json != start.tokenizer_json:
+        raise InputError(
+            f"the teacher has {size} tokens and the model {own}, or they spell differently: it "
+            "cannot say what the model should write; take the decoder the model was adapted from"
+        )
+
+
+STAGE = Contract(
+    config=PretrainConfig,
+    gives={"seq2seq": "checkpoint", "model": "encoder"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("seq2seq",)), Input("teacher", ("decoder",), needed=False)),
+    unimportant=UNIMPORTANT,
+    everywhere=True,
+    check=check,
+)

@@ -16,19 +16,21 @@ With another `keep` or `apart` a finished search chooses again among the mixture
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from culet.data.batches.shuffle import check_seed
 from culet.errors import RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
-from culet.files.settings import to_tables
+from culet.files.settings import LATER, to_tables
+from culet.stages import tune
+from culet.stages.contract import Contract, Input, Inputs, Job, run_fingerprint
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.mixtures import is_chosen_by, read_points, write_found
-from culet.stages.trials import Objective, tried_mixtures
+from culet.stages.trials import tried_mixtures
+from culet.stages.tuneconfig import TuneConfig, label
 from culet.stages.tuneconfig import estimate as estimate_of_a_trial
 
 _MIXTURE = 20_000  # bytes of a mixture in tables, picture and journal
@@ -39,8 +41,9 @@ class SearchMixtureConfig:
     """A search over the shares of some sources.
 
     Attributes:
-        sources: Their names, in the order of `start`.
-        start: Mixture to begin with, at any scale; equal shares if empty.
+        sources: Their names, in the order of `start`; those of the trial if empty.
+        start: Mixture to begin with, at any scale; the weights of the trial's sources if empty,
+            equal shares without a trial.
         random: Dirichlet draws that are tried next.
         concentration: Of that distribution; 1 makes all mixtures equally likely.
         rounds: Mixtures the optimiser then proposes.
@@ -49,9 +52,10 @@ class SearchMixtureConfig:
         keep: How many of the best mixtures are listed for the finetuning runs of a soup.
         apart: How far those are from each other at least, as the share of batches that differ.
         seed: Decides draws and proposals, and is the seed of each mixture's first run.
+        trial: The short finetune of one mixture.
     """
 
-    sources: tuple[str, ...]
+    sources: tuple[str, ...] = ()
     start: tuple[float, ...] = ()
     random: int = 10
     concentration: float = 1.0
@@ -61,9 +65,12 @@ class SearchMixtureConfig:
     keep: int = 3
     apart: float = 0.05
     seed: int = 0
+    trial: TuneConfig | None = field(default=None, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.trial is not None:
+            self._take_sources(self.trial)
         if len(self.sources) < 2 or len(set(self.sources)) < len(self.sources):
             raise RecipeError(
                 f"a search needs two sources or more, of different names, got {list(self.sources)}"
@@ -82,6 +89,24 @@ class SearchMixtureConfig:
                 f"above 0; got {to_tables(self)}"
             )
 
+    def _take_sources(self, trial: TuneConfig) -> None:
+        """Fill in names and shares of the trial's sources, where they are not given."""
+        names = tuple(label(source) for source in trial.sources)
+        if len(set(names)) < len(names):
+            raise RecipeError(
+                f"sources of a search need different names, got {list(names)}; name them"
+            )
+        if trial.mixing.size_exponent:
+            raise RecipeError(
+                "a search is over shares of the batches, which `mixing` of its trial would change: "
+                f"expected none, got size_exponent = {trial.mixing.size_exponent}; leave "
+                "trial.mixing out, and give the shares to begin with as the weights of the trial's "
+                "sources"
+            )
+        weights = tuple(source.weight for source in trial.sources)
+        object.__setattr__(self, "sources", self.sources or names)
+        object.__setattr__(self, "start", self.start or weights)
+
     @property
     def total(self) -> int:
         """Return how many mixtures are tried."""
@@ -89,53 +114,28 @@ class SearchMixtureConfig:
 
 
 def run(
-    config: SearchMixtureConfig,
-    *,
-    objective: Objective,
-    out: Path,
-    name: str = "search_mixture",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-    identity: str = "",
-) -> Path:
-    """Search and return the file of what was found, `out`/mixtures.json.
+    config: SearchMixtureConfig, folder: StageFolder, job: Job, *, init: Path, dev: Path
+) -> None:
+    """Search and leave what was found in mixtures.json.
 
     With one worker the search depends on its seed and the scores alone, however often it is
     interrupted. With several, what is proposed depends on which runs end first.
-
-    Args:
-        config: The search.
-        objective: Trains with some shares and returns the dev score, higher is better; never a
-            score of the test tasks. With several workers it is pickled.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Not used here; the objective knows its own.
-        say: Takes lines for the person watching.
-        identity: Whatever the objective depends on beside the shares, as a fingerprint: another
-            one is another search.
 
     Raises:
         TrainingError: If the objective fails, or returns what is no finite number.
         MissingExtra: If optuna is not installed.
     """
-    settings = to_tables(config)
-    for key in ("workers", "keep", "apart"):  # none changes what a mixture scores
-        settings.pop(key)
-    folder = StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings([settings, identity]),
-        settings={name: to_tables(config)},
-    )
+    name, say, out = job.name, job.say, folder.path
     found, tried = out / "mixtures.json", folder.state / "mixtures.json"
-    if folder.result() and not is_chosen_by(found, keep=config.keep, apart=config.apart):
+    if folder.result():
         _reopen(folder, found, tried)
-    elif folder.announced(name, say):
-        return found
     folder.state.mkdir(exist_ok=True)
     if tried.exists():
         points = read_points(tried)
         say(f"{name}: finished before; choosing again among its {len(points)} mixtures")
     else:
+        assert job.trial is not None
+        objective = job.trial(config.trial, init, dev)
         points = tried_mixtures(config, objective, folder.state, name=name, say=say)
     kept = write_found(
         out, config.sources, points, keep=config.keep, apart=config.apart, name=name, say=say
@@ -144,12 +144,12 @@ def run(
     shutil.rmtree(folder.state)
     shares = ", ".join(f"{s} {v:.3f}" for s, v in zip(config.sources, kept[0].shares, strict=True))
     say(f"{name}: best {kept[0].score:.4f} with {shares}")
-    return found
 
 
 def estimate(config: SearchMixtureConfig, context: Context) -> Estimate:
     """Return what the trials would take, without their scores."""
-    trial = estimate_of_a_trial(context.extra.trial, context)
+    assert config.trial is not None  # settle
+    trial = estimate_of_a_trial(config.trial, context)
     runs = config.total * config.seeds
     kept = _MIXTURE * config.total
     return replace(
@@ -171,3 +171,45 @@ def _reopen(folder: StageFolder, found: Path, tried: Path) -> None:
     with new_file(tried) as aside:
         shutil.copyfile(found, aside)
     (folder.path / "done.json").unlink()
+
+
+def reads(config: SearchMixtureConfig, inputs: Inputs) -> list[str]:
+    """Return what the score of a mixture depends on: the run of a trial, and the tasks."""
+    if config.trial is None:
+        return [""]
+    run, by_path = inputs["run"], inputs["by_path"]
+    given = {"init": inputs["init"], "mixture": None}
+    trial = run_fingerprint(tune.STAGE, config.trial, given, run=run, by_path=by_path)
+    return [f"{trial} {fingerprint.of_folder(inputs['dev'])}"]
+
+
+def settle(config: SearchMixtureConfig, inputs: Inputs) -> SearchMixtureConfig:
+    """Refuse a search with nothing to go by."""
+    if inputs["init"] is not None and config.trial is None:
+        raise RecipeError("a search needs a table `trial`: the short finetune of one mixture")
+    if inputs["init"] is not None and inputs["dev"] is None:
+        raise RecipeError(
+            "a search of mixtures goes by dev scores: give it `dev`, a folder of tasks, or the "
+            "recipe a section [evaluate]"
+        )
+    return config
+
+
+def is_current(config: SearchMixtureConfig, folder: Path) -> bool:
+    """Return whether a finished search has kept what these settings keep."""
+    found = folder / "mixtures.json"
+    return not found.exists() or is_chosen_by(found, keep=config.keep, apart=config.apart)
+
+
+STAGE = Contract(
+    config=SearchMixtureConfig,
+    gives={"mixture": "mixtures.json"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("model",)), Input("dev", ("tasks",), needed=False)),
+    unimportant=("workers", "keep", "apart", "trial"),
+    records=("trial.sources",),
+    settle=settle,
+    is_current=is_current,
+)

@@ -7,7 +7,7 @@ match, as closed-book question answering is scored (SKILL, arXiv 2205.08184, sec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,11 +25,13 @@ from culet.files.atomic import new_file
 from culet.generation.decode import GenerationConfig, generate
 from culet.model.encoder_decoder import EncoderDecoder
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.contract import Contract, Input, Inputs, Job, of_records
 from culet.stages.estimate import Context, Estimate
+from culet.stages.folder import StageFolder
 from culet.stages.language import (
+    UNIMPORTANT,
     TokenTraining,
     finish,
-    open_folder,
     train,
 )
 from culet.stages.provenance import provenance
@@ -72,15 +74,7 @@ class Seq2SeqConfig(TokenTraining):
             )
 
 
-def run(
-    config: Seq2SeqConfig,
-    *,
-    init: Path,
-    out: Path,
-    name: str,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
+def run(config: Seq2SeqConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
     """Finetune the encoder-decoder `init` and return the folder of the result.
 
     An interrupted run is resumed.
@@ -90,17 +84,8 @@ def run(
         InputError: If a record is bad.
         Interrupted: After SIGINT, with the state saved.
     """
+    name, say, device = job.name, job.say, job.device
     start = read_encoder_decoder(init)
-    folder = open_folder(
-        config,
-        out,
-        name=name,
-        data=[*config.train, *config.test],
-        inputs=[start.fingerprint],
-        say=say,
-    )
-    if folder.result():
-        return folder.checkpoint
     pairs, tests = read_pairs(config.train), read_pairs(config.test) if config.test else []
     decoder = replace(
         start.config.decoder, stack=replace(start.config.decoder.stack, dropout=config.dropout)
@@ -130,7 +115,7 @@ def run(
         config, model, dict(model.named_parameters()), step, batcher, folder, name=name, say=say
     )
     if result is None:  # the first process writes, and answers
-        return folder.checkpoint
+        return
     write_checkpoint(
         folder.checkpoint,
         start.config,
@@ -148,7 +133,6 @@ def run(
         )
         say(f"{name}: {100 * result['exact_match']:.2f} % of {len(tests)} answers match exactly")
     finish(folder, result)
-    return folder.checkpoint
 
 
 def estimate(config: Seq2SeqConfig, context: Context) -> Estimate:
@@ -220,3 +204,22 @@ def _score(
             row = {"input": pair.input, "answer": text, "right": is_match(text, pair.answers)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return exact_match(said, [pair.answers for pair in tests])
+
+
+def reads(config: Seq2SeqConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the records and of the encoder-decoder."""
+    records = of_records(inputs, *config.train, *config.test)
+    return [records, read_encoder_decoder(inputs["init"]).fingerprint]
+
+
+STAGE = Contract(
+    config=Seq2SeqConfig,
+    gives={"seq2seq": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("seq2seq",)),),
+    unimportant=UNIMPORTANT,
+    records=("train",),
+    everywhere=True,
+)

@@ -8,7 +8,7 @@ state/   the tokenizer, gone once the stage is finished: training it takes most 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,9 @@ from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.data.records import Records, read_records
 from culet.errors import RecipeError
-from culet.files import fingerprint
-from culet.files.rows import data_files
-from culet.files.settings import identity, to_tables
 from culet.model.embedding_model import EmbeddingModel, initialize
 from culet.model.weights import to_arrays
+from culet.stages.contract import Contract, Inputs, Job, of_records
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.from_nothing import StackShape, kept_tokenizer, lexical_embedding, stack_config
@@ -67,36 +65,13 @@ class StartConfig:
             raise RecipeError("corpus must name at least one file to train the tokenizer on")
 
 
-def run(
-    config: StartConfig,
-    *,
-    out: Path,
-    name: str = "start",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
+def run(config: StartConfig, folder: StageFolder, job: Job) -> None:
     """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder.
 
     A run that was killed takes the tokenizer again, if that was finished.
 
-    Args:
-        config: The stage's settings.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Not needed here.
-        say: Takes lines for the person watching.
     """
-    model_config(config.shape, vocab_size=config.vocab_size)  # refuses a shape that cannot be
-    files = data_files(*config.corpus)
-    folder = StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings(
-            [identity(config, run=out.parent), fingerprint.of_files(files)]
-        ),
-        settings={name: to_tables(config)},
-    )
-    if folder.announced(name, say):
-        return folder.checkpoint
+    name, say = job.name, job.say
     records = _records(config, name)
     every = max(1, -(-2 * len(records) // config.max_texts))
     total = 2 * len(range(0, len(records), every))
@@ -132,7 +107,6 @@ def run(
     folder.finish({"parameters": shape.num_parameters()})
     shutil.rmtree(folder.state, ignore_errors=True)
     say(f"{name}: {shape.num_parameters():,} parameters, random weights")
-    return folder.checkpoint
 
 
 def estimate(config: StartConfig, context: Context) -> Estimate:
@@ -163,3 +137,24 @@ def _texts(records: Records, every: int) -> Iterator[str]:
         record = records[i]
         yield record.query
         yield record.positive
+
+
+def reads(config: StartConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the corpus."""
+    return [of_records(inputs, *config.corpus)]
+
+
+def check(config: StartConfig, inputs: Inputs) -> None:
+    """Refuse a shape that cannot be."""
+    model_config(config.shape, vocab_size=config.vocab_size)
+
+
+STAGE = Contract(
+    config=StartConfig,
+    gives={"model": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    records=("corpus",),
+    check=check,
+)

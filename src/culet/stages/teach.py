@@ -31,13 +31,19 @@ from culet.data.teacher_vectors import MANIFEST, write_shard
 from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import write_json
-from culet.files.rows import data_files
-from culet.files.settings import LATER, identity, to_tables
+from culet.files.settings import LATER
 from culet.files.stores import TextStore, write_store
+from culet.stages.contract import Contract, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.speed import embedding_estimate
-from culet.stages.teachers import EndpointTeacher, Teacher, folder_teacher
+from culet.stages.teachers import (
+    EndpointTeacher,
+    Teacher,
+    endpoint_fingerprint,
+    folder_fingerprint,
+    folder_teacher,
+)
 from culet.terminal.progress import Progress
 from culet.text.keys import numbered
 from culet.text.prompts import TASKS, Prompts
@@ -88,8 +94,7 @@ class TeachConfig:
     skip_bad_records: bool = False
 
     def __post_init__(self) -> None:
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_sources(self.sources)
         if (self.teacher is None) == (self.endpoint is None):
             raise RecipeError("name a teacher folder or an endpoint, one of them")
         if self.shard_texts < 1 or (self.truncate_to is not None and self.truncate_to < 1):
@@ -99,16 +104,8 @@ class TeachConfig:
             )
 
 
-def run(
-    config: TeachConfig,
-    *,
-    out: Path,
-    name: str = "teach",
-    device: str = "cpu",
-    threads: int | None = None,
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Embed the texts of the sources and return the folder of the vectors, `out`/vectors.
+def run(config: TeachConfig, folder: StageFolder, job: Job) -> None:
+    """Embed the texts of the sources and leave the vectors in vectors/.
 
     The cost of an endpoint is reported at the end, and is the `cost` of done.json.
 
@@ -117,20 +114,9 @@ def run(
             is kept), or a vector has no direction.
         CheckpointError: If the teacher cannot be read.
     """
-    teacher = _teacher(config, device, threads)
-    files = data_files(*(source.path for source in config.sources))
-    settings = identity(config, run=out.parent)
-    settings.pop("endpoint", None)  # only what is asked matters: the teacher's fingerprint
-    folder = StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings(
-            [settings, fingerprint.of_files(files), teacher.fingerprint]
-        ),
-        settings={name: to_tables(config)},
-    )
+    name, say, out = job.name, job.say, folder.path
+    teacher = _teacher(config, job)
     vectors = out / "vectors"
-    if folder.announced(name, say):
-        return vectors
     store, asked = _texts(config, teacher, folder.state, name=name, say=say)
     if teacher.client is not None:
         teacher.client.keep_in(folder.state / "answers.sqlite")
@@ -145,7 +131,6 @@ def run(
     folder.finish(result)
     shutil.rmtree(folder.state)
     say(f"{name}: {len(store):,} texts ({asked:,} with repeats), vectors of {width} numbers")
-    return vectors
 
 
 def estimate(config: TeachConfig, context: Context) -> Estimate:
@@ -177,11 +162,11 @@ def foreign_width(folder: Path) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def _teacher(config: TeachConfig, device: str, threads: int | None) -> Teacher:
+def _teacher(config: TeachConfig, job: Job) -> Teacher:
     if config.endpoint is not None:
         return EndpointTeacher(config.endpoint)
     assert config.teacher is not None  # __post_init__
-    return folder_teacher(config.teacher, device=device, threads=threads)
+    return folder_teacher(config.teacher, device=job.device, threads=job.threads)
 
 
 def _write_manifest(folder: Path, teacher: Teacher, *, width: int, texts: int, run: str) -> None:
@@ -308,3 +293,22 @@ def _common_width(shards: Sequence[Path]) -> int:
             f"{shards[0].parent} holds vectors of widths {sorted(widths)}; was the model changed?"
         )
     return widths.pop()
+
+
+def reads(config: TeachConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the records, and what is asked of which teacher."""
+    records = of_records(inputs, *(source.path for source in config.sources))
+    if config.endpoint is not None:
+        return [records, endpoint_fingerprint(config.endpoint)]
+    assert config.teacher is not None  # __post_init__
+    return [records, folder_fingerprint(config.teacher)]
+
+
+STAGE = Contract(
+    config=TeachConfig,
+    gives={"vectors": "vectors"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    unimportant=("endpoint",),
+)

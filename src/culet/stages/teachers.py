@@ -8,13 +8,14 @@ from typing import Protocol
 
 import numpy as np
 
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.recognize import recognize
 from culet.data.endpoints.embeddings import EmbeddingClient, EmbeddingEndpoint
 from culet.data.roles import RoleText
 from culet.embedder import Embedder
 from culet.errors import CheckpointError, need
 from culet.files import fingerprint
-from culet.loading import load
+from culet.loading import find_checkpoint, load
 from culet.text.prompts import Prompts
 
 Advance = Callable[[int], None]  # called with how many more texts have their vectors
@@ -103,7 +104,7 @@ class SentenceTransformerTeacher:
         self._query, self._document = prompts.get("query") or "", prompts.get("document") or ""
         self.name = str(folder)
         self.by_role = self._query != self._document
-        self.fingerprint = fingerprint.of_files(_files(folder), relative_to=folder)
+        self.fingerprint = _foreign_fingerprint(folder)
 
     def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return the model's vectors."""
@@ -122,15 +123,16 @@ def _prefixed(texts: Sequence[RoleText], *, query: str, document: str) -> list[s
     return [(document if text.task is None else query) + text.titled for text in texts]
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return the files a model may be made of: all but hidden ones and what people read."""
-    return [
+def _foreign_fingerprint(folder: Path) -> str:
+    """Return the content of what a model may be made of: no hidden files, none for people."""
+    files = [
         file
         for file in folder.rglob("*")
         if file.is_file()
         and file.suffix != ".md"
         and not any(part.startswith(".") for part in file.relative_to(folder).parts)
     ]
+    return fingerprint.of_files(files, relative_to=folder)
 
 
 class EndpointTeacher:
@@ -142,9 +144,7 @@ class EndpointTeacher:
         self.client = EmbeddingClient(config)
         self.name = f"{config.model} at {config.shown_url}"
         self.by_role = config.query_prefix != config.document_prefix
-        self.fingerprint = fingerprint.of_settings(
-            [config.model, config.query_prefix, config.document_prefix]
-        )
+        self.fingerprint = endpoint_fingerprint(config)
 
     def embed(self, texts: Sequence[RoleText], advance: Advance) -> np.ndarray:
         """Return the endpoint's vectors."""
@@ -165,3 +165,18 @@ def folder_teacher(folder: Path, *, device: str = "cpu", threads: int | None = N
         if recognize(folder) != "embedding model":
             raise
     return SentenceTransformerTeacher(folder, device=device)
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Return the `fingerprint` of the teacher in a folder, which is not loaded for it."""
+    try:
+        return read_embedding_model(find_checkpoint(folder.as_posix())).fingerprint
+    except CheckpointError:
+        if recognize(folder) != "embedding model":
+            raise
+    return _foreign_fingerprint(folder)
+
+
+def endpoint_fingerprint(config: EmbeddingEndpoint) -> str:
+    """Return the `fingerprint` of the teacher behind an endpoint."""
+    return fingerprint.of_settings([config.model, config.query_prefix, config.document_prefix])

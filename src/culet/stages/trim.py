@@ -8,7 +8,7 @@ text can still be written, in more tokens. Works on decoders, encoder-decoders a
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
@@ -28,8 +28,8 @@ from culet.errors import InputError, RecipeError
 from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.rows import data_files, raw_rows
-from culet.files.settings import identity, to_tables
 from culet.files.tensors import StoredDtype
+from culet.stages.contract import Contract, Input, Inputs, Job
 from culet.stages.estimate import Context, Estimate, weights_disk
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
@@ -77,36 +77,15 @@ class TrimConfig:
                 raise RecipeError(f"{name} must be at least {bound}, got {getattr(self, name)}")
 
 
-def run(
-    config: TrimConfig,
-    *,
-    init: Path | None = None,
-    out: Path,
-    name: str = "trim",
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-) -> Path:
-    """Leave the smaller checkpoint in `out`; return its folder.
-
-    Args:
-        config: The stage's settings.
-        init: What is trimmed, in place of the config's.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Not needed here.
-        say: Takes lines for the person watching.
+def run(config: TrimConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
+    """Leave the smaller checkpoint.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read or has another kind of tokenizer.
         InputError: If there is no text, or a row is bad.
     """
-    init = init or config.init
-    if init is None:
-        raise RecipeError(f"{name}: nothing to trim; set init, or put a stage before this one")
+    name, say = job.name, job.say
     source = read_any(init)
-    folder = _folder(config, source, out, name)
-    if folder.announced(name, say):
-        return folder.checkpoint
     before = Tokenizer.from_str(source.tokenizer_json)
     before.no_truncation()
     before.no_padding()
@@ -132,7 +111,6 @@ def run(
     (folder.path / _COUNTED).unlink(missing_ok=True)
     for line in report(facts):
         say(f"{name}: {line}")
-    return folder.checkpoint
 
 
 def estimate(config: TrimConfig, context: Context) -> Estimate:
@@ -255,13 +233,25 @@ def _vocab_size(config: AnyConfig) -> int:
     return (config.stack if isinstance(config, DecoderConfig) else config.encoder).vocab_size
 
 
-def _folder(config: TrimConfig, source: AnyCheckpoint, out: Path, name: str) -> StageFolder:
-    settings = identity(config, run=out.parent)
-    settings.pop("init", None)  # its content counts, not its place
+def reads(config: TrimConfig, inputs: Inputs) -> list[Any]:
+    """Return the content of the texts, file by file, and of what is trimmed."""
     files = data_files(*config.texts)
-    data = [fingerprint.of_files([file]) for file in files]
-    return StageFolder(
-        out,
-        fingerprint=fingerprint.of_settings([settings, data, source.fingerprint]),
-        settings={name: to_tables(config)},
-    )
+    return [[fingerprint.of_files([file]) for file in files], read_any(inputs["init"]).fingerprint]
+
+
+def check(config: TrimConfig, inputs: Inputs) -> None:
+    """Refuse to trim nothing."""
+    if inputs["init"] is None:
+        raise RecipeError("nothing to trim; set init, or put a stage before this one")
+
+
+STAGE = Contract(
+    config=TrimConfig,
+    gives={},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("model", "decoder", "seq2seq")),),
+    unimportant=("init",),
+    check=check,
+)

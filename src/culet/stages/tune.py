@@ -24,16 +24,14 @@ from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
 from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
-from culet.files import fingerprint
 from culet.files.rows import data_files
-from culet.files.settings import identity, to_tables
 from culet.model.embedding_model import EmbeddingModel, check_dtype
 from culet.model.lora import add_lora, merge_lora
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.contract import Contract, Input, Inputs, Job, of_content
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
-from culet.stages.tuneconfig import TuneConfig as TuneConfig  # read from here by the registry
-from culet.stages.tuneconfig import estimate as estimate  # likewise
+from culet.stages.tuneconfig import TuneConfig, estimate, settle
 from culet.text.prompts import Prompts
 from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
@@ -48,51 +46,23 @@ from culet.train.session import Session
 
 
 def run(
-    config: TuneConfig,
-    *,
-    init: Path,
-    out: Path,
-    name: str,
-    device: str = "cpu",
-    say: Callable[[str], None] = print,
-    evaluate: Callable[[EmbeddingModel, int], None] | None = None,
-) -> Path:
+    config: TuneConfig, folder: StageFolder, job: Job, *, init: Path, mixture: Path | None
+) -> None:
     """Tune the checkpoint `init` and return the folder of the result; resume an interrupted run.
-
-    Args:
-        config: The stage's settings.
-        init: EmbeddingCheckpoint folder to start from.
-        out: The stage's folder.
-        name: What messages call the stage.
-        device: Where to train.
-        say: Takes lines for the person watching.
-        evaluate: Called with the model and the step every `config.eval_every` steps.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
         InputError: If a record is bad; see `culet.data.records`.
         Interrupted: After SIGINT, with the state saved.
     """
+    name, say = job.name, job.say
     start = read_embedding_model(init)
     widths = trained_widths(config, start)
-    world = current()
-    with world.first_then_others():
-        folder = StageFolder(
-            out,
-            fingerprint=run_fingerprint(config, start, run=out.parent),
-            settings={name: to_tables(config)},
-            writes=world.first,
-        )
-    if folder.announced(name, say):
-        return folder.checkpoint
-
     prompts = Prompts.from_names(start.prompts)
     sources = _read_sources(config, prompts, say=say, name=name)
     batcher = _batcher(config, sources, prompts, start)
     projection = _projection(config, sources, start)
-    trained, session = _train(
-        config, start, folder, batcher, projection, device, name=name, say=say, evaluate=evaluate
-    )
+    trained, session = _train(config, start, folder, batcher, projection, job)
     if trained is not None:  # the first process writes
         _write_result(trained, config, replace(start.config, widths=widths), start, folder)
         skipped = sum(len(source.records.skipped) for source in sources)
@@ -101,7 +71,6 @@ def run(
         drop_state(folder.state)
         if result["texts_cut"]:
             say(f"{name}: {result['texts_cut']} texts were cut at {config.max_tokens} tokens")
-    return folder.checkpoint
 
 
 def _train(
@@ -110,13 +79,10 @@ def _train(
     folder: StageFolder,
     batcher: Batcher,
     projection: Projection | None,
-    device: str,
-    *,
-    name: str,
-    say: Callable[[str], None],
-    evaluate: Callable[[EmbeddingModel, int], None] | None,
+    job: Job,
 ) -> tuple[EmbeddingModel | None, Session]:
     """Return the trained model, in the first process only, and the session that trained it."""
+    device, watch = job.device, job.watch
     model = _model(start, config, device)
     current().shard(model, model.encoder.blocks)
     temperature = Temperature(config.loss.temperature) if config.loss.learn_temperature else None
@@ -127,11 +93,9 @@ def _train(
     if projection is not None:
         projection.to(device)
         named.append(("projection", projection.weight))
-    session = Session(config, named, folder, name=name, say=say)
-    if evaluate is not None and config.eval_every:
-        session.every(
-            config.eval_every, lambda done: _evaluate(model, done, evaluate, config, start)
-        )
+    session = Session(config, named, folder, name=job.name, say=job.say)
+    if watch is not None and config.eval_every:
+        session.every(config.eval_every, lambda done: _evaluate(model, done, watch, config, start))
     if config.snapshot_every:
         session.keep_every(
             config.snapshot_every, lambda done: _snapshot(model, done, config, start, folder)
@@ -172,23 +136,22 @@ def trained_widths(config: TuneConfig, start: EmbeddingCheckpoint) -> tuple[int,
     return widths
 
 
-def run_fingerprint(
-    config: TuneConfig, start: EmbeddingCheckpoint, *, run: Path | None = None
-) -> str:
-    """Return what identifies a run: settings, data and the checkpoint it starts from.
-
-    Where they lie inside the folder `run` does not matter; see `culet.files.settings.identity`.
-    """
+def reads(config: TuneConfig, inputs: Inputs) -> list[str]:
+    """Return the content of the data and of the checkpoint that the stage starts from."""
     files = data_files(*(source.path for source in config.sources))
     # the manifest of stage teach says what is in its folder
     manifests = [source.teacher / MANIFEST for source in config.sources if source.teacher]
     if absent := [str(file) for file in manifests if not file.exists()]:
         raise InputError(f"{absent[0]} does not exist; expected a folder that stage teach has left")
-    files += manifests
-    settings = identity(config, run=run)
-    for key in ("save_every", "eval_every"):  # neither changes what is learnt
-        settings.pop(key)
-    return fingerprint.of_settings([settings, fingerprint.of_files(files), start.fingerprint])
+    return [
+        of_content(inputs, [*files, *manifests]),
+        read_embedding_model(inputs["init"]).fingerprint,
+    ]
+
+
+def check(config: TuneConfig, inputs: Inputs) -> None:
+    """Refuse widths that the model does not have."""
+    trained_widths(config, read_embedding_model(inputs["init"]))
 
 
 def _read(config: TuneConfig) -> list[Path]:
@@ -260,7 +223,7 @@ def _model(start: EmbeddingCheckpoint, config: TuneConfig, device: str) -> Embed
 def _evaluate(
     model: EmbeddingModel,
     step: int,
-    evaluate: Callable[[EmbeddingModel, int], None],
+    watch: Callable[[EmbeddingModel, int], None],
     config: TuneConfig,
     start: EmbeddingCheckpoint,
 ) -> None:
@@ -270,7 +233,7 @@ def _evaluate(
         watched = _in_one_piece(model, config, start)
         if watched is not None:
             watched.eval()
-            evaluate(watched, step)
+            watch(watched, step)
     world.wait()
     model.train()
 
@@ -337,3 +300,17 @@ def _write_result(
             **provenance(folder, shape, [start.path], _read(config)),
         },
     )
+
+
+STAGE = Contract(
+    config=TuneConfig,
+    gives={"model": "checkpoint"},
+    run=run,
+    reads=reads,
+    estimate=estimate,
+    inputs=(Input("init", ("model",)), Input("mixture", ("mixture",), needed=False)),
+    unimportant=("save_every", "eval_every", "mixture_number"),
+    everywhere=True,
+    settle=settle,
+    check=check,
+)

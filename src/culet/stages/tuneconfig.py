@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from culet.errors import InputError, RecipeError
 from culet.files.settings import LATER
 from culet.files.tensors import StoredDtype
 from culet.model.lora import LoraConfig
+from culet.stages.contract import Inputs, check_sources
 from culet.stages.estimate import Context, Disk, Estimate, state_bytes, stored
 from culet.stages.samples import Rows, Texts, tokens
 from culet.stages.speed import speed_of_pairs
@@ -51,6 +51,8 @@ class TuneConfig:
         eval_every: Steps between evaluations of the model as it is; 0 turns them off.
         skip_bad_records: Leave bad lines out and count them instead of stopping.
         init: Checkpoint to start from; the stage before, if left out.
+        mixture_number: Which mixture of a search to take, if the stage is given one: 1 is the
+            best, 2 the next that is far enough from it.
     """
 
     steps: int
@@ -73,9 +75,12 @@ class TuneConfig:
     eval_every: int = 0
     skip_bad_records: bool = False
     init: Path | None = None
+    mixture_number: int = field(default=1, metadata=LATER)
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.mixture_number < 1:
+            raise RecipeError(f"mixture_number must be at least 1, got {self.mixture_number}")
         if self.steps < 1 or self.batch_size < 2 or self.save_every < 1 or self.max_tokens < 3:
             raise RecipeError(
                 "steps and save_every must be at least 1, batch_size 2 and max_tokens 3; got "
@@ -88,8 +93,7 @@ class TuneConfig:
             )
         if self.num_negatives < 0:
             raise RecipeError(f"num_negatives must not be negative, got {self.num_negatives}")
-        if not self.sources:
-            raise RecipeError("at least one source is needed: add a [[<stage>.sources]] table")
+        check_sources(self.sources)
         try:
             check_weights([source.weight for source in self.sources])
         except InputError as error:
@@ -98,7 +102,6 @@ class TuneConfig:
 
 def estimate(config: TuneConfig, context: Context) -> Estimate:
     """Return what a contrastive stage would take."""
-    config = _mixed(config, context)
     shape = context.shape(context.inputs["init"])
     loss, longest, dtype = config.loss, config.max_tokens, config.compute_dtype
     per_step, at_most = pairs_per_step(config, context.rows)
@@ -114,16 +117,6 @@ def estimate(config: TuneConfig, context: Context) -> Estimate:
         disk=disk,
         models=models or {},
     )
-
-
-def _mixed(config: TuneConfig, context: Context) -> TuneConfig:
-    """Return the settings with the mixture that the stage would take, if that is known."""
-    file = context.inputs.get("mixture")
-    if not isinstance(file, Path) or not file.exists():
-        return config
-    with suppress(InputError):  # the stage reports what does not fit
-        return with_mixture(config, file, context.extra.mixture_number)
-    return config
 
 
 def pairs_per_step(
@@ -168,6 +161,24 @@ def _disk(config: TuneConfig, shape: EmbeddingConfig) -> Disk:
         maps = {name: s for name, s in shape.weight_shapes().items() if len(s) == 2}
         moving = sum(config.lora.rank * sum(s) for name, s in maps.items() if name != "embed")
     return Disk(kept + state_bytes(moving, config.optim), kept)
+
+
+def settle(config: TuneConfig, inputs: Inputs) -> TuneConfig:
+    """Return the settings with the shares of the mixture that the stage is given, if it is there.
+
+    Raises:
+        RecipeError: If there is none, but one is chosen.
+        InputError: See `with_mixture`.
+    """
+    file = inputs["mixture"]
+    if file is None and config.mixture_number > 1:
+        raise RecipeError(
+            f"mixture_number = {config.mixture_number} needs a `mixture`: the name of a stage "
+            "search_mixture, or a path of its mixtures.json"
+        )
+    if file is None or not file.exists():
+        return config
+    return with_mixture(config, file, config.mixture_number)
 
 
 def with_mixture(config: TuneConfig, file: Path, number: int) -> TuneConfig:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ import numpy as np
 from culet.data.batches.shuffle import check_seed
 from culet.data.endpoints.chat import ChatEndpoint, Messages, without_surrogates
 from culet.errors import RecipeError
+from culet.files.settings import KNOWN_BY
 
 By = Literal["relevance", "likelihood"]
 BEST_GRADE = 4
@@ -64,7 +65,7 @@ class GradesConfig:
         cache: File of answers; beside the stage's folder if left out.
     """
 
-    endpoint: ChatEndpoint
+    endpoint: ChatEndpoint = field(metadata={KNOWN_BY: ChatEndpoint.asked_with})
     min_grade: int = 3
     sources: tuple[str, ...] = ()
     cache: Path | None = None
