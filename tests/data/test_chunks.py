@@ -35,7 +35,7 @@ def numbers(parts: list[RowChunk]) -> list[int]:
 
 def test_chunks_hold_rows_of_one_file_each_and_number_all(tmp_path: Path) -> None:
     files = files_of(tmp_path, 5, 0, 3)
-    parts = list(chunks(files, Position(), most_rows=2))
+    parts = list(chunks(files, Position(), max_rows=2))
     assert [(part.file, len(part.raw)) for part in parts] == [
         (0, 2),
         (0, 2),
@@ -51,14 +51,14 @@ def test_chunks_hold_rows_of_one_file_each_and_number_all(tmp_path: Path) -> Non
 
 def test_a_pass_goes_on_from_behind_any_chunk(tmp_path: Path) -> None:
     files = files_of(tmp_path, 5, 0, 4)
-    parts = list(chunks(files, Position(), most_rows=2))
+    parts = list(chunks(files, Position(), max_rows=2))
     for done, part in enumerate(parts, start=1):
-        assert numbers(list(chunks(files, part.after, most_rows=2))) == numbers(parts[done:])
+        assert numbers(list(chunks(files, part.after, max_rows=2))) == numbers(parts[done:])
 
 
 def test_large_rows_make_small_chunks(tmp_path: Path) -> None:
     files = files_of(tmp_path, 4)
-    assert [len(part.raw) for part in chunks(files, Position(), most_bytes=1)] == [1, 1, 1, 1, 0]
+    assert [len(part.raw) for part in chunks(files, Position(), max_bytes=1)] == [1, 1, 1, 1, 0]
 
 
 def test_rows_are_records_or_texts() -> None:

@@ -151,6 +151,6 @@ def test_rows_that_agree_in_a_band_only_are_compared_and_stay(
     found = remove_near(tmp_path / "s", verdicts, config, code=1, folder=tmp_path / "work")
     assert verdicts.tolist() == [0] * 6
     assert found.uncompared == 0
-    monkeypatch.setattr(dedup, "MOST_ROUNDS", 2)
+    monkeypatch.setattr(dedup, "MAX_ROUNDS", 2)
     found = remove_near(tmp_path / "s", verdicts, config, code=1, folder=tmp_path / "work")
     assert found.uncompared == 4

@@ -12,7 +12,7 @@ from culet.data.batches.denoise import (
     Denoiser,
     Markers,
     denoise,
-    most_spans,
+    max_spans,
     noise_counts,
     noise_mask,
     pick,
@@ -193,8 +193,8 @@ def test_denoisers_are_drawn_by_weight() -> None:
 
 
 def test_the_number_of_sentinels_is_known_in_advance_and_too_few_are_refused() -> None:
-    assert most_spans(t5gemma2(), 512) == 26
-    assert most_spans(prefix_lm(), 512) == 0
+    assert max_spans(t5gemma2(), 512) == 26
+    assert max_spans(prefix_lm(), 512) == 0
     few = Markers((9000, 9001), {})
     with pytest.raises(InputError, match="has 26 spans and there are only 2 sentinels"):
         denoise(np.arange(512), t5gemma2()[0], few, np.random.default_rng(0))

@@ -153,7 +153,9 @@ def test_shares_follow_sizes_to_a_power_up_to_a_cap() -> None:
 
 def limited(most: list[int | None], *, steps: int = 200, seed: int = 0) -> Mixture:
     count = len(most)
-    return Mixture([50] * count, [1.0] * count, [5] * count, steps=steps, seed=seed, most=most)
+    return Mixture(
+        [50] * count, [1.0] * count, [5] * count, steps=steps, seed=seed, max_batches=most
+    )
 
 
 def test_a_source_is_drawn_no_more_after_its_number_of_batches() -> None:

@@ -194,7 +194,7 @@ class Killed(BaseException):
 def test_a_killed_run_ends_as_if_it_had_not_been(
     config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"most_rows": 2, "most_bytes": 1 << 20})
+    monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"max_rows": 2, "max_bytes": 1 << 20})
     config = replace(config, shard_rows=1, bad_lines="isolate", compress=True)
     lines(tmp_path / "in" / "first.jsonl", [*FIRST, "{"])
     run(config, tmp_path / "whole")
@@ -228,7 +228,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(
 def test_several_processes_leave_what_one_leaves(
     config: PrepareConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"most_rows": 2, "most_bytes": 1 << 20})
+    monkeypatch.setattr(rows.chunks, "__kwdefaults__", {"max_rows": 2, "max_bytes": 1 << 20})
     run(config, tmp_path / "one")
     run(replace(config, workers=2), tmp_path / "two")
     ours, theirs = tree(tmp_path / "two"), tree(tmp_path / "one")

@@ -115,7 +115,7 @@ def tokenize(
         texts: Gives the texts; not called where the stream is there.
         tokenizer: Its limit must not cut texts.
         folder: Whole or not there; the caller names it by what it holds.
-        what: What the progress line says.
+        what: Label of the progress line.
 
     Raises:
         InputError: If there is no text, or one is bad.

@@ -3,7 +3,7 @@
 Ranking measures follow trec_eval: linear gains, a discount of log2(rank + 1), a document is
 relevant when its judged gain is above zero, and a query without relevant documents scores 0.
 They all read `gains`, the judged gains of the ranked documents from the best rank on (0 for a
-document nobody judged), and most also `judged`, every gain judged for the query.
+document without a judgement), and most also `judged`, every gain judged for the query.
 """
 
 from __future__ import annotations

@@ -321,16 +321,16 @@ def draw_documents(count: int, protocol: Mapping[str, Any], *, rng: random.Rando
         protocol: max_document_to_embed or max_fraction_of_documents_to_embed, or neither (all).
         rng: advanced by the draw; the clusterings go on drawing from it.
     """
-    most = protocol.get("max_document_to_embed")
+    limit = protocol.get("max_document_to_embed")
     share = protocol.get("max_fraction_of_documents_to_embed")
-    if most is not None and share is not None:
+    if limit is not None and share is not None:
         raise InputError(
             "expected max_document_to_embed or max_fraction_of_documents_to_embed, got both "
-            f"({most} and {share}); keep one"
+            f"({limit} and {share}); keep one"
         )
     if share is not None:
-        most = int(share * count)
-    return range(count) if most is None else rng.sample(range(count), k=min(count, most))
+        limit = int(share * count)
+    return range(count) if limit is None else rng.sample(range(count), k=min(count, limit))
 
 
 def clustering(

@@ -176,9 +176,9 @@ def result_path(
 
 
 def engine_of(model: Model | TaskModel) -> dict[str, str]:
-    """Return what a model says it computes with; a precision moves scores as weights do.
+    """Return the backend and precision of a model: a precision moves scores as weights do.
 
-    Results from before this was written down are computed again: theirs is not known.
+    Results written before these were recorded are computed again: theirs are not known.
     """
     names = {"backend": "backend", "precision": "computed_in"}
     return {key: str(getattr(model, name)) for name, key in names.items() if hasattr(model, name)}

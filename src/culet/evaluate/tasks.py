@@ -90,7 +90,7 @@ SubsetData = Pairs | LabelledTexts | ClassificationData | RetrievalData | Rerank
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What task.json says of a task, without its rows.
+    """The content of task.json: a task without its rows.
 
     `protocol` holds the settings of MTEB's evaluator (`mteb_protocol`), `prompt` the instruction
     text for its queries. `comparable` is whether a score may stand under the MTEB name.
@@ -191,7 +191,7 @@ def _info(raw: dict[str, Any], folder: Path) -> TaskInfo:
 def read_task(folder: Path | str, *, subsets: Collection[str] | None = None) -> EvalTask:
     """Read a task folder whole, or only the named subsets of it.
 
-    Queries that nobody judged are left out, as MTEB leaves them out.
+    Queries without judgements are left out, as MTEB leaves them out.
 
     Raises:
         InputError: for a file or row that does not follow the format, naming file and line.

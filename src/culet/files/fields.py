@@ -1,4 +1,4 @@
-"""Checked fields of a row; each failure says where, what was expected and what is there."""
+"""Checked fields of a row; an error names the place, what was expected and what is there."""
 
 from __future__ import annotations
 

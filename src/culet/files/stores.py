@@ -131,7 +131,7 @@ class VectorStore:
 
 
 def read_all(file: int, size: int, begin: int) -> bytes:
-    """Return so many bytes of an open file; the system may give fewer at a time."""
+    """Return `size` bytes of an open file; the system may give fewer at a time."""
     raw = os.pread(file, size, begin)
     while len(raw) < size:
         more = os.pread(file, size - len(raw), begin + len(raw))

@@ -203,7 +203,7 @@ def _write(file: io.FileIO, data: bytes) -> None:
 
 
 def _end_of_line(file: io.FileIO, number: int) -> int:
-    """Return the place after so many lines."""
+    """Return the place after `number` lines."""
     file.seek(0)
     place = 0
     while number and (block := file.read(_BLOCK_BYTES)):

@@ -155,7 +155,7 @@ def _embed_chunks(
     if embedder.prompts.takes_title:
         titles = [chunk.title for chunk in chunks]
         texts = [chunk.text for chunk in chunks]
-    else:  # the title still says what the text is about
+    else:  # the title still helps to find the text
         titles = [None] * len(chunks)
         texts = [f"{chunk.title}\n{chunk.text}" if chunk.title else chunk.text for chunk in chunks]
     prompted = (

@@ -23,7 +23,7 @@ from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.denoise import (
     Denoiser,
     Markers,
-    most_spans,
+    max_spans,
     prefix_lm,
     t5gemma2,
     ul2,
@@ -179,7 +179,7 @@ def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:
         InputError: If there are too few.
     """
     facts = any(source.kind == "triples" for source in config.sources)
-    spans = max(most_spans(config.chosen, config.window), int(facts))
+    spans = max(max_spans(config.chosen, config.window), int(facts))
     modes = used_modes(config.chosen)
     ids = unused_ids(tokenizer, spans + len(modes))
     return Markers(tuple(ids[:spans]), dict(zip(modes, ids[spans:], strict=True)))

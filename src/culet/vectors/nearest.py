@@ -75,7 +75,7 @@ class Groups:
 
     @classmethod
     def of(cls, groups: np.ndarray, number: int) -> Groups:
-        """Return the documents of so many groups, given the group of each document."""
+        """Return the documents of `number` groups, given the group of each document."""
         starts = np.zeros(number + 1, dtype=np.int64)
         np.cumsum(np.bincount(groups, minlength=number), out=starts[1:])
         return cls(np.argsort(groups, kind="stable").astype(np.int32), starts)

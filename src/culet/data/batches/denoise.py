@@ -192,7 +192,7 @@ def denoise(
     return Denoised(_joined(mode, source), target, places)
 
 
-def most_spans(denoisers: Sequence[Denoiser], window: int) -> int:
+def max_spans(denoisers: Sequence[Denoiser], window: int) -> int:
     """Return how many sentinels windows of this length need at most."""
     counts = (noise_counts(window, d.rate, d.mean_span)[1] for d in denoisers if d.sentinels)
     return max(counts, default=0)

@@ -48,8 +48,8 @@ class Mixture:
         batch_sizes: Pairs in a batch of each source.
         steps: Length of the run.
         seed: Decides sources and orders.
-        most: Batches each source may give in the whole run, None for any number. A source that
-            has given them is drawn no more, and the others keep their shares of the rest.
+        max_batches: Batches each source may give in the whole run, None for any number. A source
+            that has given them is drawn no more, and the others keep their shares of the rest.
 
     Raises:
         InputError: If nothing can be drawn, or the limits leave fewer batches than steps.
@@ -63,7 +63,7 @@ class Mixture:
         *,
         steps: int,
         seed: int,
-        most: Sequence[int | None] | None = None,
+        max_batches: Sequence[int | None] | None = None,
     ) -> None:
         check_weights(weights)
         if min(sizes) < 1 or min(batch_sizes) < 2:
@@ -76,7 +76,7 @@ class Mixture:
         self._order = Orders(sizes, seed)
         rng = np.random.default_rng([seed, 0])
         shares = np.array(weights, dtype=np.float64) / float(sum(weights))
-        self._source = _sources(rng.random(steps), shares, most or [None] * len(sizes))
+        self._source = _sources(rng.random(steps), shares, max_batches or [None] * len(sizes))
         self._turn = np.zeros(steps, dtype=np.int64)  # how often the source was drawn before
         for source in range(len(sizes)):
             mine = self._source == source
@@ -128,14 +128,16 @@ def shares(
     return list((raw / total if 0 < total < np.inf else raw).tolist())
 
 
-def _sources(uniform: np.ndarray, shares: np.ndarray, most: Sequence[int | None]) -> np.ndarray:
+def _sources(
+    uniform: np.ndarray, shares: np.ndarray, max_batches: Sequence[int | None]
+) -> np.ndarray:
     """Return the source of each step from its uniform number, none above its number of batches.
 
     Each round draws all steps that are left; where a source first exceeds its number, the steps
     from there on are drawn again without it. So a step depends on those before, never after.
     """
     drawn = np.empty(len(uniform), dtype=np.int64)
-    left = [len(uniform) if number is None else number for number in most]
+    left = [len(uniform) if number is None else number for number in max_batches]
     open_shares = np.where(np.array(left) > 0, shares, 0.0)
     first = 0
     while first < len(uniform):

@@ -39,7 +39,7 @@ def check_seed(seed: int) -> None:
 
 
 def part_of(number: int, rank: int, world_size: int) -> slice:
-    """Return which of so many are one process's: equal parts in order, the first larger by one."""
+    """Return one process's part of a batch: equal parts in order, the first larger by one."""
     check_rank(rank, world_size)
     size, more = divmod(number, world_size)
     first = rank * size + min(rank, more)

@@ -75,7 +75,7 @@ class Slots:
         return slots
 
     def epochs(self, source: int, steps: int) -> float:
-        """Return how many times a run of so many steps goes through a source."""
+        """Return how many times a run of `steps` goes through a source."""
         return self._given(steps)[source] / self._sizes[source]
 
     def _given(self, steps: int) -> list[int]:

@@ -32,8 +32,9 @@ class SourceConfig:
         num_negatives: Hard negatives a query, likewise.
         teacher: The folder of vectors that stage teach has left; it must know every text.
         batch_by: Text fields of the records that all pairs of a batch share, such as `lang`: what
-            is told apart then is not the language. Each group gets batches by its size; groups
-            smaller than a batch share theirs.
+            distinguishes the right document then is not its language. Each group gets batches by
+            its size; groups smaller than a batch
+            share batches.
         max_epochs: How often the run may go through this source; after that it is drawn no more.
     """
 
@@ -151,21 +152,21 @@ class Batcher:
             cap=mixing.size_cap,
         )
         self._pools: list[tuple[Source, np.ndarray]] = []
-        weights, sizes, most = [], [], []
+        weights, sizes, limits = [], [], []
         for source, share in zip(sources, by_source, strict=True):
             size = source.config.batch_size or batch_size
             for pool in _pools(source.records.groups, size):
                 self._pools.append((source, pool))
                 weights.append(share * len(pool) / len(source.records))
                 sizes.append(size)
-                most.append(_most(source.config.max_epochs, len(pool), size))
+                limits.append(_max_batches(source.config.max_epochs, len(pool), size))
         self._mixture = Mixture(
             [len(pool) for _, pool in self._pools],
             weights,
             sizes,
             steps=steps,
             seed=seed,
-            most=most,
+            max_batches=limits,
         )
 
     def __call__(self, step: int) -> PairBatch:
@@ -186,8 +187,8 @@ class Batcher:
         )
 
 
-def _most(max_epochs: float | None, records: int, batch_size: int) -> int | None:
-    """Return how many batches fit into so many epochs, but at least one."""
+def _max_batches(max_epochs: float | None, records: int, batch_size: int) -> int | None:
+    """Return how many batches fit into `max_epochs`, but at least one."""
     if max_epochs is None:
         return None
     return max(1, math.floor(max_epochs * records / min(batch_size, records)))

@@ -108,7 +108,7 @@ class TextSource:
         return self.config.name or self.config.path.name
 
     def size(self, window: int) -> int:
-        """Return how many examples an epoch has: facts, or windows of so many tokens."""
+        """Return how many examples an epoch has: facts, or windows of `window` tokens."""
         return len(self.triples) if self.stream is None else self.stream.num_windows(window)
 
 
@@ -322,7 +322,7 @@ def next_token(tokenizer: TextTokenizer) -> Objective:
 def masked_token(
     tokenizer: TextTokenizer, mask_id: int, *, rate: float, shifted: bool, ignored: int
 ) -> Objective:
-    """Return the objective of an encoder: some tokens hidden, to be told.
+    """Return the objective of an encoder: some tokens hidden, to be predicted.
 
     Args:
         tokenizer: For the ids of BOS and EOS.
@@ -338,9 +338,9 @@ def masked_token(
         hidden[rng.integers(len(window))] |= not hidden.any()
         shown = np.where(hidden, mask_id, window)
         text = np.concatenate([[tokenizer.bos_id], shown, [tokenizer.eos_id]])
-        told = np.where(hidden, window, ignored)
+        wanted = np.where(hidden, window, ignored)
         after = [ignored, ignored] if shifted else [ignored]
         before = [] if shifted else [ignored]
-        return text, np.concatenate([before, told, after]).astype(np.int64)
+        return text, np.concatenate([before, wanted, after]).astype(np.int64)
 
     return make

@@ -17,7 +17,7 @@ from culet.text.keys import key
 
 
 class Judge(Protocol):
-    """Says how right some documents are for a query; higher is more right."""
+    """Scores how relevant some documents are to a query; higher is more relevant."""
 
     def __call__(self, query: str, documents: Sequence[str]) -> list[np.ndarray]:
         """Return one or more lists of scores, NaN where it has no opinion."""
@@ -78,7 +78,7 @@ def ranked(
         positive: The document that is right; a cross-encoder holds for right what it scores at
             least as high.
         documents: What is ranked.
-        scores: What the embedder says of them.
+        scores: Similarities by the embedder.
     """
     rankings = [scores.astype(np.float64)] if config.with_embedder else []
     wrong = np.ones(len(documents), dtype=bool)

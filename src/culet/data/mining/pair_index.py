@@ -215,7 +215,7 @@ def _right(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the documents that are no wrong answers to each query, and where each one's begin.
 
-    Those are its positives, and documents that say what the query says: they are no answer to it,
+    Those are its positives, and documents with the text of the query: they are no answer to it,
     and no wrong answer either.
 
     Args:

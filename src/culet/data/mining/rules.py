@@ -106,11 +106,11 @@ def fuse(rankings: Sequence[np.ndarray]) -> np.ndarray:
 
     The score of a document is the mean of 1 / (60 + its rank) over the rankings that know it, which
     where all do is the order of their sum; Gemini Embedding fuses the grades of two prompts so. In
-    a sum a document would sink for each judge that says nothing of it.
+    a sum a document would sink for each judge that does not rank it.
 
     Args:
         rankings: Scores of the same K documents by each judge, higher is nearer; NaN where a
-            judge says nothing of a document. One that no judge knows is last.
+            judge does not rank a document. One that no judge ranks is last.
     """
     total, terms = np.zeros(len(rankings[0])), np.zeros(len(rankings[0]))
     for scores in rankings:

@@ -25,7 +25,7 @@ class MiningTally:
         self.histograms = {name: np.zeros(len(EDGES) - 1, dtype=np.int64) for name in self.sums}
         self.by_number: dict[str, int] = {}
         self.against: dict[str, int] = {}  # of records without negatives
-        self.ungraded: dict[str, int] = {}  # empty if nobody was asked
+        self.ungraded: dict[str, int] = {}  # empty without judges
 
     def count(
         self,
@@ -110,8 +110,10 @@ class MiningTally:
             ((name, number) for name, number in self.against.items() if name != LOOKED_AT),
             key=lambda rule: -rule[1],
         )
-        told = ", ".join(f"{name} is against {number:,}" for name, number in rules if number)
-        return f"of the {looked:,} documents that were looked at for them, {told or 'none is left'}"
+        removed = ", ".join(f"{name} is against {number:,}" for name, number in rules if number)
+        return (
+            f"of the {looked:,} documents that were looked at for them, {removed or 'none is left'}"
+        )
 
     def summary(self) -> str:
         """Return one sentence of it."""
@@ -124,13 +126,13 @@ class MiningTally:
             f"{self.counts['records']:,} records, {self.counts['negatives'] / records:.2f} "
             f"negatives each, {without:,} with none; mean scores: positive {shown['positive']}, "
             f"negative {shown['negative']}; for {above:.1%} another document is nearer than "
-            "the positive" + self._told_ungraded()
+            "the positive" + self._ungraded_words()
         )
 
-    def _told_ungraded(self) -> str:
+    def _ungraded_words(self) -> str:
         passed, records = (self.ungraded.get(name, 0) for name in (UNGRADED, UNGRADED_RECORDS))
-        told = f"; {passed:,} documents without a grade were passed over" * bool(passed)
-        return told + f"; for {records:,} records none has a grade" * bool(records)
+        words = f"; {passed:,} documents without a grade were passed over" if passed else ""
+        return words + (f"; for {records:,} records none has a grade" if records else "")
 
     def write(self, path: Path) -> None:
         """Write what `read` reads."""

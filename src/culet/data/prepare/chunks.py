@@ -17,7 +17,7 @@ from culet.data.records import record_of
 from culet.files.fields import check_unicode, text_of, wrong_field
 from culet.files.rows import parse_row, raw_rows
 
-MOST_ROWS, MOST_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
+MAX_ROWS, MAX_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def chunks(
     files: Sequence[Path],
     start: Position,
     *,
-    most_rows: int = MOST_ROWS,
-    most_bytes: int = MOST_BYTES,
+    max_rows: int = MAX_ROWS,
+    max_bytes: int = MAX_BYTES,
 ) -> Iterator[RowChunk]:
     """Yield the rows of files from a position on, in chunks of one file each.
 
@@ -108,7 +108,7 @@ def chunks(
             lines.append(row.line)
             raw.append(row.json)
             size += len(row.json)
-            if len(raw) == most_rows or size >= most_bytes:
+            if len(raw) == max_rows or size >= max_bytes:
                 done += len(raw)
                 after = Position(file, done, number + len(raw))
                 yield RowChunk(file, files[file], number, lines, raw, after)

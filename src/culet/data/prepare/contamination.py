@@ -95,8 +95,8 @@ class OverlapIndex:
             self.texts += len(batch)
             found, starts, whole, length = token_runs([normalised(t) for _, t in batch], words)
             runs.append((found, np.repeat(owners, np.diff(starts)).astype(np.uint16)))
-            told = length >= shortest
-            wholes.append((whole[told], owners[told].astype(np.uint16)))
+            long = length >= shortest
+            wholes.append((whole[long], owners[long].astype(np.uint16)))
         self.owners = list(numbers)
         self._runs = _Table(runs)
         self._wholes = _Table(wholes)
@@ -104,9 +104,9 @@ class OverlapIndex:
     def hits(self, texts: Sequence[str]) -> list[Overlap]:
         """Return what the texts share with evaluation tasks: at most one hit a text and owner."""
         found, starts, whole, length = token_runs([normalised(t) for t in texts], self.words)
-        told = np.flatnonzero(length >= self.shortest)
-        equal = self._wholes.find(whole[told])
-        hits = {(int(told[i]), owner): "equal" for i, owner in equal}
+        long = np.flatnonzero(length >= self.shortest)
+        equal = self._wholes.find(whole[long])
+        hits = {(int(long[i]), owner): "equal" for i, owner in equal}
         shared = self._runs.find(found)
         places = np.searchsorted(starts, [i for i, _ in shared], "right") - 1
         for (_, owner), place in zip(shared, places.tolist(), strict=True):

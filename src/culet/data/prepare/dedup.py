@@ -22,12 +22,12 @@ from culet.data.prepare.minhash import NearConfig, band_keys, similarities
 KEY = np.dtype([("high", "<u8"), ("low", "<u8")])
 _EXACT = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<u4")])
 _BAND = np.dtype([("key", "<u8"), ("row", "<u4")])
-MOST_ROWS = (1 << 32) - 1  # what a row number holds
+MAX_ROWS = (1 << 32) - 1  # what a row number holds
 
 _PART_RECORDS = 1 << 20  # records sorted in memory at a time
 _READ_ROWS = 1 << 15  # rows read from a file at a time
 _PAIRS = 1 << 15  # pairs of signatures compared at a time
-MOST_ROUNDS = 64  # leaders a bucket may have
+MAX_ROUNDS = 64  # leaders a bucket may have
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Duplicates:
     Attributes:
         removed: Rows that go.
         examples: (row that goes, earlier row that stays) of some.
-        uncompared: Rows in buckets with more than `MOST_ROUNDS` leaders, left as they are there.
+        uncompared: Rows in buckets with more than `MAX_ROUNDS` leaders, left as they are there.
     """
 
     removed: int = 0
@@ -142,7 +142,7 @@ def _lead(
     result: Duplicates,
 ) -> None:
     """Go through all buckets at once, a leader of each a round."""
-    for _ in range(MOST_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         alone = np.ones(len(rows), bool)
         alone[1:] &= buckets[1:] != buckets[:-1]
         alone[:-1] &= buckets[1:] != buckets[:-1]
@@ -168,7 +168,7 @@ def _lead(
 def _similar(
     rows: np.ndarray, leaders: np.ndarray, signatures: Path, config: NearConfig
 ) -> np.ndarray:
-    """Return which rows are at least as similar to their leaders as the threshold says."""
+    """Return which rows are as similar to their leaders as the threshold, or more."""
     found = np.zeros(len(rows), bool)
     if not len(rows):
         return found

@@ -129,7 +129,7 @@ def length_reason(query: str | None, positive: str, config: LengthConfig) -> str
 
 
 def declared(lang: str | None, sides: int) -> tuple[str | None, ...]:
-    """Return the declared language of each side; "code" for code, None where nothing is said.
+    """Return the declared language of each side; "code" for code, None where it is not declared.
 
     >>> declared("en-zh-TW", 2), declared("de", 2), declared("code-python", 2)
     (('en', 'zh'), ('de', 'de'), ('en', 'code'))

@@ -153,7 +153,7 @@ class Passes:
             saved = time.monotonic()
             total, done = len(survey.verdicts), survey.position.number
             with self._progress("consistency", total, done) as progress:
-                for chunk in chunks(self.files, survey.position, most_rows=_JUDGED):
+                for chunk in chunks(self.files, survey.position, max_rows=_JUDGED):
                     some = self._pairs(chunk, config.sources)
                     for pair, stays in zip(
                         some, consistent(some, pool, encoder, config), strict=True
@@ -176,7 +176,7 @@ class Passes:
             total, done = len(survey.verdicts), survey.position.number
             before = dict(notes["cost"])
             with self._progress("grading", total, done) as progress:
-                for chunk in chunks(self.files, survey.position, most_rows=_JUDGED):
+                for chunk in chunks(self.files, survey.position, max_rows=_JUDGED):
                     pairs = self._pairs(chunk, config.sources)
                     questions = (grade_question(pair.query, pair.document) for pair in pairs)
                     for pair, answer in zip(pairs, endpoint.answers(questions), strict=True):
@@ -280,12 +280,12 @@ class Passes:
         if sources and self.owners[chunk.file] not in sources:
             return []
         found = []
-        for place, row in self._standing(chunk):
+        for place, row in self._remaining(chunk):
             if row.query is not None:
                 found.append(PlacedPair(chunk.first + place, row.query, row.positive))
         return found
 
-    def _standing(self, chunk: RowChunk) -> Iterator[tuple[int, PairOrText]]:
+    def _remaining(self, chunk: RowChunk) -> Iterator[tuple[int, PairOrText]]:
         verdicts = self.survey.verdicts[chunk.first : chunk.after.number]
         for place in (verdicts == 0).nonzero()[0].tolist():
             yield place, pair_or_text(chunk.raw[place], chunk.origin(place))
@@ -316,7 +316,7 @@ def _new_lines(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _reject(raw: bytes, origin: str) -> bytes:
-    """Return a line that says what is wrong with another."""
+    """Return a line with what is wrong with another, and that line."""
     try:
         pair_or_text(raw, origin)
         error = f"{origin}: was not read alike before"

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from culet.data.prepare.chunks import Position
-from culet.data.prepare.dedup import KEY, MOST_ROWS
+from culet.data.prepare.dedup import KEY, MAX_ROWS
 from culet.data.prepare.examine import Facts, RowTally
 from culet.errors import InputError
 from culet.files.atomic import new_file, write_json
@@ -84,8 +84,8 @@ class Survey:
 
     def append(self, facts: Facts, after: Position, *, file_ended: bool) -> None:
         """Add the facts of the next rows, and save that they count."""
-        if after.number > MOST_ROWS:
-            raise InputError(f"more than {MOST_ROWS:,} rows; prepare them in several runs")
+        if after.number > MAX_ROWS:
+            raise InputError(f"more than {MAX_ROWS:,} rows; prepare them in several runs")
         widths = (1, KEY.itemsize, 2 * facts.signatures.shape[1])
         arrays = (facts.verdicts, facts.keys, facts.signatures)
         names = ("verdicts.u8", "keys.bin", "signatures.u16")
