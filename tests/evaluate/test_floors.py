@@ -8,7 +8,7 @@ from evaluate_doubles import write_task
 
 from culet.errors import InputError
 from culet.evaluate import evaluate, evaluate_folder, read_task
-from culet.evaluate.floors import Letters, TfIdf
+from culet.evaluate.floors import TfIdf, letters
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_letters_are_unit_vectors_that_know_shared_spelling() -> None:
-    near, same, far = Letters().encode_document(["colour of a gem", "color of a gem", "µ-Opioid"])
+    near, same, far = letters().encode_document(["colour of a gem", "color of a gem", "µ-Opioid"])
     assert np.linalg.norm([near, same, far], axis=1) == pytest.approx(1.0)
     assert near @ same > 0.7 > 0.3 > near @ far
-    assert np.array_equal(Letters().encode_query(["gem"]), Letters().encode_document(["gem"]))
+    assert np.array_equal(letters().encode_query(["gem"]), letters().encode_document(["gem"]))
 
 
 def test_an_empty_text_is_zero_and_not_nan() -> None:
-    assert np.array_equal(Letters().encode_document([""]), np.zeros((1, 4096)))
+    assert np.array_equal(letters().encode_document([""]), np.zeros((1, 4096)))
 
 
 def test_rare_words_weigh_more_in_tf_idf(folder: Path) -> None:
@@ -49,8 +49,8 @@ def test_rare_words_weigh_more_in_tf_idf(folder: Path) -> None:
         ["the stone called topaz", "the topaz is a blue stone", "the stone the stone the stone"]
     )
     assert query @ right > query @ wrong
-    letters = Letters().encode_document(["the stone called topaz", "the stone the stone the stone"])
-    assert letters[0] @ letters[1] > query @ wrong
+    plain = letters().encode_document(["the stone called topaz", "the stone the stone the stone"])
+    assert plain[0] @ plain[1] > query @ wrong
 
 
 def test_a_folder_is_scored_with_frequencies_of_each_task(folder: Path, tmp_path: Path) -> None:
@@ -64,8 +64,6 @@ def test_a_folder_is_scored_with_frequencies_of_each_task(folder: Path, tmp_path
 
 def test_what_letters_do_not_have_is_refused() -> None:
     with pytest.raises(InputError, match="no separate titles and no trained widths"):
-        Letters().encode_document(["a"], titles=["b"])
+        letters().encode_document(["a"], titles=["b"])
     with pytest.raises(InputError, match="no separate titles and no trained widths"):
-        Letters().encode_query(["a"], truncate_to=8)
-    with pytest.raises(InputError, match=r"needs the texts of a task first; call fitted\(task\)"):
-        TfIdf().encode_query(["a"])
+        letters().encode_query(["a"], truncate_to=8)

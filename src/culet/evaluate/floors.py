@@ -1,41 +1,40 @@
 """Floors that need no training, behind the two methods that an evaluated model has.
 
-A model that is not above them has learnt nothing that letters do not give away.
+A model that is not above them has learnt nothing that spelling does not give away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from culet.errors import InputError, need
 from culet.evaluate.encoding import texts_by_role
 from culet.evaluate.tasks import EvalTask
+from culet.vectors.similarity import Vectors
 
 LETTER_BINS = 4096
 TFIDF_BINS = 16_384
 SHORTEST, LONGEST = 2, 5  # letters of an n-gram
 
-Vectors = NDArray[np.float32]
 
-
-class Letters:
-    """Square roots of counts of 2- to 5-grams within words, hashed, at unit length: [B, bins].
+class LetterModel:
+    """N-grams of 2 to 5 letters within words, hashed into bins and weighted: [B, bins].
 
     Attributes:
-        name: For tables and for the folder of its results.
-        fingerprint: Stands for the settings; there are no weights.
-        dim: Number of bins.
+        name: for tables and for the folder of its results.
+        fingerprint: stands for the settings; there are no weights.
     """
 
-    def __init__(self, bins: int = LETTER_BINS) -> None:
-        self.name = "letters"
-        self.fingerprint = f"char{SHORTEST}-{LONGEST}-{bins}"
-        self.dim = bins
-        self._vectorizer = _vectorizer(bins, signed=True)
+    def __init__(
+        self, name: str, fingerprint: str, weighted: Callable[[Any], Vectors], counter: Any
+    ):
+        self.name = name
+        self.fingerprint = fingerprint
+        self._weighted = weighted
+        self._counter = counter
 
     def encode_query(
         self,
@@ -58,68 +57,65 @@ class Letters:
         """Return the rows of the texts.
 
         Raises:
-            InputError: If titles are given separately, or a width, which bins do not have.
+            InputError: if titles are given separately, or a width, which bins do not have.
         """
-        _refuse(titles, truncate_to)
-        counted = self._vectorizer.transform(texts)
-        rows = np.asarray(counted.toarray(), dtype=np.float32)
-        rows = np.sign(rows) * np.sqrt(np.abs(rows))
-        length = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.where(length > 0, length, 1), dtype=np.float32)
+        if titles is not None or truncate_to is not None:
+            raise InputError(
+                "letters have no separate titles and no trained widths; use titles = 'joined' and "
+                "the full width"
+            )
+        return self._weighted(self._counter.transform(texts))
 
 
 class TfIdf:
-    """The same n-grams weighted by rarity: (1 + ln tf) · idf, idf from the texts of each task.
+    """The same n-grams by rarity, (1 + ln tf) · idf, with frequencies from the texts of each task.
 
     Attributes:
-        name, fingerprint, dim: As for `Letters`.
+        name, fingerprint: as of `LetterModel`.
     """
 
-    def __init__(self, bins: int = TFIDF_BINS) -> None:
+    def __init__(self) -> None:
         self.name = "tf-idf"
-        self.fingerprint = f"char{SHORTEST}-{LONGEST}-{bins}-idf"
-        self.dim = bins
-        self._vectorizer = _vectorizer(bins, signed=False)
-        self._weighting: Any = None
+        self.fingerprint = f"char{SHORTEST}-{LONGEST}-{TFIDF_BINS}-idf"
+        self._counter = _counter(TFIDF_BINS, signed=False)
 
-    def fitted(self, task: EvalTask) -> TfIdf:
-        """Return one that knows how rare each n-gram is among the texts of a task."""
-        from sklearn.feature_extraction.text import TfidfTransformer
+    def fitted(self, task: EvalTask) -> LetterModel:
+        """Return the model that knows how rare each n-gram is among the texts of a task."""
+        text = need("sklearn.feature_extraction.text", extra="eval", purpose="weighting letters")
+        weighting = text.TfidfTransformer(sublinear_tf=True)
+        weighting.fit(self._counter.transform(list(dict.fromkeys(_texts(task)))))
 
-        own = TfIdf(self.dim)
-        texts = list(dict.fromkeys(_texts(task)))
-        own._weighting = TfidfTransformer(sublinear_tf=True)
-        own._weighting.fit(self._vectorizer.transform(texts))
-        return own
+        def weighted(counts: Any) -> Vectors:
+            return np.asarray(weighting.transform(counts).toarray(), dtype=np.float32)
 
-    def encode_query(
-        self,
-        texts: Sequence[str],
-        *,
-        task: str = "search",
-        instruction: str | None = None,
-        truncate_to: int | None = None,
-    ) -> Vectors:
-        """Return the rows of the texts; task and instruction make no difference to letters."""
-        return self.encode_document(texts, truncate_to=truncate_to)
+        return LetterModel(self.name, self.fingerprint, weighted, self._counter)
 
-    def encode_document(
-        self,
-        texts: Sequence[str],
-        *,
-        titles: Sequence[str] | None = None,
-        truncate_to: int | None = None,
-    ) -> Vectors:
-        """Return the rows of the texts.
 
-        Raises:
-            InputError: If titles are given separately, or a width; or before `fitted`.
-        """
-        _refuse(titles, truncate_to)
-        if self._weighting is None:
-            raise InputError("TF-IDF needs the texts of a task first; call fitted(task)")
-        counted = self._vectorizer.transform(texts)
-        return np.asarray(self._weighting.transform(counted).toarray(), dtype=np.float32)
+def letters(bins: int = LETTER_BINS) -> LetterModel:
+    """Return the floor of plain letters: square roots of counts, at unit length."""
+    counter = _counter(bins, signed=True)  # n-grams that share a bin cancel on average
+    return LetterModel("letters", f"char{SHORTEST}-{LONGEST}-{bins}", _square_roots, counter)
+
+
+FLOORS: dict[str, Callable[[], LetterModel | TfIdf]] = {"letters": letters, "tf-idf": TfIdf}
+
+
+def _square_roots(counts: Any) -> Vectors:
+    rows = np.asarray(counts.toarray(), dtype=np.float32)
+    rows = np.sign(rows) * np.sqrt(np.abs(rows))
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(length > 0, length, 1), dtype=np.float32)
+
+
+def _counter(bins: int, *, signed: bool) -> Any:
+    text = need("sklearn.feature_extraction.text", extra="eval", purpose="hashing letters")
+    return text.HashingVectorizer(
+        analyzer="char_wb",
+        ngram_range=(SHORTEST, LONGEST),
+        n_features=bins,
+        alternate_sign=signed,
+        norm=None,
+    )
 
 
 def _texts(task: EvalTask) -> Iterator[str]:
@@ -129,25 +125,3 @@ def _texts(task: EvalTask) -> Iterator[str]:
         for texts in queries.values():
             yield from texts
         yield from documents
-
-
-FLOORS = {"letters": Letters, "tf-idf": TfIdf}
-
-
-def _vectorizer(bins: int, *, signed: bool) -> Any:
-    text = need("sklearn.feature_extraction.text", extra="eval", purpose="hashing letters")
-    return text.HashingVectorizer(
-        analyzer="char_wb",
-        ngram_range=(SHORTEST, LONGEST),
-        n_features=bins,
-        alternate_sign=signed,  # what two n-grams of one bin add to a product is then 0 in the mean
-        norm=None,
-    )
-
-
-def _refuse(titles: Sequence[str] | None, truncate_to: int | None) -> None:
-    if titles is not None or truncate_to is not None:
-        raise InputError(
-            "letters have no separate titles and no trained widths; use titles = 'joined' and the "
-            "full width"
-        )
