@@ -53,7 +53,7 @@ from culet.stages.decoder import DecoderShape, DecoderStageConfig, random_weight
 from culet.stages.encoder import EncoderStageConfig
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.trim import TrimConfig
-from culet.stages.tuneconfig import TuneConfig
+from culet.stages.tune_settings import TuneConfig
 from culet.train.optim import OptimConfig
 
 ARMS = ("ul2", "mntp", "mlm", "none", "random")

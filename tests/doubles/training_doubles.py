@@ -22,7 +22,7 @@ from culet.model.lora import LoraConfig
 from culet.model.weights import to_arrays
 from culet.stages import tune
 from culet.stages.contract import run_stage
-from culet.stages.tuneconfig import TuneConfig
+from culet.stages.tune_settings import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.contrastive_step import LossConfig

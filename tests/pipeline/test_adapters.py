@@ -20,7 +20,7 @@ from culet.pipeline.adapters import Trial
 from culet.pipeline.run import run_stages
 from culet.stages import mine, prepare, teachers
 from culet.stages.trials import Attempt
-from culet.stages.tuneconfig import TuneConfig, with_mixture, with_shares
+from culet.stages.tune_settings import TuneConfig, with_mixture, with_shares
 from culet.train.contrastive_step import LossConfig
 from culet.train.processes import World
 

@@ -23,11 +23,11 @@ from culet.pipeline import read_recipe, run_recipe
 from culet.pipeline.forecast import Forecast
 from culet.pipeline.plan import fullest
 from culet.stages import samples as sampling
-from culet.stages import speed, tuneconfig
+from culet.stages import speed, tune_settings
 from culet.stages.estimate import Disk, Machine
 from culet.stages.samples import Rows, Texts, joined, look_at, texts_of, tokens
 from culet.stages.teach import foreign_width
-from culet.stages.tuneconfig import TuneConfig, pairs_per_step
+from culet.stages.tune_settings import TuneConfig, pairs_per_step
 from culet.terminal.tables import duration, thousands
 from culet.train.contrastive_step import LossConfig
 
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return found
 
-    monkeypatch.setattr(tuneconfig, "speed_of_pairs", fiat("pairs"))
+    monkeypatch.setattr(tune_settings, "speed_of_pairs", fiat("pairs"))
     monkeypatch.setattr(speed, "speed_of_language", fiat("language"))
     monkeypatch.setattr(speed, "speed_of_embedding", fiat("embedding"))
     return asked

@@ -121,7 +121,7 @@ def test_a_head_that_whitens_needs_texts(tmp_path: Path, init: Path, data: Path)
 def test_a_teacher_and_candidates_exclude_each_other(
     tmp_path: Path, init: Path, teacher: Path, data: Path
 ) -> None:
-    with pytest.raises(RecipeError, match="a teacher speaks of the whole vocabulary"):
+    with pytest.raises(RecipeError, match="a teacher predicts the whole vocabulary"):
         pretrain_quietly(plain(data, candidates=9), init, teacher, tmp_path / "t")
 
 

@@ -17,7 +17,7 @@ from culet.stages.contract import run_stage
 from culet.stages.merge import MergeConfig
 from culet.stages.prepare import DataSourceConfig, PrepareConfig
 from culet.stages.provenance import card_and_ledger, card_section
-from culet.stages.tuneconfig import TuneConfig
+from culet.stages.tune_settings import TuneConfig
 
 
 def facts(folder: Path, file: str = "source.json", **values: object) -> Path:

@@ -34,7 +34,7 @@ from culet.stages import teach, tune
 from culet.stages.contract import run_fingerprint, run_stage
 from culet.stages.teach import TaughtSource, TeachConfig
 from culet.stages.teachers import EmbedderTeacher, folder_teacher
-from culet.stages.tuneconfig import TuneConfig
+from culet.stages.tune_settings import TuneConfig
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
 from culet.text.tokenizer_training import byte_tokenizer

@@ -10,7 +10,7 @@ from culet.terminal.lines import silent
 
 if TYPE_CHECKING:
     from culet.stages.trials import Attempt
-    from culet.stages.tuneconfig import TuneConfig
+    from culet.stages.tune_settings import TuneConfig
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Trial:
         """Return the mean score of the dev tasks, from 0 to 1."""
         from culet.stages import tune
         from culet.stages.contract import run_stage
-        from culet.stages.tuneconfig import with_shares
+        from culet.stages.tune_settings import with_shares
 
         config = with_shares(self.config, dict(attempt.shares), where="the search")
         # the shares are judged; a corner of them could not fill the steps within limits

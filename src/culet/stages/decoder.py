@@ -1,6 +1,6 @@
 """A decoder from nothing: a tokenizer trained on the texts, random weights, next-token training.
 
-For those who have no decoder to start from, and for the demo, where a tiny one is made in a minute.
+For use without a decoder to start from, and for the demo, which makes a tiny one in a minute.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from culet.data.batches.windows import (
 )
 from culet.errors import RecipeError
 from culet.files.settings import LATER
+from culet.model.decoder import Decoder
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate
@@ -47,8 +48,8 @@ class DecoderShape(StackShape):
     """The sizes of a new decoder; see `EncoderConfig`.
 
     Attributes:
-        tied_head: The head is the token table, as in Gemma; or it is a table of its own, and what
-            is known of tokens (`lexical`) can stay as it is.
+        tied_head: The head is the token table, as in Gemma; or it is a table of its own, and the
+            token table can keep what is known of tokens (`lexical`).
     """
 
     window: int = 511
@@ -63,12 +64,12 @@ class DecoderStageConfig(TokenTraining):
         sources: Texts; shares are shares of windows.
         window: Tokens of a training example.
         vocab_size: Size of a new tokenizer.
-        num_unused: Tokens it keeps for sentinels and modes of later stages.
-        max_texts: Texts the tokenizer is trained on, from the first source on.
+        num_unused: Tokens reserved for sentinels and modes of later stages.
+        max_texts: Texts the tokenizer is trained on, taken from all sources in turn.
         shape: Sizes of a new decoder.
-        lexical: A new decoder's token table, and its head's, begin from each token's rarity and
-            spelling; see `culet.text.token_table`.
-        init: A decoder to train on, with its own tokenizer and shape.
+        lexical: The token table and the head of a new decoder are initialised from each token's
+            rarity and spelling; see `culet.text.token_table`.
+        init: A decoder to train further, with its own tokenizer and shape.
     """
 
     sources: tuple[TextSourceConfig, ...]
@@ -91,39 +92,19 @@ class DecoderStageConfig(TokenTraining):
 
 
 def run(config: DecoderStageConfig, folder: StageFolder, job: Job, *, init: Path | None) -> None:
-    """Train a decoder, new or `init`, and return its checkpoint folder; resume if interrupted.
+    """Train a decoder, new or `init`; an interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
         InputError: If a row is bad.
         Interrupted: After SIGINT, with the state saved.
     """
-    name, say, device = job.name, job.say, job.device
-    start = None if init is None else read_decoder(init)
-    if start is not None:
-        tokenizer_json = start.tokenizer_json
-        model = from_arrays(start.config, start.arrays(), device=device)
+    if init is None:
+        model, tokenizer_json = _new_decoder(config, folder, job)
     else:
-        with current().first_then_others():
-            words = kept_tokenizer(
-                folder.path / ".tokens" / "tokenizer.json",
-                lambda: _texts(config),
-                config.vocab_size,
-                name=name,
-                say=say,
-                num_unused=config.num_unused,
-            )
-        tokenizer_json = str(words.to_str())
-        shape = decoder_config(config.shape, words.get_vocab_size(with_added_tokens=True))
-        arrays = random_weights(shape.weight_shapes(), seed=config.seed)
-        if config.lexical:
-            dim = config.shape.model_dim
-            table = lexical_embedding(
-                words, lambda: _texts(config), dim, seed=config.seed, name=name
-            )
-            arrays |= {key: table.copy() for key in ("embed", "head") if key in arrays}
-        model = from_arrays(shape, arrays, device=device)
-        say(f"{name}: {shape.num_parameters():,} parameters, random weights")
+        start = read_decoder(init)
+        model = from_arrays(start.config, start.arrays(), device=job.device)
+        tokenizer_json = start.tokenizer_json
     check_window(config.window, model.config.stack)
     model.train()
     current().shard_layers(model.stack, list(model.stack.blocks))
@@ -142,8 +123,8 @@ def run(config: DecoderStageConfig, folder: StageFolder, job: Job, *, init: Path
         step,
         WindowBatcher(plan, next_token(tokenizer)),
         folder,
-        name=name,
-        say=say,
+        name=job.name,
+        say=job.say,
     )
     if result is None:  # the first process writes
         return
@@ -158,6 +139,28 @@ def run(config: DecoderStageConfig, folder: StageFolder, job: Job, *, init: Path
         ),
     )
     finish(folder, result)
+
+
+def _new_decoder(config: DecoderStageConfig, folder: StageFolder, job: Job) -> tuple[Decoder, str]:
+    """Return a decoder of random weights and its tokenizer, which is trained first."""
+    with current().first_then_others():
+        words = kept_tokenizer(
+            folder.path / ".tokens" / "tokenizer.json",
+            lambda: _texts(config),
+            config.vocab_size,
+            name=job.name,
+            say=job.say,
+            num_unused=config.num_unused,
+        )
+    shape = decoder_config(config.shape, words.get_vocab_size(with_added_tokens=True))
+    arrays = random_weights(shape.weight_shapes(), seed=config.seed)
+    if config.lexical:
+        dim, seed = config.shape.model_dim, config.seed
+        table = lexical_embedding(words, lambda: _texts(config), dim, seed=seed, name=job.name)
+        arrays |= {key: table.copy() for key in ("embed", "head") if key in arrays}
+    model = from_arrays(shape, arrays, device=job.device)
+    job.say(f"{job.name}: {shape.num_parameters():,} parameters, random weights")
+    return model, str(words.to_str())
 
 
 def estimate(config: DecoderStageConfig, context: Context) -> Estimate:
@@ -185,9 +188,9 @@ def decoder_config(shape: DecoderShape, vocab_size: int) -> DecoderConfig:
 def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
     """Return weights to train a language model from: matrices normal, std in_dim^-0.5; norms 0.
 
-    0 multiplies by 1, also after the sub-layers. An embedding model from nothing begins with quiet
-    sub-layers (`culet.model.embedding_model`); a language model learns much more slowly so, since a
-    norm rises by no more than the learning rate a step.
+    A norm of 0 multiplies by 1, also after the sub-layers. An embedding model from nothing begins
+    with quiet sub-layers (`culet.model.embedding_model`); a language model would learn much more
+    slowly that way, since a norm rises by at most the learning rate in a step.
     """
     generator = np.random.default_rng(seed)
     arrays = {}
@@ -201,7 +204,7 @@ def random_weights(shapes: Shapes, *, seed: int) -> dict[str, np.ndarray]:
 
 
 def _texts(config: DecoderStageConfig) -> Iterator[str]:
-    """Yield texts of all sources in turn, so that each is heard even if reading stops early."""
+    """Yield texts of all sources in turn, so that each is read even if reading stops early."""
     readers = [source.texts() for source in config.sources if source.kind != "triples"]
     given = 0
     while readers and given < config.max_texts:

@@ -1,8 +1,8 @@
 """The cheap ways from a decoder to an encoder: none, masked tokens, masked next tokens.
 
-The decoder's mask is taken off and, if asked for, the encoder learns to tell hidden tokens: from
+The causal mask is removed and, if asked for, the encoder learns to predict masked tokens: from
 their own states (masked language modelling, BERT, arXiv 1810.04805) or from the states before
-them, as the decoder was used to (masked next-token prediction, LLM2Vec, 2404.05961, section 2.2).
+them, as in the decoder (masked next-token prediction, LLM2Vec, 2404.05961, section 2.2).
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class EncoderStageConfig(TokenTraining):
     """From a decoder to an encoder without an encoder-decoder.
 
     Attributes:
-        steps: Optimiser steps; 1 is the least, and none are made with objective "none".
+        steps: Optimiser steps, at least 1; objective "none" makes none.
         sources: Texts; shares are shares of windows.
-        objective: "none" takes the mask off and trains nothing; "mlm" or "mntp".
+        objective: "none" removes the mask and trains nothing; "mlm" or "mntp".
         window: Tokens of a training example.
-        rate: Share of the tokens that are hidden (LLM2Vec: 0.2 for most models).
-        encoder_window: What local layers see; see `culet.model.adapt`.
-        head: What is put on the encoder.
+        rate: Share of the tokens that are masked (LLM2Vec: 0.2 for most models).
+        encoder_window: Window of local layers; see `culet.model.adapt`.
+        head: The head of the encoder.
         init: Decoder to start from; that of the stage before, if left out.
     """
 
@@ -89,7 +89,7 @@ class EncoderStageConfig(TokenTraining):
 
 
 def run(config: EncoderStageConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
-    """Leave an embedding checkpoint made of the decoder `init` in `out`; resume if interrupted.
+    """Make an embedding checkpoint of the decoder `init`; an interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
@@ -151,7 +151,7 @@ def _train(
     """Return the trained weights and what is worth recording."""
     mask_id = Tokenizer.from_str(start.tokenizer_json).token_to_id(MASK)
     if mask_id is None:
-        raise InputError(f"the tokenizer has no {MASK} token to hide others behind")
+        raise InputError(f"the tokenizer has no {MASK} token to replace others with")
     shape = embedding_config(encoder, config.head)
     dropped = replace(shape, encoder=replace(shape.encoder, dropout=config.dropout))
     given = start.arrays()

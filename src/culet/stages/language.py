@@ -1,4 +1,4 @@
-"""What the language-model stages share: settings, resuming, freezing, averaging, one loop."""
+"""What the language-model stages share: settings, windows of text, training, an encoder's head."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from culet.architecture.encoder_config import EncoderConfig
+from culet.architecture.generating_config import EncoderDecoderConfig
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.shuffle import check_seed
 from culet.data.batches.windows import TextSourceConfig, WindowPlan, read_text_sources
@@ -40,22 +41,22 @@ from culet.train.session import Freeze, Session
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTraining:
-    """What every language-model stage can be told.
+    """The settings of every language-model stage.
 
     Attributes:
         steps: Optimiser steps.
         batch_size: Examples in a batch.
         optim: How weights move.
         seed: Decides batches, masks and dropout.
-        dropout: See `EncoderConfig`; none is released.
-        chunk_tokens: Tokens in the model at the same time.
+        dropout: See `EncoderConfig`; the checkpoint has none.
+        chunk_tokens: Tokens in the model at a time.
         compute_dtype: Dtype of activations; weights stay float32.
         save_dtype: Dtype of the checkpoints the stage writes.
         save_every: Steps between resumable states.
-        average_last: How many of the last saved weights are averaged; 1 takes the last ones.
+        average_last: Number of the last saved weights that are averaged; 1 takes the last ones.
         average_every: Steps between the weights that are averaged; the last step always counts.
-        candidates: Words that each softmax is taken over beside those of its labels, a random
-            sample that stands for all others; 0 takes the whole vocabulary. See
+        candidates: Words in each softmax besides those of its labels, a random sample that stands
+            for all others; 0 takes the whole vocabulary. See
             `culet.losses.tokens.Candidates`.
     """
 
@@ -87,14 +88,14 @@ class TokenTraining:
             )
 
     def step_config(self, *, distill: float = 0.5) -> StepConfig:
-        """Return how a step goes about a batch."""
+        """Return how a step computes a batch."""
         dtype = check_dtype(getattr(torch, self.compute_dtype))
         return StepConfig(self.chunk_tokens, dtype, distill, self.candidates)
 
 
 _TEXTS_OF_A_HEAD = 4096
 
-# Settings that change nothing of what is learnt, and inputs that are told by what is in them.
+# Settings that do not change what is learnt, and inputs that are identified by their content.
 UNIMPORTANT = ("save_every", "init", "teacher")
 
 
@@ -115,14 +116,14 @@ def write_encoder(
 
     Args:
         folder: The stage's folder.
-        encoder: Its architecture.
+        encoder: Architecture of the encoder.
         arrays: Its weights.
-        head: What is put on it.
-        place: Where it goes.
+        head: The new head.
+        place: Folder of the checkpoint.
         tokenizer_json: Its tokenizer.
         dtype: How weights are stored.
-        models: What it was made of, for the ledger of its card.
-        data: What it was trained on, likewise.
+        models: Models it was made of, for the ledger and the card.
+        data: Data it was trained on, for the same.
         windows: Texts, for a head that is fitted to them.
 
     Raises:
@@ -146,7 +147,7 @@ def write_encoder(
 
 @torch.no_grad()
 def pooled_windows(encoder: Encoder, plan: WindowPlan, tokenizer: TextTokenizer) -> np.ndarray:
-    """Return what an encoder makes of about 4,096 windows of text, float32 [T, D].
+    """Return the pooled states of about 4,096 windows of text, float32 [T, D].
 
     Raises:
         RecipeError: If the sources hold facts alone.
@@ -184,7 +185,7 @@ def read_windows(
     tokenizer: TextTokenizer,
     folder: StageFolder,
 ) -> WindowPlan:
-    """Return windows of so many tokens of some texts; the first process tokenizes them, once.
+    """Return windows of some texts, `window` tokens each; the first process tokenizes them once.
 
     Raises:
         InputError: At the first bad row, with file and line.
@@ -262,6 +263,12 @@ def finish(folder: StageFolder, result: dict[str, Any]) -> None:
     drop_state(folder.state)
     for name in (".weights", ".tokens"):
         shutil.rmtree(folder.path / name, ignore_errors=True)
+
+
+def with_dropout(config: EncoderDecoderConfig, rate: float) -> EncoderDecoderConfig:
+    """Return an architecture whose stacks have this dropout."""
+    decoder = replace(config.decoder, stack=replace(config.decoder.stack, dropout=rate))
+    return replace(config, encoder=replace(config.encoder, dropout=rate), decoder=decoder)
 
 
 @torch.no_grad()

@@ -262,17 +262,17 @@ def _finish(
             for own in [counts[entry.source]]
         ),
     )
-    told = report(survey, passes.owners, megabytes=_peak_megabytes())
-    write_json(folder.path / "report.json", told)
-    read, kept = told["rows"]["read"], told["rows"]["kept"]
-    removed = ", ".join(f"{count:,} {reason}" for reason, count in told["removed"].items())
+    found = report(survey, passes.owners, megabytes=_peak_megabytes())
+    write_json(folder.path / "report.json", found)
+    read, kept = found["rows"]["read"], found["rows"]["kept"]
+    removed = ", ".join(f"{count:,} {reason}" for reason, count in found["removed"].items())
     say(f"{name}: {kept:,} of {read:,} rows stay" + (f"; {removed}" * bool(removed)))
-    folder.finish({"read": read, "kept": kept, "removed": told["removed"]})
+    folder.finish({"read": read, "kept": kept, "removed": found["removed"]})
     shutil.rmtree(folder.state, ignore_errors=True)
 
 
 def _entry(source: DataSourceConfig) -> LedgerEntry:
-    """Return what the ledger says of a source: the recipe's words before its own papers'."""
+    """Return the ledger entry of a source; the recipe overrides the source's own files."""
     return replace(_stated(source), fingerprint=fingerprint.of_files(data_files(source.path)))
 
 

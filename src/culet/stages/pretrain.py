@@ -2,7 +2,7 @@
 
 An adapted encoder-decoder learns to write what was taken out of texts (T5Gemma, arXiv 2504.06225,
 section 3.3; T5Gemma 2, 2512.14856, section 3.1), and the whole ends of facts (SKILL, 2205.08184).
-What the stage is for lies beside the encoder-decoder: its encoder alone, with a new head, as an
+Beside the encoder-decoder the stage writes its purpose: the encoder alone, with a new head, as an
 embedding checkpoint.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -50,6 +50,7 @@ from culet.stages.language import (
     finish,
     read_windows,
     train,
+    with_dropout,
     write_encoder,
 )
 from culet.stages.provenance import provenance
@@ -68,14 +69,14 @@ class PretrainConfig(TokenTraining):
 
     Attributes:
         sources: Texts and facts; shares are shares of examples.
-        window: Tokens of text an example is made of.
+        window: Tokens of text in an example.
         objective: "t5gemma2" (five denoisers), "ul2" (the original seven) or "prefix_lm".
-        denoisers: Any list, in place of the objective's.
-        freeze_steps: For so many steps only cross-attention learns; for unbalanced pairs, whose
-            cross-attention is random (the paper takes 1,000).
+        denoisers: A list in place of that of the objective.
+        freeze_steps: Steps at the beginning in which only cross-attention is trained; for
+            unbalanced pairs, whose cross-attention is random (the paper takes 1,000).
         distill: Share of the teacher's distribution in the target of a real token, if there is a
-            teacher. The papers do not give theirs; one half is ours.
-        head: What is put on the encoder that is written alone.
+            teacher. The papers do not give it; one half is our choice.
+        head: The head of the encoder that is written alone.
         init: Encoder-decoder to start from; that of the stage before, if left out.
         teacher: Decoder to distil from, with the same vocabulary.
     """
@@ -108,9 +109,7 @@ class PretrainConfig(TokenTraining):
 def run(
     config: PretrainConfig, folder: StageFolder, job: Job, *, init: Path, teacher: Path | None
 ) -> None:
-    """Pretrain the encoder-decoder `init` and return the folder of the result.
-
-    An interrupted run is resumed.
+    """Pretrain the encoder-decoder `init`; an interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
@@ -119,23 +118,20 @@ def run(
     """
     name, say, device = job.name, job.say, job.device
     start = read_encoder_decoder(init)
-    teaching = None if teacher is None else read_decoder(teacher)
     tokenizer = text_tokenizer(start.tokenizer_json)
     markers = markers_for(config, tokenizer)
-    model = from_arrays(_with_dropout(start.config, config.dropout), start.arrays(), device=device)
+    model = from_arrays(with_dropout(start.config, config.dropout), start.arrays(), device=device)
     model.train()
     current().shard_layers(model, model.layers)
-    says = None
-    if teaching is not None:
-        says = from_arrays(teaching.config, teaching.arrays(), device=device)
-        says.requires_grad_(False)
+    teacher_model = None if teacher is None else _teacher(teacher, device)
     plan = read_windows(config, config.sources, config.window, tokenizer, folder)
-    batcher = DenoisingBatcher(plan, config.chosen, markers, tokenizer, windows=says is not None)
+    taught = teacher is not None
+    batcher = DenoisingBatcher(plan, config.chosen, markers, tokenizer, windows=taught)
     result = train(
         config,
         model,
         dict(model.named_parameters()),
-        _step(config, model, tokenizer, says),
+        _step(config, model, tokenizer, teacher_model),
         batcher,
         folder,
         name=name,
@@ -173,7 +169,7 @@ def estimate(config: PretrainConfig, context: Context) -> Estimate:
 def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:
     """Return the ids of the sentinels and modes a run needs, from the tokenizer's unused ones.
 
-    Sentinels come first, so that the first of them is the same whatever the denoisers.
+    Sentinels come first, so that the first one is the same for all denoisers.
 
     Raises:
         InputError: If there are too few.
@@ -183,6 +179,13 @@ def markers_for(config: PretrainConfig, tokenizer: TextTokenizer) -> Markers:
     modes = used_modes(config.chosen)
     ids = unused_ids(tokenizer, spans + len(modes))
     return Markers(tuple(ids[:spans]), dict(zip(modes, ids[spans:], strict=True)))
+
+
+def _teacher(folder: Path, device: str) -> Decoder:
+    checkpoint = read_decoder(folder)
+    model = from_arrays(checkpoint.config, checkpoint.arrays(), device=device)
+    model.requires_grad_(False)
+    return model
 
 
 def _step(
@@ -200,7 +203,7 @@ def _step(
 
 
 def _freeze(config: PretrainConfig, model: EncoderDecoder) -> Freeze | None:
-    """Return what waits at first: everything but cross-attention and its norms."""
+    """Return what is frozen at first: everything but cross-attention and its norms."""
     if not config.freeze_steps:
         return None
     names = {key for key, _ in model.named_parameters()}
@@ -211,11 +214,6 @@ def _freeze(config: PretrainConfig, model: EncoderDecoder) -> Freeze | None:
             "attention, none of which is new; leave freeze_steps out"
         )
     return Freeze(frozenset(names - crossing), config.freeze_steps)
-
-
-def _with_dropout(config: EncoderDecoderConfig, rate: float) -> EncoderDecoderConfig:
-    decoder = replace(config.decoder, stack=replace(config.decoder.stack, dropout=rate))
-    return replace(config, encoder=replace(config.encoder, dropout=rate), decoder=decoder)
 
 
 def _write(
@@ -277,7 +275,7 @@ def reads(config: PretrainConfig, inputs: Inputs) -> list[str]:
 
 
 def check(config: PretrainConfig, inputs: Inputs) -> None:
-    """Raise unless windows fit into the model, and a teacher speaks of the same tokens."""
+    """Raise unless windows fit into the model and a teacher has the same tokens."""
     start = read_encoder_decoder(inputs["init"])
     longest = min(start.config.encoder.max_length, start.config.decoder.stack.max_length)
     if config.window + 3 > longest:  # a mode token, BOS and EOS
@@ -290,12 +288,12 @@ def check(config: PretrainConfig, inputs: Inputs) -> None:
         return
     teacher = read_decoder(inputs["teacher"])
     if config.candidates:
-        raise RecipeError("a teacher speaks of the whole vocabulary; leave candidates out")
+        raise RecipeError("a teacher predicts the whole vocabulary; leave candidates out")
     size, own = teacher.config.stack.vocab_size, start.config.decoder.stack.vocab_size
     if size != own or teacher.tokenizer_json != start.tokenizer_json:
         raise InputError(
-            f"the teacher has {size} tokens and the model {own}, or they spell differently: it "
-            "cannot say what the model should write; take the decoder the model was adapted from"
+            f"the teacher has {size} tokens and the model {own}, or their tokenizers differ: it "
+            "cannot predict the model's tokens; take the decoder the model was adapted from"
         )
 
 

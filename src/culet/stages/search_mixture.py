@@ -30,8 +30,8 @@ from culet.stages.estimate import Context, Disk, Estimate
 from culet.stages.folder import StageFolder
 from culet.stages.mixtures import is_chosen_by, read_points, write_found
 from culet.stages.trials import tried_mixtures
-from culet.stages.tuneconfig import TuneConfig, label
-from culet.stages.tuneconfig import estimate as estimate_of_a_trial
+from culet.stages.tune_settings import TuneConfig, label
+from culet.stages.tune_settings import estimate as estimate_of_a_trial
 
 _MIXTURE = 20_000  # bytes of a mixture in tables, picture and journal
 

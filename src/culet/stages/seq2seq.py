@@ -1,4 +1,4 @@
-"""Finetuning of an encoder-decoder on texts and what is to be written for them.
+"""Finetuning of an encoder-decoder on pairs of an input and a target text.
 
 With test files the stage ends by writing an answer to each of their inputs and scoring it by exact
 match, as closed-book question answering is scored (SKILL, arXiv 2205.08184, section 4).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -33,6 +33,7 @@ from culet.stages.language import (
     TokenTraining,
     finish,
     train,
+    with_dropout,
 )
 from culet.stages.provenance import provenance
 from culet.stages.samples import Texts, tokens
@@ -49,7 +50,7 @@ class Seq2SeqConfig(TokenTraining):
 
     Attributes:
         train: Files or folders of records.
-        test: Files of records to answer at the end; {"answers": [...]} lists what else is right.
+        test: Files of records to answer at the end; {"answers": [...]} lists other right answers.
         max_source_tokens: Longer inputs are cut (and counted).
         max_target_tokens: Longer targets are cut (and counted); also the longest answer.
         beams: Beams of the answers; 1 is greedy, as the papers evaluate.
@@ -75,9 +76,7 @@ class Seq2SeqConfig(TokenTraining):
 
 
 def run(config: Seq2SeqConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
-    """Finetune the encoder-decoder `init` and return the folder of the result.
-
-    An interrupted run is resumed.
+    """Finetune the encoder-decoder `init`; an interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
@@ -87,14 +86,10 @@ def run(config: Seq2SeqConfig, folder: StageFolder, job: Job, *, init: Path) -> 
     name, say, device = job.name, job.say, job.device
     start = read_encoder_decoder(init)
     pairs, tests = read_pairs(config.train), read_pairs(config.test) if config.test else []
-    decoder = replace(
-        start.config.decoder, stack=replace(start.config.decoder.stack, dropout=config.dropout)
-    )
-    encoder = replace(start.config.encoder, dropout=config.dropout)
-    dropped = replace(start.config, encoder=encoder, decoder=decoder)
-    model = from_arrays(dropped, start.arrays(), device=device).train()
+    shape = with_dropout(start.config, config.dropout)
+    model = from_arrays(shape, start.arrays(), device=device).train()
     current().shard_layers(model, model.layers)
-    longest = min(config.max_source_tokens, encoder.max_length)
+    longest = min(config.max_source_tokens, shape.encoder.max_length)
     tokenizer = text_tokenizer(start.tokenizer_json, max_length=longest)
     settings = config.step_config()
 
@@ -171,9 +166,9 @@ def answer(
         inputs: Texts.
         tokenizer: Its limit cuts inputs.
         words: The same tokenizer, to turn ids into text.
-        config: How text is written.
+        config: How text is generated.
         compute_dtype: Dtype of activations.
-        what: What the progress line says.
+        what: Text of the progress line.
     """
     ids = tokenizer.encode(inputs).ids
     with Progress(what, total=len(inputs), unit="texts", show=None) as bar:
@@ -191,7 +186,7 @@ def _score(
 ) -> float:
     """Answer the test records, write the answers beside the checkpoint, return the score."""
     model.eval()
-    said = answer(
+    written = answer(
         model,
         [pair.input for pair in tests],
         tokenizer,
@@ -200,10 +195,10 @@ def _score(
         compute_dtype=config.step_config().compute_dtype,
     )
     with new_file(folder / "answers.jsonl") as aside, aside.open("w", encoding="utf-8") as file:
-        for pair, text in zip(tests, said, strict=True):
+        for pair, text in zip(tests, written, strict=True):
             row = {"input": pair.input, "answer": text, "right": is_match(text, pair.answers)}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return exact_match(said, [pair.answers for pair in tests])
+    return exact_match(written, [pair.answers for pair in tests])
 
 
 def reads(config: Seq2SeqConfig, inputs: Inputs) -> list[str]:

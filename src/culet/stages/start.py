@@ -66,10 +66,9 @@ class StartConfig:
 
 
 def run(config: StartConfig, folder: StageFolder, job: Job) -> None:
-    """Leave a checkpoint with a new tokenizer and random weights in `out`; return its folder.
+    """Make a checkpoint with a new tokenizer and random weights.
 
-    A run that was killed takes the tokenizer again, if that was finished.
-
+    After a kill, a tokenizer that was finished is used again.
     """
     name, say = job.name, job.say
     records = _records(config, name)

@@ -31,7 +31,7 @@ from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, of_content
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
-from culet.stages.tuneconfig import TuneConfig, estimate, settle
+from culet.stages.tune_settings import TuneConfig, estimate, settle
 from culet.text.prompts import Prompts
 from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
@@ -48,7 +48,7 @@ from culet.train.session import Session
 def run(
     config: TuneConfig, folder: StageFolder, job: Job, *, init: Path, mixture: Path | None
 ) -> None:
-    """Tune the checkpoint `init` and return the folder of the result; resume an interrupted run.
+    """Tune the checkpoint `init`; an interrupted run is resumed.
 
     Raises:
         TrainingError: If the loss or its gradient stops being finite.
@@ -242,9 +242,9 @@ def _evaluate(
 def _in_one_piece(
     model: EmbeddingModel, config: TuneConfig, start: EmbeddingCheckpoint
 ) -> EmbeddingModel | None:
-    """Return the model, or another one with its weights where they are split over processes.
+    """Return the model, or one with all its weights where these are split over processes.
 
-    All processes must call it; those beside the first get None.
+    All processes must call it; all but the first get None.
     """
     world = current()
     if not world.sharded:
