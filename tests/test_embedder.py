@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -359,14 +360,33 @@ def test_texts_are_taken_on_the_thread_that_asks_for_vectors(embedder: Embedder)
     assert not [thread for thread in threading.enumerate() if thread.name == "ahead"]
 
 
-def test_damaged_weights_never_give_a_vector(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4", "torch", "torch bfloat16"])
+@pytest.mark.parametrize(("factor", "length"), [(1e-25, "0"), (1e25, "nan")])
+def test_what_is_no_unit_vector_is_an_error_in_every_engine(
+    tmp_path: Path, precision: str, factor: float, length: str
+) -> None:
     arrays = random_arrays(tiny())
-    arrays["blocks.3.ffn.up"][0, 0] = np.nan
+    for name in ("up", "down"):  # each is finite, their product is not, or vanishes
+        arrays[name] *= np.float32(factor)
+    tokenizer = byte_tokenizer().to_str()
+    write_checkpoint(tmp_path / "m", tiny(), arrays, tokenizer_json=tokenizer, prompts={})
+    options: dict[str, Any] = {"precision": precision}
+    if precision.startswith("torch"):
+        options = {"backend": "torch", "precision": precision[6:] or "float32", "device": "cpu"}
+    embedder = culet.load(tmp_path / "m", **options)
+    with pytest.raises(CheckpointError, match=f"vectors of length {length} where unit vectors"):
+        embedder.encode_query("a")
+
+
+def test_a_prefix_of_zeros_is_an_error_too(tmp_path: Path) -> None:
+    arrays = random_arrays(tiny())
+    arrays["down"][:8] = 0
     tokenizer = byte_tokenizer().to_str()
     write_checkpoint(tmp_path / "m", tiny(), arrays, tokenizer_json=tokenizer, prompts={})
     embedder = culet.load(tmp_path / "m")
-    with pytest.raises(CheckpointError, match="not finite; its weights are damaged"):
-        embedder.encode_query("a")
+    assert embedder.encode_query("a", truncate_to=16).shape == (16,)
+    with pytest.raises(CheckpointError, match="vectors of length 0 where unit vectors"):
+        embedder.encode_query("a", truncate_to=8)
 
 
 def test_a_name_that_is_neither_folder_nor_hub_id_is_refused(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from culet.vectors.similarity import unit
 
 OnLong = Literal["truncate", "error"]
 _TITLES = "a title or a list of titles"
+_LENGTH_TOLERANCE = 1e-3
 WINDOW = 4096  # texts that are tokenized and sorted by length together
 
 
@@ -298,7 +299,7 @@ class Embedder:
 
         Raises:
             InputError: If that width was not trained.
-            CheckpointError: If the weights give numbers that are not finite.
+            CheckpointError: If the weights give a vector that is not of unit length.
         """
         width = self._width(truncate_to)
         vectors = np.empty((len(prepared.ids), width), dtype=np.float32)
@@ -306,9 +307,12 @@ class Embedder:
             vectors[index] = embedding if width == self.dim else unit(embedding[:, :width])
             if bar is not None:
                 bar.advance(len(index))
-        if not np.isfinite(vectors).all():
+        lengths = np.sqrt(np.einsum("be,be->b", vectors, vectors))
+        if not (np.abs(lengths - 1) <= _LENGTH_TOLERANCE).all():  # not so for NaN
+            wrong = lengths[~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE)]
             raise CheckpointError(
-                f"{self.name} gives vectors that are not finite; its weights are damaged"
+                f"{self.name} gives vectors of length {wrong[0]:g} where unit vectors are "
+                "expected; its weights or its config.json are damaged: take the model again"
             )
         return vectors
 

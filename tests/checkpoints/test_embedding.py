@@ -167,7 +167,7 @@ def test_the_fingerprint_changes_with_all_that_changes_vectors(
     changed("scale", lambda: edit(folder / "config.json", query_pre_attn_scalar=17))
     prompts = folder / "config_sentence_transformers.json"
     changed("prompts", lambda: edit(prompts, prompts={"query": "q: "}))
-    head = {"linear.weight": np.zeros((32, 64), np.float32)}
+    head = {"linear.weight": np.ones((32, 64), np.float32)}
     changed("head", lambda: write_tensors(folder / "3_Dense" / "model.safetensors", head))
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens([])

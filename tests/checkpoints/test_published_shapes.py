@@ -31,6 +31,12 @@ from culet.text.tokenizer_training import byte_tokenizer
 Shapes = dict[str, tuple[int, ...]]
 
 
+@pytest.fixture(autouse=True)
+def weights_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("culet.checkpoints.checkpoint.check_values", lambda tensors: [])
+    monkeypatch.setattr("culet.files.fingerprint.sha256", lambda path: path.name)
+
+
 def layers(sizes: dict[str, Any], prefix: str, *, kind: str, query_key_norm: bool) -> Shapes:
     """Return the tensors of one stack's layers: a decoder's, an encoder's or a reader's."""
     dim, ffn = sizes["hidden_size"], sizes["intermediate_size"]

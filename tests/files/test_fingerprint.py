@@ -14,7 +14,8 @@ from culet.files import fingerprint, remembered
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files of a few hundred bytes count as large, in a cache of each test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(fingerprint, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(fingerprint, "WORTH_BYTES", 100)
+    monkeypatch.setattr(remembered, "WORTH_BYTES", 100)
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from culet.checkpoints.folder import (
     refuse_pickle,
     weight_files,
 )
+from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint
 from culet.files.tensors import StoredTensor
@@ -147,18 +148,19 @@ def read_folder(
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
     layout = laid_out(config)
-    tensors, notes = named_tensors(weight_files(path), layout)
+    found, notes = named_tensors(weight_files(path), layout)
+    tensors = check_tensors(config.weight_shapes(), found, path)
     tokenizer = path / "tokenizer.json"
     return Checkpoint(
         path=path,
         config=config,
         architecture=name,
-        tensors=check_tensors(config.weight_shapes(), tensors, path),
+        tensors=tensors,
         tokenizer=read_tokenizer(tokenizer, layout.rows),
         fingerprint=fingerprint.of_files(
             {where, tokenizer, *(tensor.path for tensor in tensors.values())}, relative_to=path
         ),
-        notes=tuple(notes),
+        notes=(*notes, *check_values(tensors)),
     )
 
 

@@ -27,6 +27,7 @@ from culet.checkpoints.checkpoint import (
 )
 from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
 from culet.checkpoints.folder import check_tensors, read_json, read_tokenizer, weight_files
+from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint
 from culet.files.tensors import StoredDtype, StoredTensor
@@ -54,6 +55,7 @@ def read_embedding_model(folder: Path | str) -> EmbeddingCheckpoint:
     tensors = check_tensors(config.weight_shapes(), tensors, folder)
     tokenizer = read_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
     prompts = modules.read_prompts(folder / "config_sentence_transformers.json")
+    notes += check_values(tensors)
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
     return Checkpoint(

@@ -45,6 +45,9 @@ class Tensor(Protocol):
     def float32(self) -> np.ndarray:
         """Return the values."""
 
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield the values some rows at a time."""
+
 
 Stored = TypeVar("Stored", bound=Tensor)
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from culet.files.remembered import remembered
+from culet.files.remembered import WORTH_BYTES, remembered
 
 _WEIGHTS = (".safetensors", ".gguf")
-_WHOLE_BYTES = 64 << 20
 
 
 def of_files(
@@ -35,7 +34,7 @@ def of_files(
         size = path.stat().st_size
         name = path.relative_to(relative_to) if relative_to else path.name
         digest.update(f"{name}:{size}\n".encode())
-        if size > _WHOLE_BYTES and path.suffix in _WEIGHTS:
+        if size > WORTH_BYTES and path.suffix in _WEIGHTS:
             digest.update(sha256(path).encode())
             continue
         with path.open("rb") as file:
@@ -47,12 +46,10 @@ def of_files(
 def sha256(path: Path) -> str:
     """Return a file's SHA-256; that of a large file is remembered while it is unchanged."""
 
-    def read(path: Path) -> str:
+    def read() -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
-    if path.stat().st_size <= _WHOLE_BYTES:
-        return read(path)
     return remembered(path, "sha256", read)
 
 

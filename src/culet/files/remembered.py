@@ -20,11 +20,12 @@ from culet.files.atomic import new_file
 from culet.files.cache import bound, cache_folder
 
 _SETTLED_SECONDS = 2.0  # the coarsest times that file systems keep
+WORTH_BYTES = 64 << 20  # smaller files are read in less than a tenth of a second
 _KEPT_BYTES = 1_000_000  # some thousand files
 
 
-def remembered(path: Path, what: str, find: Callable[[Path], str]) -> str:
-    """Return what `find` finds in a file, without reading the file again if it is unchanged.
+def remembered(path: Path, what: str, find: Callable[[], str]) -> str:
+    """Return what `find` finds in a file, without reading a large one again if it is unchanged.
 
     Args:
         path: The file.
@@ -34,6 +35,8 @@ def remembered(path: Path, what: str, find: Callable[[Path], str]) -> str:
     Raises:
         OSError: If the file is not there.
     """
+    if path.stat().st_size <= WORTH_BYTES:
+        return find()
     place = path.resolve()
     name = hashlib.blake2b(f"{place}\0{what}".encode("utf-8", "surrogateescape"), digest_size=16)
     kept = cache_folder() / "files" / f"{name.hexdigest()}.json"
@@ -42,7 +45,7 @@ def remembered(path: Path, what: str, find: Callable[[Path], str]) -> str:
         noted = json.loads(kept.read_text(encoding="utf-8"))
         if noted["state"] == before:
             return str(noted["found"])
-    found = find(path)
+    found = find()
     settled = time.time_ns() - max(before[3:]) > _SETTLED_SECONDS * 1e9
     if settled and _state(place) == before:
         with suppress(InputError):  # a cache that cannot be used only costs time

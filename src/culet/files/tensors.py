@@ -38,6 +38,7 @@ _UNREADABLE = (
     OverflowError,
     RecursionError,
 )
+_PIECE_NUMBERS = 1 << 18
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 
@@ -54,6 +55,17 @@ class StoredTensor:
     def float32(self) -> np.ndarray:
         """Return the values as float32; float32 data is a read-only view of the file."""
         return to_float32(self.mapped(), self.dtype)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield the values as float32, some rows at a time, read and not mapped."""
+        dtype = _READABLE[self.dtype]
+        columns = math.prod(self.shape[1:])
+        step, place = max(1, _PIECE_NUMBERS // max(columns, 1)), self.start
+        for first in range(0, self.shape[0] if columns else 0, step):
+            rows = min(step, self.shape[0] - first)
+            raw = np.fromfile(self.path, dtype, rows * columns, offset=place)
+            place += raw.nbytes
+            yield to_float32(raw, self.dtype).reshape(rows, *self.shape[1:])
 
     def mapped(self, *, private: bool = False) -> np.ndarray:
         """Return a view of the file: float32, float16, codes, or bfloat16's bits.

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from culet.errors import InputError
+from culet.errors import CheckpointError, InputError
 from culet.generation.kv_cache import Cache, prefill, read_sources, step
 from culet.model.batch import BOS, pack
 from culet.model.decoder import Decoder
@@ -86,6 +86,7 @@ def generate(
 
     Raises:
         InputError: If a text has no token, or would exceed the length that the model was made for.
+        CheckpointError: If the weights give logits that are not finite.
     """
     config = config or GenerationConfig()
     _check_lengths(model, texts, config)
@@ -131,8 +132,14 @@ def _check_lengths(
 
 
 def _scores(model: Decoder | EncoderDecoder, hidden: Tensor) -> Float[Tensor, "R V"]:
-    """Return the log-probability of every next token."""
-    return model.logits(hidden).float().log_softmax(dim=-1)
+    """Return the log-probability of every next token; refuse weights that give none."""
+    scores = model.logits(hidden).float().log_softmax(dim=-1)
+    if scores[:, 0].isnan().any():  # one logit that is not finite makes NaN of its whole row
+        raise CheckpointError(
+            "the model gives logits that are not finite; its weights or its config.json are "
+            "damaged: take the model again"
+        )
+    return scores
 
 
 def _ends(ids: Tensor, config: GenerationConfig) -> Bool[Tensor, "*R"]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ _OTHERS = {9: "Q8_1", 10: "Q2_K", 11: "Q3_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ
 _OTHERS |= {18: "IQ3_XXS", 19: "IQ1_S", 20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS"}
 _OTHERS |= {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M"}
 _ALIGNMENT = 32
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,19 @@ class GGUFTensor:
             return np.zeros(self.shape, np.float32)
         raw = np.memmap(self.path, np.uint8, "r", offset=self.start, shape=(self.num_bytes,))
         return dequantize(raw, self.kind, self.shape)
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        """Yield the weights as float32, some rows at a time."""
+        if len(self.shape) < 2 or not self.num_bytes:
+            yield self.float32()
+            return
+        row = self.num_bytes // self.shape[0]
+        step, raw = max(1, _PIECE_BYTES // row), np.memmap(self.path, np.uint8, "r")
+        for first in range(0, self.shape[0], step):
+            rows = min(step, self.shape[0] - first)
+            start = self.start + first * row
+            piece = raw[start : start + rows * row]
+            yield dequantize(piece, self.kind, (rows, *self.shape[1:]))
 
 
 @dataclass(frozen=True)

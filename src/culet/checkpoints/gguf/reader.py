@@ -8,7 +8,7 @@ stored with the 1 added that Gemma adds when it uses them, and what never varies
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from culet.checkpoints.folder import Tensor, check_tensors, fitting_tokenizer
 from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor, read_gguf
 from culet.checkpoints.gguf.tokenizer_json import tokenizer_json
 from culet.checkpoints.json_fields import integer
+from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError
 from culet.files import fingerprint
 
@@ -93,6 +94,9 @@ class _Norm:
     def float32(self) -> np.ndarray:
         return self.stored.float32() - np.float32(1)
 
+    def pieces(self) -> Iterator[np.ndarray]:
+        return (piece - np.float32(1) for piece in self.stored.pieces())
+
 
 def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
     """Return the decoder in a GGUF file, with everything about it checked.
@@ -112,7 +116,12 @@ def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
     tied_head = _NAMES["head"] not in file.tensors
     config = read_decoder(values, family, tied_head=tied_head, where=path)
     shapes = config.weight_shapes()
-    tensors = _tensors(file, {family.disk_name(name): name for name in shapes})
+    tensors = check_tensors(
+        shapes,
+        _tensors(file, {family.disk_name(name): name for name in shapes}),
+        path,
+        source="its metadata",
+    )
     content = tokenizer_json(file.metadata, path)
     kinds = Counter(tensor.dtype for tensor in file.tensors.values())
     stored = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -120,10 +129,10 @@ def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
         path=path,
         config=config,
         architecture=kind,
-        tensors=check_tensors(shapes, tensors, path, source="its metadata"),
+        tensors=tensors,
         tokenizer=fitting_tokenizer(content, config.stack.vocab_size, path),
         fingerprint=fingerprint.of_files([path]),
-        notes=(f"tensors are stored as {stored}",),
+        notes=(f"tensors are stored as {stored}", *check_values(tensors)),
     )
 
 

@@ -142,7 +142,8 @@ def release(array: np.ndarray) -> None:
 def matrix(tensors: Mapping[str, StoredTensor], *names: str) -> np.ndarray:
     """Return the named weights one below the other, float32; `HEAD` is down·up."""
     if names == (HEAD,):
-        product: np.ndarray = tensors["down"].float32() @ tensors["up"].float32()
+        with np.errstate(over="ignore", invalid="ignore"):  # vectors are checked
+            product: np.ndarray = tensors["down"].float32() @ tensors["up"].float32()
         return product
     parts = [tensors[name].float32() for name in names]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
