@@ -97,6 +97,49 @@ def test_tsv_is_divided_at_tabs(tmp_path: Path) -> None:
     assert texts(written(tmp_path / "a.tsv", "id\ttext\n1\tone, two\n")) == ["one, two"]
 
 
+def test_a_quote_in_a_tsv_is_only_a_quote(tmp_path: Path) -> None:
+    table = 'id\ttext\r\n1\t"To be\r\n\r\n2\tor not to be"\n3\t"a ""b"" c"\n4\t\n'
+    path = written(tmp_path / "a.tsv", table)
+    assert list(read_texts(path)) == [
+        TextRow('"To be', id="1"),
+        TextRow('or not to be"', id="2"),
+        TextRow('"a ""b"" c"', id="3"),
+        TextRow("", id="4"),
+    ]
+
+
+def test_a_tsv_row_of_another_width_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.tsv", 'id\ttext\n1\t"one\ttwo"\n')
+    with pytest.raises(InputError, match=r"a\.tsv:2: .* header \(2\); a text in a TSV has no tabs"):
+        texts(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.csv", "text,id,text\none,1,two\n", "a.csv:1: the header names the column 'text' twice"),
+        ("a.tsv", "text\ttext\none\ttwo\n", "a.tsv:1: the header names the column 'text' twice"),
+        ("a.jsonl", '{"text": "one", "text": "two"}', "a.jsonl:1: .* an object has 'text' twice"),
+        ("a.jsonl", '{"text": "one", "x": [{"y": 1, "y": 1}]}', "an object has 'y' twice"),
+        ("a.jsonl", '{"text": "one", "te\\u0078t": "two"}', "an object has 'text' twice"),
+    ],
+)
+def test_a_name_that_is_there_twice_is_refused(
+    tmp_path: Path, name: str, content: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        texts(written(tmp_path / name, content))
+
+
+def test_a_column_that_a_parquet_has_twice_is_refused(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_arrays([arrow.array(["a"]), arrow.array(["b"])], ["text", "text"])
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet has the column 'text' twice; rename one"):
+        texts(tmp_path / "a.parquet")
+
+
 def test_csv_rows_of_another_width_are_named(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "id,text\n1,one\n2,two, three\n")
     with pytest.raises(InputError, match=r"a\.csv:3: .* another number of columns .* \(2\)"):

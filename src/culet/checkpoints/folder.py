@@ -16,6 +16,7 @@ import numpy as np
 
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype, StoredTensor, read_tensors, write_tensors
+from culet.files.unique_json import parse_json
 
 if TYPE_CHECKING:
     from culet.text.tokenizer import TextTokenizer
@@ -218,7 +219,7 @@ def read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
             return default
         raise CheckpointError(f"{path} is missing; the folder is not complete")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON: {error}") from error
     if not isinstance(value, kind):

@@ -15,7 +15,6 @@ one folder a subset. Subsets never mix: each is scored alone, and the task's sco
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from culet.files.fields import (
     wrong_field,
 )
 from culet.files.rows import Row, numbered_lines, read_rows, text_lines
+from culet.files.unique_json import parse_json
 
 WHOLE = "default"
 """The name of the one subset of a task that lists none, as in MTEB."""
@@ -147,7 +147,7 @@ def read_task_info(folder: Path | str) -> TaskInfo:
     """
     path = Path(folder) / "task.json"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a task folder needs a task.json") from None
     except ValueError as error:

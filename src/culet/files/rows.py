@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from culet.errors import InputError, need
+from culet.files.unique_json import parse_json, repeated
 
 _DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _LONGEST_CSV_FIELD_CHARS = 1 << 27
@@ -62,7 +63,7 @@ def parse_row(raw: bytes, origin: str) -> Row:
         InputError: If it is no JSON object, naming the origin.
     """
     try:
-        value = json.loads(raw)
+        value = parse_json(raw)
     except (ValueError, RecursionError) as error:  # bytes that are not UTF-8 among them
         raise InputError(f"{origin}: expected a JSON object, got invalid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -130,22 +131,43 @@ def json_rows(path: Path) -> Iterator[RawRow]:
             yield RawRow(path, number, stripped)
 
 
-def csv_rows(path: Path, delimiter: str) -> Iterator[Row]:
-    """Yield the rows of a table with a header line, texts in quotes over several lines allowed."""
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV with a header line, texts in quotes over several lines allowed."""
     csv.field_size_limit(_LONGEST_CSV_FIELD_CHARS)
     lines = (line for _, line in text_lines(numbered_lines(path), str(path)))
-    reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
-    try:
-        for value in reader:
-            origin = f"{path}:{reader.line_num}"
-            if None in value or None in value.values():
-                raise InputError(
-                    f"{origin}: this row has another number of columns than the header "
-                    f"({len(reader.fieldnames or ())}); put quotes around texts with commas"
-                )
-            yield Row(value, origin)
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
+    reader = csv.reader(lines, strict=True)
+
+    def cells() -> Iterator[tuple[str, list[str]]]:
+        try:
+            for row in reader:
+                if row:
+                    yield f"{path}:{reader.line_num}", row
+        except csv.Error as error:
+            raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
+
+    return _table(cells(), "put quotes around texts with commas")
+
+
+def tsv_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a TSV with a header line: a row a line, and a quote is only a quote."""
+    lines = text_lines(numbered_lines(path), str(path))
+    texts = ((origin, text.rstrip("\r\n")) for origin, text in lines)
+    cells = ((origin, text.split("\t")) for origin, text in texts if text)
+    return _table(cells, "a text in a TSV has no tabs and no line ends: use CSV or JSONL for such")
+
+
+def _table(cells: Iterator[tuple[str, list[str]]], advice: str) -> Iterator[Row]:
+    """Yield the rows below a header, given the cells of each with its origin."""
+    origin, header = next(cells, ("", []))
+    if (twice := repeated(header)) is not None:
+        raise InputError(f"{origin}: the header names the column {twice!r} twice; rename one")
+    for origin, row in cells:
+        if len(row) != len(header):
+            raise InputError(
+                f"{origin}: this row has another number of columns than the header "
+                f"({len(header)}); {advice}"
+            )
+        yield Row(dict(zip(header, row, strict=True)), origin)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -204,6 +226,8 @@ def parquet_values(path: Path, columns: Collection[str] | None) -> Iterator[dict
     """
     file = open_parquet(path)
     schema = [f for f in file.schema_arrow if columns is None or f.name in columns]
+    if (twice := repeated([field.name for field in schema])) is not None:
+        raise InputError(f"{path} has the column {twice!r} twice; rename one")
     for field in schema:
         if _holds_bytes(field.type):
             raise InputError(

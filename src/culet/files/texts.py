@@ -23,6 +23,7 @@ from culet.files.rows import (
     open_parquet,
     parquet_values,
     text_lines,
+    tsv_rows,
 )
 
 READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
@@ -70,7 +71,7 @@ def read_texts(
     if is_json_lines(path):
         rows = (raw.parsed() for raw in json_rows(path))
     elif kind in (".csv", ".tsv"):
-        rows = csv_rows(path, "," if kind == ".csv" else "\t")
+        rows = csv_rows(path) if kind == ".csv" else tsv_rows(path)
     elif kind == ".parquet":
         rows = _parquet_rows(path, field, titles_field)
     else:

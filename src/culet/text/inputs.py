@@ -1,12 +1,20 @@
 """Texts as callers pass them: one string or several, with lookalikes refused.
 
-A string, bytes and a mapping can all be iterated over, and would otherwise be embedded letter by
-letter, number by number, key by key.
+A string, bytes, a mapping, a set and a table can all be iterated over, and would otherwise be
+embedded letter by letter, number by number, key by key, in any order, and by names of columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+    MappingView,
+    Set,
+)
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -40,6 +48,10 @@ def several(texts: Any, what: str = "an iterable of texts") -> Iterator[Any]:
         advice = "; give [text] for one text"
     elif isinstance(texts, Mapping):
         advice = "; give its values"
+    elif isinstance(texts, Set) and not isinstance(texts, MappingView):
+        advice = ", which has no order; give sorted(texts)"
+    elif hasattr(type(texts), "columns"):  # of pandas, polars, pyarrow
+        advice = "; give the column of the texts, such as table['text']"
     elif not isinstance(texts, bytes | bytearray | memoryview) and isinstance(texts, Iterable):
         try:
             return iter(texts)
