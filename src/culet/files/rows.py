@@ -7,7 +7,6 @@ line would hold, so that all that follows knows one form.
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import math
@@ -21,7 +20,6 @@ from culet.errors import InputError, need
 from culet.files.unique_json import parse_json, repeated
 
 _DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
-_LONGEST_CSV_FIELD_CHARS = 1 << 27
 _PARQUET_ROWS = 1024
 
 
@@ -129,45 +127,6 @@ def json_rows(path: Path) -> Iterator[RawRow]:
     for number, raw in numbered_lines(path):
         if stripped := raw.strip():
             yield RawRow(path, number, stripped)
-
-
-def csv_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV with a header line, texts in quotes over several lines allowed."""
-    csv.field_size_limit(_LONGEST_CSV_FIELD_CHARS)
-    lines = (line for _, line in text_lines(numbered_lines(path), str(path)))
-    reader = csv.reader(lines, strict=True)
-
-    def cells() -> Iterator[tuple[str, list[str]]]:
-        try:
-            for row in reader:
-                if row:
-                    yield f"{path}:{reader.line_num}", row
-        except csv.Error as error:
-            raise InputError(f"{path}:{reader.line_num + 1}: cannot be read: {error}") from None
-
-    return _table(cells(), "put quotes around texts with commas")
-
-
-def tsv_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a TSV with a header line: a row a line, and a quote is only a quote."""
-    lines = text_lines(numbered_lines(path), str(path))
-    texts = ((origin, text.rstrip("\r\n")) for origin, text in lines)
-    cells = ((origin, text.split("\t")) for origin, text in texts if text)
-    return _table(cells, "a text in a TSV has no tabs and no line ends: use CSV or JSONL for such")
-
-
-def _table(cells: Iterator[tuple[str, list[str]]], advice: str) -> Iterator[Row]:
-    """Yield the rows below a header, given the cells of each with its origin."""
-    origin, header = next(cells, ("", []))
-    if (twice := repeated(header)) is not None:
-        raise InputError(f"{origin}: the header names the column {twice!r} twice; rename one")
-    for origin, row in cells:
-        if len(row) != len(header):
-            raise InputError(
-                f"{origin}: this row has another number of columns than the header "
-                f"({len(header)}); {advice}"
-            )
-        yield Row(dict(zip(header, row, strict=True)), origin)
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from culet.errors import InputError
+from culet.files.delimited import csv_rows, tsv_rows
 from culet.files.fields import check_unicode
 from culet.files.rows import (
     Row,
-    csv_rows,
     format_of,
     is_json_lines,
     json_rows,
@@ -23,7 +23,6 @@ from culet.files.rows import (
     open_parquet,
     parquet_values,
     text_lines,
-    tsv_rows,
 )
 
 READABLE = (".txt", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
