@@ -23,8 +23,9 @@ class EncoderConfig:
         num_layers: Transformer layers.
         model_dim: Width of the residual stream.
         ffn_dim: Width of the gated feed-forward layer.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; divides `num_heads`.
+        num_heads: Query heads; a number for each layer where heads were pruned, 0 for a layer
+            of an encoder that has no attention.
+        num_kv_heads: Key and value heads, likewise; divides `num_heads` in each layer.
         head_dim: Width of one head; even, because rotary embedding rotates pairs.
         window: Tokens a local layer sees on each side of a token, itself not counted; only
             those before it if `causal`.
@@ -49,8 +50,8 @@ class EncoderConfig:
     num_layers: int
     model_dim: int
     ffn_dim: int
-    num_heads: int
-    num_kv_heads: int
+    num_heads: int | tuple[int, ...]
+    num_kv_heads: int | tuple[int, ...]
     head_dim: int
     window: int
     global_layers: tuple[int, ...]
@@ -72,18 +73,13 @@ class EncoderConfig:
             "num_layers",
             "model_dim",
             "ffn_dim",
-            "num_heads",
-            "num_kv_heads",
             "head_dim",
             "window",
             "max_length",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_heads % self.num_kv_heads:
-            raise InputError(
-                f"num_kv_heads must divide num_heads, got {self.num_kv_heads} and {self.num_heads}"
-            )
+        self._check_heads()
         if self.head_dim % 2:
             raise InputError(f"head_dim must be even for rotary embedding, got {self.head_dim}")
         wrong = [layer for layer in self.global_layers if not 0 <= layer < self.num_layers]
@@ -101,6 +97,42 @@ class EncoderConfig:
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {value}")
 
+    def _check_heads(self) -> None:
+        for name in ("num_heads", "num_kv_heads"):
+            counts = getattr(self, name)
+            if not isinstance(counts, tuple):
+                if counts < 1:
+                    raise InputError(f"{name} must be at least 1, got {counts}")
+            elif len(counts) != self.num_layers:
+                raise InputError(
+                    f"{name} must be one number or one for each of {self.num_layers} layers, got "
+                    f"{counts}"
+                )
+            elif len(set(counts)) == 1 and counts[0] > 0:  # one way to write it, one fingerprint
+                object.__setattr__(self, name, counts[0])
+        if self.max_heads[0] < 1:
+            raise InputError(f"some layer must have a head, got num_heads {self.num_heads}")
+        for heads, kv_heads in map(self.heads, range(self.num_layers)):
+            fits = kv_heads == 0 if heads == 0 else kv_heads > 0 and heads % kv_heads == 0
+            if heads < 0 or not fits or (self.causal and heads == 0):
+                raise InputError(
+                    f"num_kv_heads must divide num_heads, got {self.num_kv_heads} and "
+                    f"{self.num_heads}" + (" in a causal stack" if heads == 0 else "")
+                )
+
+    def heads(self, layer: int) -> tuple[int, int]:
+        """Return the query heads of a layer (from 0) and its key and value heads."""
+        query, key = (
+            counts if isinstance(counts, int) else counts[layer]
+            for counts in (self.num_heads, self.num_kv_heads)
+        )
+        return query, key
+
+    @property
+    def max_heads(self) -> tuple[int, int]:
+        """Return the heads of the layer that has the most."""
+        return max(map(self.heads, range(self.num_layers)))
+
     @property
     def scale(self) -> float:
         """Return the factor on query·key: the stated one or head_dim^-0.5."""
@@ -112,16 +144,17 @@ class EncoderConfig:
 
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the name and shape of every weight, in canonical order."""
-        dim, head = self.model_dim, self.head_dim
+        dim = self.model_dim
         shapes: dict[str, tuple[int, ...]] = {"embed": (self.vocab_size, dim)}
         for i in range(self.num_layers):
+            rows, kv_rows = (count * self.head_dim for count in self.heads(i))
             shapes |= {
                 f"blocks.{i}.attention_norm": (dim,),
-                f"blocks.{i}.attention.query": (self.num_heads * head, dim),
-                f"blocks.{i}.attention.key": (self.num_kv_heads * head, dim),
-                f"blocks.{i}.attention.value": (self.num_kv_heads * head, dim),
+                f"blocks.{i}.attention.query": (rows, dim),
+                f"blocks.{i}.attention.key": (kv_rows, dim),
+                f"blocks.{i}.attention.value": (kv_rows, dim),
                 **self.head_norm_shapes(f"blocks.{i}.attention"),
-                f"blocks.{i}.attention.out": (dim, self.num_heads * head),
+                f"blocks.{i}.attention.out": (dim, rows),
                 f"blocks.{i}.attention_post_norm": (dim,),
                 f"blocks.{i}.ffn_norm": (dim,),
                 f"blocks.{i}.ffn.gate": (self.ffn_dim, dim),

@@ -91,14 +91,14 @@ class EncoderDecoderConfig:
             shapes[f"decoder.{name}"] = shape
             block, _, last = name.rpartition(".")
             if last == "attention_post_norm" and self.cross == "separate":
-                shapes |= self._cross_shapes(f"decoder.{block}")
+                shapes |= self._cross_shapes(int(block.rpartition(".")[2]))
         return shapes
 
-    def _cross_shapes(self, block: str) -> Shapes:
+    def _cross_shapes(self, layer: int) -> Shapes:
         """Return the weights of one cross-attention sub-layer."""
-        stack = self.decoder.stack
-        rows, dim, width = stack.num_heads * stack.head_dim, stack.model_dim, self.encoder.model_dim
-        shared = stack.num_kv_heads * stack.head_dim
+        block, stack = f"decoder.blocks.{layer}", self.decoder.stack
+        dim, width = stack.model_dim, self.encoder.model_dim
+        rows, shared = (count * stack.head_dim for count in stack.heads(layer))
         return {
             f"{block}.cross_norm": (dim,),
             f"{block}.cross.query": (rows, dim),

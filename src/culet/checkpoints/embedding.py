@@ -84,10 +84,11 @@ def contents(
         InputError: If transformers could not load a model of these sizes.
     """
     encoder = config.encoder
-    if encoder.model_dim % encoder.num_heads:
+    max_heads, _ = encoder.max_heads
+    if encoder.model_dim % max_heads:
         raise InputError(
             f"model_dim must be a multiple of num_heads, which transformers insists on, got "
-            f"{encoder.model_dim} and {encoder.num_heads}"
+            f"{encoder.model_dim} and {max_heads}"
         )
     layout = _layout(encoder)
     names: dict[str, dict[str, str]] = {  # on disk, from canonical ones

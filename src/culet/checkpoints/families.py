@@ -16,7 +16,7 @@ from typing import Any, Literal
 from culet.architecture.embedding_config import EMBEDDINGGEMMA_WINDOW
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig
-from culet.checkpoints.json_fields import integer, number, optional_number, table
+from culet.checkpoints.json_fields import integer, integers, number, optional_number, table
 from culet.errors import CheckpointError, InputError
 
 # transformers before August 2026 halved `sliding_window` at every save (512 -> 257 -> 129 ...)
@@ -93,15 +93,8 @@ _KEYS = {
     "local_rope_base": "rope_local_base_freq",
     "global_rope_base": "rope_theta",
 }
-_COUNTS = (
-    "vocab_size",
-    "num_layers",
-    "model_dim",
-    "ffn_dim",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-)
+_HEADS = ("num_heads", "num_kv_heads")
+_COUNTS = ("vocab_size", "num_layers", "model_dim", "ffn_dim", *_HEADS, "head_dim")
 
 _SHARED_NAMES = {
     "embed": "embed_tokens.weight",
@@ -158,8 +151,11 @@ def read_stack(
     """
     values = {**family.defaults, **raw}
     _refuse_features(values, family, causal=causal, where=where)
-    sizes = {size: integer(values, family.keys[size], where) for size in _COUNTS}
+    sizes: dict[str, Any] = {size: integer(values, family.keys[size], where) for size in _COUNTS}
     check_num_layers(sizes["num_layers"], family.keys["num_layers"], where)
+    if family.embedding:
+        own = table(values, "culet", where)
+        sizes |= {size: integers(own, size, where) for size in _HEADS if size in own}
     local_base, global_base, scaling = _ropes(values, family, where)
     scale = number(values, "query_pre_attn_scalar", 256.0, where) ** -0.5
     window, after = _windows(_stored_window(values, family, where), family)
@@ -223,7 +219,8 @@ def writable(stack: EncoderConfig, family: Family) -> bool:
         and (stack.attention_softcap is None or not family.two_ropes)
         and _windows(width, family) == (stack.window, stack.window_after)
         and isinstance(_whole(stack.scale**-2), int)
-        and stack.model_dim % stack.num_heads == 0  # transformers insists on it
+        and stack.max_heads == (stack.num_heads, stack.num_kv_heads)  # the same in all layers
+        and stack.model_dim % stack.max_heads[0] == 0  # transformers insists on it
     )
 
 
@@ -236,6 +233,7 @@ def write_stack(stack: EncoderConfig, family: Family) -> dict[str, Any]:
     written = {
         "model_type": family.model_type,
         **{family.keys[size]: getattr(stack, size) for size in _COUNTS},
+        **{family.keys[size]: most for size, most in zip(_HEADS, stack.max_heads, strict=True)},
         "query_pre_attn_scalar": _whole(stack.scale**-2),
         "hidden_activation": "gelu_pytorch_tanh",
         "rms_norm_eps": stack.norm_eps,
@@ -255,7 +253,8 @@ def write_stack(stack: EncoderConfig, family: Family) -> dict[str, Any]:
     if family.two_ropes:
         written["rope_local_base_freq"] = stack.local_rope_base
     if family.embedding:  # the true window stands beside the foreign one, so that any size survives
-        written |= {_BIDIRECTIONAL: True, "culet": {"window": stack.window}}
+        own = {size: list(n) for size in _HEADS if isinstance(n := getattr(stack, size), tuple)}
+        written |= {_BIDIRECTIONAL: True, "culet": {"window": stack.window, **own}}
     return written
 
 

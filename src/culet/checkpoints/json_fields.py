@@ -34,6 +34,14 @@ def integer(raw: Mapping[str, Any], key: str, where: Path) -> int:
     return value
 
 
+def integers(raw: Mapping[str, Any], key: str, where: Path) -> tuple[int, ...]:
+    """Return the list of whole numbers under a key of a config."""
+    value = raw.get(key)
+    if not isinstance(value, list) or any(type(item) is not int for item in value):
+        raise CheckpointError(f"{where}: {key} must be a list of whole numbers, got {value!r:.200}")
+    return tuple(value)
+
+
 def optional_number(raw: Mapping[str, Any], key: str, where: Path) -> float | None:
     """Return the positive number under a key of a config, or None where there is none."""
     return None if raw.get(key) is None else number(raw, key, 0.0, where)

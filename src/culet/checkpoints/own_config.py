@@ -18,6 +18,7 @@ _TYPES: dict[str, set[type]] = {
     "float": {int, float},
     "bool": {bool},
     "None": {type(None)},
+    "tuple[int, ...]": set(),  # a list in JSON
 }
 
 
@@ -59,12 +60,14 @@ def read_own(raw: Any, where: Path) -> EncoderConfig:
             raise CheckpointError(f"{where}: {name} must be {expected}, got {raw[name]!r}")
     check_num_layers(raw["num_layers"], "num_layers", where)
     try:
-        return EncoderConfig(**{**raw, "global_layers": tuple(raw["global_layers"])})
+        lists = {name: tuple(value) for name, value in raw.items() if isinstance(value, list)}
+        return EncoderConfig(**{**raw, **lists})
     except InputError as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
 def _is(value: Any, expected: str) -> bool:
-    if expected == "tuple[int, ...]":
-        return isinstance(value, list) and all(type(item) is int for item in value)
-    return any(type(value) in _TYPES[part] for part in expected.split(" | "))
+    parts = expected.split(" | ")
+    if isinstance(value, list):
+        return "tuple[int, ...]" in parts and all(type(item) is int for item in value)
+    return any(type(value) in _TYPES[part] for part in parts)

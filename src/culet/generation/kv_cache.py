@@ -140,10 +140,13 @@ def read_sources(
         )
     lengths = sources.lengths[sources.order]
     config = stack.config
-    empty = encoded.new_zeros(count, config.num_kv_heads, 0, config.head_dim)
+    empty = [
+        encoded.new_zeros(count, config.heads(layer)[1], 0, config.head_dim)
+        for layer in range(config.num_layers)
+    ]
     return Cache(
         torch.zeros_like(lengths),
-        [(empty, empty)] * config.num_layers,
+        [(nothing, nothing) for nothing in empty],
         compute_dtype,
         memory,
         torch.arange(longest, device=lengths.device) < lengths[:, None],

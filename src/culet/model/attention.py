@@ -89,7 +89,7 @@ def attend(
     length = query.shape[2]
     after = window if after is None else after
     if softcap is None:
-        repeat = query.shape[1] // key.shape[1]
+        repeat = query.shape[1] // max(1, key.shape[1])
         if repeat > 1:
             key, value = (x.repeat_interleave(repeat, dim=1) for x in (key, value))
     cut_before = window is not None and length > window + 1
@@ -185,17 +185,16 @@ class Attention(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, layer: int) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
-        self.num_kv_heads = config.num_kv_heads
+        self.num_heads, self.num_kv_heads = config.heads(layer)
         self.head_dim = config.head_dim
         self.scale = config.scale
         self.softcap = config.attention_softcap
         local = not config.is_global(layer)
         self.window = config.window if local else None
         self.after = 0 if config.causal else config.window_after if local else None
-        rows = (config.num_heads + 2 * config.num_kv_heads) * config.head_dim
+        rows = (self.num_heads + 2 * self.num_kv_heads) * config.head_dim
         self.qkv = Linear(config.model_dim, rows)
-        self.out = Linear(config.num_heads * config.head_dim, config.model_dim)
+        self.out = Linear(self.num_heads * config.head_dim, config.model_dim)
         self.query_norm = head_norm(config)
         self.key_norm = head_norm(config)
 
@@ -231,11 +230,11 @@ class Attention(nn.Module):
         sin: Float[Tensor, "N A"],
     ) -> list[Float[Tensor, "H _ _"]]:
         """Return what each query gives to each key of its text, a text at a time, in float32."""
-        query, key, _ = self.project(x, cos, sin)
         lengths = batch.lengths.tolist()
+        query, key, _ = self.project(x, cos, sin)
         found = []
         for q, k in zip(*(torch.split(x, lengths) for x in (query, key)), strict=True):
-            k = k.repeat_interleave(self.num_heads // self.num_kv_heads, dim=1)
+            k = k.repeat_interleave(self.num_heads // max(1, self.num_kv_heads), dim=1)
             scores = torch.einsum("qha,kha->hqk", q.float(), k.float()) * self.scale
             if self.softcap is not None:
                 scores = (scores / self.softcap).tanh() * self.softcap
@@ -249,7 +248,7 @@ class Attention(nn.Module):
     ) -> tuple[Float[Tensor, "N H A"], Float[Tensor, "N G A"], Float[Tensor, "N G A"]]:
         """Return queries, keys and values, the first two normed and rotated by position."""
         heads, groups = self.num_heads, self.num_kv_heads
-        qkv = self.qkv(x).view(-1, heads + 2 * groups, self.head_dim)
+        qkv = self.qkv(x).view(len(x), heads + 2 * groups, self.head_dim)
         query, key, value = qkv.split([heads, groups, groups], dim=1)  # N H A, N G A, N G A
         query = rotate(self.query_norm(query), cos, sin)
         key = rotate(self.key_norm(key), cos, sin)
@@ -257,7 +256,7 @@ class Attention(nn.Module):
 
     def project_out(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
         """Return the output of all heads in the width of the model."""
-        out: Tensor = self.out(attended.reshape(-1, self.num_heads * self.head_dim))
+        out: Tensor = self.out(attended.reshape(len(attended), self.num_heads * self.head_dim))
         return out
 
 
@@ -303,7 +302,7 @@ def head_norm(config: EncoderConfig) -> nn.Module:
 
 def rectangle(x: Float[Tensor, "n G A"], count: int) -> Float[Tensor, "b G l A"]:
     """Return the heads of `count` texts of equal length as a rectangle."""
-    return x.reshape(count, -1, *x.shape[1:]).transpose(1, 2)
+    return x.reshape(count, len(x) // count, *x.shape[1:]).transpose(1, 2)
 
 
 def packed(x: Float[Tensor, "b H l A"]) -> Float[Tensor, "n H A"]:

@@ -23,20 +23,20 @@ class CrossAttention(nn.Module):
     """Grouped-query attention from decoder states to encoder states, no bias.
 
     Args:
-        config: The decoder's layers, whose heads these are.
+        config: The decoder's layers.
+        layer: The one whose heads these are.
         memory_dim: Width of the encoder.
     """
 
-    def __init__(self, config: EncoderConfig, *, memory_dim: int) -> None:
+    def __init__(self, config: EncoderConfig, *, layer: int, memory_dim: int) -> None:
         super().__init__()
-        self.num_heads = config.num_heads
-        self.num_kv_heads = config.num_kv_heads
+        self.num_heads, self.num_kv_heads = config.heads(layer)
         self.head_dim = config.head_dim
         self.scale = config.scale
         self.softcap = config.attention_softcap
-        rows = config.num_heads * config.head_dim
+        rows = self.num_heads * config.head_dim
         self.query = Linear(config.model_dim, rows)
-        self.key_value = Linear(memory_dim, 2 * config.num_kv_heads * config.head_dim)
+        self.key_value = Linear(memory_dim, 2 * self.num_kv_heads * config.head_dim)
         self.out = Linear(rows, config.model_dim)
         self.query_norm = head_norm(config)
         self.key_norm = head_norm(config)

@@ -130,7 +130,7 @@ def initialize(
         elif parameter.ndim == 1 and "probe" not in name:
             parameter.zero_()
         else:
-            parameter.normal_(std=1 / math.sqrt(parameter.shape[-1]), generator=generator)
+            parameter.normal_(std=1 / math.sqrt(max(1, parameter.shape[-1])), generator=generator)
     up, down = random_head(model.config, generator)
     model.up.weight.copy_(up)
     model.down.weight.copy_(down)

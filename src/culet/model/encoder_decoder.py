@@ -29,7 +29,7 @@ class CrossBlock(Layer):
         stack = config.decoder.stack
         super().__init__(stack, Attention(stack, layer=layer))
         self.cross_norm = RMSNorm(stack.model_dim, stack.norm_eps)
-        self.cross = CrossAttention(stack, memory_dim=config.encoder.model_dim)
+        self.cross = CrossAttention(stack, layer=layer, memory_dim=config.encoder.model_dim)
         self.cross_post_norm = RMSNorm(stack.model_dim, stack.norm_eps)
 
     def forward(

@@ -19,6 +19,7 @@ from openvino import opset15 as op
 from culet.architecture.encoder_config import EncoderConfig
 
 BLOCK = 128  # queries that share their keys
+Heads = tuple[int, int]  # H query heads, G key and value heads
 _HIDDEN = np.float32(-1e9)  # added to a score that must not count
 
 
@@ -47,16 +48,17 @@ def views(inside: np.ndarray, config: EncoderConfig) -> tuple[View, View]:
     rows, length = inside.shape
     window = config.window
     padding = np.where(inside, np.float32(0), _HIDDEN)
-    whole = View(padding[:, None, None, :], np.arange(length), np.array([length]))
+    everywhere = View(padding[:, None, None, :], np.arange(length), np.array([length]))
     if in_blocks(length, config):
         reach, hidden = _reach(length, window)
         near = padding[:, reach].reshape(rows, *hidden.shape[:1], 1, hidden.shape[2])
         mask = np.minimum(near, hidden[None])  # B n W K
         mask = mask.reshape(-1, 1, *hidden.shape[1:])
-        return View(mask, reach, np.array([BLOCK])), whole
+        return View(mask, reach, np.array([BLOCK])), everywhere
     if length > window + 1:
-        return View(np.minimum(whole.mask, _band(length, window)), whole.reach, whole.width), whole
-    return whole, whole
+        near = np.minimum(everywhere.mask, _band(length, window))
+        return View(near, everywhere.reach, everywhere.width), everywhere
+    return everywhere, everywhere
 
 
 def in_blocks(length: int, config: EncoderConfig) -> bool:
@@ -87,7 +89,9 @@ def _reach(length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
     return np.clip(key, 0, length - 1).ravel(), hidden
 
 
-def whole(query: Any, key: Any, value: Any, mask: Any, config: EncoderConfig) -> Any:
+def over_text(
+    query: Any, key: Any, value: Any, mask: Any, heads: Heads, config: EncoderConfig
+) -> Any:
     """Return softmax(scale · q kᵀ + mask) v as [B, L, H·A].
 
     Args:
@@ -95,17 +99,24 @@ def whole(query: Any, key: Any, value: Any, mask: Any, config: EncoderConfig) ->
         key: [B, G, L, A].
         value: [B, G, L, A].
         mask: See `View`.
-        config: Heads and scale.
+        heads: H and G.
+        config: Width and scale of heads.
     """
-    out = _attend(query, key, value, mask, config)
-    return op.reshape(out, _i64([0, 0, config.num_heads * config.head_dim]), True)
+    out = _attend(query, key, value, mask, heads, config)
+    return op.reshape(out, _i64([0, 0, heads[0] * config.head_dim]), True)
 
 
 def blockwise(
-    query: Any, key: Any, value: Any, mask: Any, reach: Any, width: Any, config: EncoderConfig
+    query: Any,
+    key: Any,
+    value: Any,
+    view: tuple[Any, Any, Any],
+    heads: Heads,
+    config: EncoderConfig,
 ) -> Any:
     """Return the same where queries see what a `View` says."""
-    heads, groups, dim = config.num_heads, config.num_kv_heads, config.head_dim
+    mask, reach, width = view
+    dim = config.head_dim
     keys = op.gather(op.shape_of(mask), _i64([3]), _i64(0))
 
     def blocks(x: Any, count: int, size: Any) -> Any:  # B h n·S A → B·n h S A
@@ -114,27 +125,28 @@ def blockwise(
             x = op.transpose(op.reshape(x, shape, True), _i64([0, 2, 1, 3, 4]))
         return op.reshape(x, op.concat([_i64([-1, count]), size, _i64([dim])], 0), False)
 
-    key, value = (blocks(op.gather(x, reach, _i64(2)), groups, keys) for x in (key, value))
-    out = _attend(blocks(query, heads, width), key, value, mask, config)  # B·n W H A
+    key, value = (blocks(op.gather(x, reach, _i64(2)), heads[1], keys) for x in (key, value))
+    out = _attend(blocks(query, heads[0], width), key, value, mask, heads, config)  # B·n W H A
     batch = op.gather(op.shape_of(query), _i64([0]), _i64(0))
-    return op.reshape(out, op.concat([batch, _i64([-1, heads * dim])], 0), False)
+    return op.reshape(out, op.concat([batch, _i64([-1, heads[0] * dim])], 0), False)
 
 
-def _attend(query: Any, key: Any, value: Any, mask: Any, config: EncoderConfig) -> Any:
+def _attend(
+    query: Any, key: Any, value: Any, mask: Any, heads: Heads, config: EncoderConfig
+) -> Any:
     """Return attention as [B, L, H, A]."""
-    heads, groups = config.num_heads, config.num_kv_heads
-    if 1 < groups < heads:
-        key, value = (_repeat(x, heads // groups, config) for x in (key, value))
+    if 1 < heads[1] < heads[0]:
+        key, value = (_repeat(x, heads, config.head_dim) for x in (key, value))
     scale = op.constant(np.array(config.scale, dtype=np.float32))
     out = op.scaled_dot_product_attention(query, key, value, mask, scale, causal=False)
     return op.transpose(out, _i64([0, 2, 1, 3]))
 
 
-def _repeat(x: Any, copies: int, config: EncoderConfig) -> Any:
-    """Return each key or value head `copies` times, side by side: B G L A → B H L A."""
-    x = op.tile(op.unsqueeze(x, _i64(2)), _i64([1, 1, copies, 1, 1]))  # B G c L A
+def _repeat(x: Any, heads: Heads, dim: int) -> Any:
+    """Return each key or value head for all its query heads, side by side: B G L A → B H L A."""
+    x = op.tile(op.unsqueeze(x, _i64(2)), _i64([1, 1, heads[0] // heads[1], 1, 1]))  # B G c L A
     length = op.gather(op.shape_of(x), _i64([3]), _i64(0))
-    target = op.concat([_i64([0, config.num_heads]), length, _i64([config.head_dim])], 0)
+    target = op.concat([_i64([0, heads[0]]), length, _i64([dim])], 0)
     return op.reshape(x, target, True)
 
 

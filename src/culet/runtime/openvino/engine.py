@@ -306,9 +306,9 @@ class OpenVinoEngine:
         embedded[inside] = self._table.rows(np.concatenate(texts)) * self._scale
         for row, tokens in soft.items():
             embedded[row, tokens.places] = tokens.vectors * self._scale
-        local, whole = views(inside, self._config.encoder)
+        local_view, global_view = views(inside, self._config.encoder)
         with streams.borrowed() as run:
-            out = run(embedded, local, whole, self._pool(inside))
+            out = run(embedded, local_view, global_view, self._pool(inside))
         with self._lock:
             # A new shape may have read all weights again; and every text reads rows of the table.
             self._untidy += inside.size if inside.shape in self._shapes else _TIDY_TOKENS

@@ -20,7 +20,7 @@ from openvino import opset15 as op
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.encoder_config import EncoderConfig
-from culet.runtime.openvino.attention import blockwise, whole
+from culet.runtime.openvino.attention import blockwise, over_text
 from culet.runtime.openvino.weights import HEAD, Weights
 
 _F32, _I64 = ov.Type.f32, ov.Type.i64
@@ -67,20 +67,20 @@ def encoder_graph(
     pool = op.parameter([-1, 1, -1], _F32, name="pool")
     length = op.gather(op.shape_of(embedded), _i64([1]), _i64(0))  # [1]
 
-    def attend(over_all: bool) -> Attend:
-        if over_all:
-            return lambda q, k, v: whole(q, k, v, global_mask, encoder)
-        return lambda q, k, v: blockwise(q, k, v, mask, reach, width, encoder)
+    def attend(layer: int) -> Attend:
+        heads = encoder.heads(layer)
+        if encoder.is_global(layer):
+            return lambda q, k, v: over_text(q, k, v, global_mask, heads, encoder)
+        return lambda q, k, v: blockwise(q, k, v, (mask, reach, width), heads, encoder)
 
     tables = {
-        over_all: _sliced(rotary(encoder, over_all=over_all), length) for over_all in (True, False)
+        is_global: _sliced(rotary(encoder, is_global=is_global), length)
+        for is_global in (True, False)
     }
     x = embedded
     for layer in range(encoder.num_layers):
-        over_all = encoder.is_global(layer)
-        x = block(
-            encoder, weights, x, f"blocks.{layer}", attend(over_all), tables[over_all], gelu=gelu
-        )
+        table = tables[encoder.is_global(layer)]
+        x = block(encoder, weights, x, layer, attend(layer), table, gelu=gelu)
     result = op.result(embedding_of(config, weights, x, pool), name="embedding")
     inputs = [embedded, global_mask, mask, reach, width, pool]
     return ov.Model([result], inputs, "culet")
@@ -97,17 +97,18 @@ def block(
     config: EncoderConfig,
     weights: Weights,
     x: Any,
-    name: str,
+    layer: int,
     attend: Attend,
     table: tuple[Any, Any],
     *,
     gelu: Activation = gelu_by_sigmoid,
 ) -> Any:
     """Return the states after one layer."""
-    eps = config.norm_eps
-    inside = _norm(x, weights.vector(f"{name}.attention_norm"), eps)
-    out = _attention(config, weights, inside, f"{name}.attention", attend, table)
-    x = op.add(x, _norm(out, weights.vector(f"{name}.attention_post_norm"), eps))
+    name, eps = f"blocks.{layer}", config.norm_eps
+    if config.heads(layer)[0]:
+        inside = _norm(x, weights.vector(f"{name}.attention_norm"), eps)
+        out = _attention(config, weights, inside, layer, attend, table)
+        x = op.add(x, _norm(out, weights.vector(f"{name}.attention_post_norm"), eps))
     inside = _norm(x, weights.vector(f"{name}.ffn_norm"), eps)
     out = _feed_forward(weights, inside, f"{name}.ffn", gelu)
     return op.add(x, _norm(out, weights.vector(f"{name}.ffn_post_norm"), eps))
@@ -131,12 +132,12 @@ def embedding_of(config: EmbeddingConfig, weights: Weights, x: Any, pool: Any) -
     return weights.linear(pooled, HEAD)
 
 
-def rotary(config: EncoderConfig, *, over_all: bool) -> tuple[np.ndarray, np.ndarray]:
+def rotary(config: EncoderConfig, *, is_global: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return cosine and sine [1, 1, max_length, A] of a global or local layer.
 
     They are made in float32 outside the graph, since positions do not survive bfloat16.
     """
-    base = config.global_rope_base if over_all else config.local_rope_base
+    base = config.global_rope_base if is_global else config.local_rope_base
     exponent = np.arange(0, config.head_dim, 2, dtype=np.float32)
     frequency = (np.float32(base) ** (-exponent / config.head_dim)).astype(np.float32)
     angle = np.arange(config.max_length, dtype=np.float32)[:, None] * frequency[None, :]
@@ -155,11 +156,12 @@ def _attention(
     config: EncoderConfig,
     weights: Weights,
     x: Any,
-    name: str,
+    layer: int,
     attend: Attend,
     table: tuple[Any, Any],
 ) -> Any:
-    heads, groups, head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    name, head_dim = f"blocks.{layer}.attention", config.head_dim
+    heads, groups = config.heads(layer)
     qkv = weights.linear(x, f"{name}.query", f"{name}.key", f"{name}.value")  # B L (H+2G)A
     qkv = op.reshape(qkv, _i64([0, 0, heads + 2 * groups, head_dim]), True)
     qkv = op.transpose(qkv, _i64([0, 2, 1, 3]))  # B H+2G L A

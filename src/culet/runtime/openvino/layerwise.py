@@ -20,11 +20,9 @@ from culet.runtime.openvino.attention import View, blockwise
 from culet.runtime.openvino.graph import block, embedding_of, rotary, view_inputs
 from culet.runtime.openvino.weights import CodedWeights, release
 
-_TEMPLATE = "blocks.0"  # the layer whose weights name the inputs
-
 
 class Layerwise:
-    """A model compiled as one layer and a head.
+    """A model compiled as one layer, or one for each number of heads, and a head.
 
     Args:
         config: The architecture.
@@ -37,37 +35,46 @@ class Layerwise:
     ) -> None:
         encoder = config.encoder
         self._is_global = [encoder.is_global(i) for i in range(encoder.num_layers)]
-        self._tables = {whole: rotary(encoder, over_all=whole) for whole in (True, False)}
-        inputs = _InputWeights(arrays)
-        self._layer = compiler(_layer_graph(config, inputs)).create_infer_request()
+        self._tables = {kind: rotary(encoder, is_global=kind) for kind in (True, False)}
         self._head = compiler(_head_graph(config, arrays)).create_infer_request()
-        self._arrays = [
-            {name: arrays[_of_layer(name, layer)] for name in inputs.used}
-            for layer in range(encoder.num_layers)
-        ]
+        templates: dict[tuple[int, int], tuple[int, Any, _InputWeights]] = {}
+        self._layers: list[Any] = []
+        self._arrays: list[dict[str, np.ndarray]] = []
+        for layer in range(encoder.num_layers):
+            heads = encoder.heads(layer)
+            if heads not in templates:
+                inputs = _InputWeights(arrays)
+                graph = _layer_graph(config, layer, inputs)
+                templates[heads] = layer, compiler(graph).create_infer_request(), inputs
+            first, request, inputs = templates[heads]
+            own = {
+                n: arrays[n.replace(f"blocks.{first}.", f"blocks.{layer}.")] for n in inputs.used
+            }
+            self._layers.append(request)
+            self._arrays.append(own)
         self._weights = [
-            {name: _tensor(name, array) for name, array in layer.items()} for layer in self._arrays
+            {name: _tensor(name, array) for name, array in own.items()} for own in self._arrays
         ]
 
     def __call__(
-        self, embedded: np.ndarray, local: View, whole: View, pool: np.ndarray
+        self, embedded: np.ndarray, local_view: View, global_view: View, pool: np.ndarray
     ) -> np.ndarray:
         """Return embeddings [B, E], not of unit length."""
         length = embedded.shape[1]
         shared = {
-            over_all: {
+            is_global: {
                 "mask": view.mask,
                 "reach": view.reach,
                 "width": view.width,
-                "cos": self._tables[over_all][0][:, :, :length],
-                "sin": self._tables[over_all][1][:, :, :length],
+                "cos": self._tables[is_global][0][:, :, :length],
+                "sin": self._tables[is_global][1][:, :, :length],
             }
-            for over_all, view in ((False, local), (True, whole))
+            for is_global, view in ((False, local_view), (True, global_view))
         }
         x = embedded
-        for layer, over_all in enumerate(self._is_global):
-            inputs = {"x": x, **shared[over_all], **self._weights[layer]}
-            x = self._layer.infer(inputs, share_inputs=True)[0]  # a copy
+        for layer, is_global in enumerate(self._is_global):
+            inputs = {"x": x, **shared[is_global], **self._weights[layer]}
+            x = self._layers[layer].infer(inputs, share_inputs=True)[0]  # a copy
             for array in self._arrays[layer].values():
                 release(array)
         out: np.ndarray = self._head.infer({"x": x, "pool": pool}, share_inputs=True)[0]
@@ -81,7 +88,7 @@ class _InputWeights:
         arrays: Weights of the whole model: their types and shapes.
 
     Attributes:
-        used: The inputs, by the names of the template's weights.
+        used: The inputs, by the names of the weights of the layer whose graph is built.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -128,11 +135,7 @@ def _tensor(name: str, array: np.ndarray) -> ov.Tensor:
     return ov.Tensor(array, shared_memory=True)
 
 
-def _of_layer(name: str, layer: int) -> str:
-    return name.replace(_TEMPLATE + ".", f"blocks.{layer}.")
-
-
-def _layer_graph(config: EmbeddingConfig, weights: _InputWeights) -> ov.Model:
+def _layer_graph(config: EmbeddingConfig, layer: int, weights: _InputWeights) -> ov.Model:
     encoder = config.encoder
     x = op.parameter([-1, -1, encoder.model_dim], ov.Type.f32, name="x")
     mask, reach, width = view_inputs("")
@@ -143,8 +146,8 @@ def _layer_graph(config: EmbeddingConfig, weights: _InputWeights) -> ov.Model:
         encoder,
         weights,
         x,
-        _TEMPLATE,
-        lambda q, k, v: blockwise(q, k, v, mask, reach, width, encoder),
+        layer,
+        lambda q, k, v: blockwise(q, k, v, (mask, reach, width), encoder.heads(layer), encoder),
         (cos, sin),
     )
     return _model(out, [x, mask, reach, width, cos, sin, *weights.used.values()], "layer")

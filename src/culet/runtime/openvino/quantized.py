@@ -83,12 +83,13 @@ def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
     found: Stacks = {}
     for layer in range(config.encoder.num_layers):
         attention, ffn = f"blocks.{layer}.attention", f"blocks.{layer}.ffn"
-        if small == 4:
-            found[f"{attention}.query", f"{attention}.key"] = 4
-            found[(f"{attention}.value",)] = 8
-        else:
-            found[f"{attention}.query", f"{attention}.key", f"{attention}.value"] = 8
-        found[(f"{attention}.out",)] = 8
+        if config.encoder.heads(layer)[0]:
+            if small == 4:
+                found[f"{attention}.query", f"{attention}.key"] = 4
+                found[(f"{attention}.value",)] = 8
+            else:
+                found[f"{attention}.query", f"{attention}.key", f"{attention}.value"] = 8
+            found[(f"{attention}.out",)] = 8
         found[f"{ffn}.gate", f"{ffn}.up"] = small
         found[(f"{ffn}.down",)] = 8
     if config.pooling == "attention":

@@ -36,15 +36,15 @@ class Request:
         self._request = model.create_infer_request()
 
     def __call__(
-        self, embedded: np.ndarray, local: View, whole: View, pool: np.ndarray
+        self, embedded: np.ndarray, local_view: View, global_view: View, pool: np.ndarray
     ) -> np.ndarray:
         """Return embeddings [B, E], not of unit length."""
         inputs = {
             "embedded": embedded,
-            "global_mask": whole.mask,
-            "local_mask": local.mask,
-            "local_reach": local.reach,
-            "local_width": local.width,
+            "global_mask": global_view.mask,
+            "local_mask": local_view.mask,
+            "local_reach": local_view.reach,
+            "local_width": local_view.width,
             "pool": pool,
         }
         # One by one: `infer(inputs)` spends 3 % of a short query's time on sorting them out.
