@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -90,3 +92,33 @@ def test_the_entry_point_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "[]\n", done.stderr
+
+
+IMPORTING_TORCH = """
+import os, sys
+class Watching:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+sys.meta_path.insert(0, Watching())
+from culet.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("own", "seen"), [(None, "passive"), ("active", "active")])
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
+    own: str | None, seen: str, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.toml").write_text("[run]\nfolder = 'x'\n[start]\n")
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if own is not None:
+        environment["OMP_WAIT_POLICY"] = own
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING_TORCH, "train", str(tmp_path / "recipe.toml")],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert done.stdout == f"{seen}\n", done.stderr
