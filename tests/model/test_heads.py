@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 import torch
 from training_doubles import model
 
-from culet.errors import InputError
 from culet.model.batch import pack
-from culet.model.heads import HeadConfig, embedding_config, quieted, whitening, with_head
+from culet.model.heads import quieted, whitening, with_head
 from culet.model.weights import from_arrays, to_arrays
+from culet.stages.new_head import HeadConfig, embedding_config
 
 
 def test_the_head_keeps_lengths_and_the_encoder_is_untouched() -> None:
     before = model()
     encoder = before.config.encoder
     config = embedding_config(encoder, HeadConfig())
-    assert (config.projection_dim, config.embedding_dim) == (64, 16)
-    assert config.widths == (16, 8, 4, 2)
-    arrays = with_head(config, to_arrays(before), HeadConfig())
+    arrays = with_head(config, to_arrays(before), seed=0)
     after = from_arrays(config, arrays)
     batch = pack([[2, 50, 60, 1], [2, 70, 1]])
     hidden = [m.encoder(batch, compute_dtype=torch.float32).hidden for m in (before.eval(), after)]
@@ -30,16 +25,11 @@ def test_the_head_keeps_lengths_and_the_encoder_is_untouched() -> None:
     assert torch.allclose(after.down(after.up(x)).norm(dim=1), x.norm(dim=1), rtol=1e-4)
 
 
-def test_the_head_follows_its_seed_and_settings() -> None:
+def test_the_head_follows_its_seed() -> None:
     encoder = model().config.encoder
-    head = HeadConfig(projection_dim=24, embedding_dim=8, widths=(8, 4), max_length=128)
-    config = embedding_config(encoder, head)
-    assert (config.projection_dim, config.embedding_dim, config.widths) == (24, 8, (8, 4))
-    assert config.encoder.max_length == 128
+    config = embedding_config(encoder, HeadConfig(embedding_dim=8))
     arrays = to_arrays(model())
-    one, same, other = (
-        with_head(config, arrays, replace(head, seed=seed))["down"] for seed in (0, 0, 1)
-    )
+    one, same, other = (with_head(config, arrays, seed=seed)["down"] for seed in (0, 0, 1))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -69,8 +59,7 @@ def test_a_head_that_whitens_tells_texts_apart_at_once() -> None:
     config = embedding_config(model().config.encoder, HeadConfig())
     cosines = {}
     for whiten in (0.0, 0.25):
-        head = HeadConfig(whiten=whiten)
-        arrays = with_head(config, to_arrays(model()), head, pooled=vectors)
+        arrays = with_head(config, to_arrays(model()), seed=0, whiten=whiten, pooled=vectors)
         seen = [part @ arrays["up"].T @ arrays["down"].T for part in (vectors, other)]
         unit = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in seen]
         cosines[whiten] = float((unit[0] * unit[1]).sum(1).mean())
@@ -90,15 +79,3 @@ def test_quieted_sub_layers_add_a_share_of_what_they_added() -> None:
     ]
     torch.testing.assert_close(added[1], 0.25 * added[0])
     assert after(batch).shape == before(batch).shape
-
-
-def test_an_encoder_that_no_embedding_model_may_have_is_refused() -> None:
-    encoder = model().config.encoder
-    with pytest.raises(InputError, match="must have query_key_norm = True"):
-        embedding_config(replace(encoder, query_key_norm=False), HeadConfig())
-    with pytest.raises(InputError, match="must be positive"):
-        HeadConfig(projection_dim=-1)
-    with pytest.raises(InputError, match=r"whiten must be from 0 to 0\.5"):
-        HeadConfig(whiten=0.7)
-    with pytest.raises(InputError, match="sublayers must be above 0 and at most 1, got 0"):
-        HeadConfig(sublayers=0.0)

@@ -29,9 +29,9 @@ from culet.data.batches.denoise import Denoiser
 from culet.data.batches.windows import TextSourceConfig
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.settings import build, to_tables
-from culet.model.heads import HeadConfig
 from culet.stages import pretrain
 from culet.stages.contract import run_stage
+from culet.stages.new_head import HeadConfig
 from culet.stages.pretrain import PretrainConfig, markers_for
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.averaging import average_files, save_weights, saved

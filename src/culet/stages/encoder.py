@@ -30,7 +30,7 @@ from culet.data.batches.windows import (
 from culet.errors import InputError, RecipeError
 from culet.losses.tokens import IGNORED
 from culet.model.adapt import EncoderWindow, adapted_config
-from culet.model.heads import HeadConfig, embedding_config, with_head
+from culet.model.heads import with_head
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate, weights_disk
@@ -44,6 +44,7 @@ from culet.stages.language import (
     train,
     write_encoder,
 )
+from culet.stages.new_head import HeadConfig, embedding_config
 from culet.stages.speed import language_estimate
 from culet.train.language_steps import windows_step
 from culet.train.processes import current
@@ -155,7 +156,9 @@ def _train(
     shape = embedding_config(encoder, config.head)
     dropped = replace(shape, encoder=replace(shape.encoder, dropout=config.dropout))
     given = start.arrays()
-    model = from_arrays(dropped, with_head(shape, given, config.head), device=device).train()
+    model = from_arrays(
+        dropped, with_head(shape, given, seed=config.head.seed), device=device
+    ).train()
     current().shard_layers(model.encoder, list(model.encoder.blocks))
     named = {f"encoder.{key}": p for key, p in model.encoder.named_parameters()}
     table = model.encoder.embed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +23,11 @@ from culet.files.tensors import StoredDtype
 from culet.model.batch import pack
 from culet.model.embedding_model import check_dtype
 from culet.model.encoder import Encoder
-from culet.model.heads import HeadConfig, embedding_config, quieted, with_head
+from culet.model.heads import quieted, with_head
 from culet.model.pooling import mean_pool
 from culet.model.weights import from_arrays
 from culet.stages.folder import StageFolder
+from culet.stages.new_head import HeadConfig, embedding_config
 from culet.stages.provenance import provenance
 from culet.text.prompts import Prompts
 from culet.text.tokenizer import TextTokenizer
@@ -132,12 +133,12 @@ def write_encoder(
     config, pooled = embedding_config(encoder, head), None
     arrays = quieted(arrays, head.sublayers)
     if head.whiten and windows is not None:
-        model = from_arrays(config, with_head(config, arrays, replace(head, whiten=0.0)))
+        model = from_arrays(config, with_head(config, arrays, seed=head.seed))
         pooled = pooled_windows(model.encoder, *windows)
     write_checkpoint(
         place,
         config,
-        with_head(config, arrays, head, pooled=pooled),
+        with_head(config, arrays, seed=head.seed, whiten=head.whiten, pooled=pooled),
         tokenizer_json=tokenizer_json,
         prompts=Prompts.default().to_names(),
         dtype=dtype,

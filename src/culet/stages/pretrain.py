@@ -39,7 +39,6 @@ from culet.errors import InputError, RecipeError
 from culet.model.adapt import encoder_of
 from culet.model.decoder import Decoder
 from culet.model.encoder_decoder import EncoderDecoder
-from culet.model.heads import HeadConfig, embedding_config
 from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, check_sources, of_records
 from culet.stages.estimate import Context, Estimate
@@ -53,6 +52,7 @@ from culet.stages.language import (
     with_dropout,
     write_encoder,
 )
+from culet.stages.new_head import HeadConfig, embedding_config
 from culet.stages.provenance import provenance
 from culet.stages.speed import language_estimate
 from culet.text.tokenizer import TextTokenizer, unused_ids
