@@ -16,7 +16,7 @@ from runtime_doubles import BFLOAT16, embed, reference, texts
 from culet.architecture.embedding_config import EmbeddingConfig, tiny
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig
-from culet.checkpoints.embedding import EmbeddingCheckpoint, read_checkpoint
+from culet.checkpoints.embedding import EmbeddingCheckpoint, read_embedding_model
 from culet.checkpoints.own_config import own_table, read_own
 from culet.checkpoints.write import write_checkpoint
 from culet.errors import CheckpointError, InputError
@@ -70,7 +70,7 @@ def written(
 ) -> EmbeddingCheckpoint:
     tokenizer = byte_tokenizer().to_str()
     write_checkpoint(folder, config, arrays, tokenizer_json=tokenizer, prompts={"query": "q: "})
-    return read_checkpoint(folder)
+    return read_embedding_model(folder)
 
 
 def test_a_model_without_its_closed_heads_gives_the_vectors_of_the_full_one() -> None:
@@ -129,7 +129,7 @@ def test_a_checkpoint_keeps_the_heads_of_each_layer(tmp_path: Path) -> None:
         stated["culet"]["num_heads"] = odd
         path.write_text(json.dumps(stated))
         with pytest.raises(CheckpointError, match=words):
-            read_checkpoint(tmp_path / "m")
+            read_embedding_model(tmp_path / "m")
 
 
 def test_heads_of_decoders_are_kept_in_their_own_table(tmp_path: Path) -> None:
