@@ -162,7 +162,7 @@ def encoder_with(heads: Any, kv_heads: Any, **changes: Any) -> EncoderConfig:
         ((4, 4, 4, 4, 4, 4, 3), 2, "num_kv_heads must divide num_heads, got 2 and"),
         ((0, 4, 4, 4, 4, 4, 4), 2, "must divide"),
         ((-4, 4, 4, 4, 4, 4, 4), (0, 2, 2, 2, 2, 2, 2), "must divide"),
-        ((0,) * 7, (0,) * 7, "some layer must have a head"),
+        ((0,) * 7, (0,) * 7, "num_heads must be at least 1, got"),
     ],
 )
 def test_impossible_numbers_of_heads_are_refused(heads: Any, kv_heads: Any, words: str) -> None:

@@ -73,12 +73,15 @@ class EncoderConfig:
             "num_layers",
             "model_dim",
             "ffn_dim",
+            "num_heads",
+            "num_kv_heads",
             "head_dim",
             "window",
             "max_length",
         ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if (max(value, default=0) if isinstance(value, tuple) else value) < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
         self._check_heads()
         if self.head_dim % 2:
             raise InputError(f"head_dim must be even for rotary embedding, got {self.head_dim}")
@@ -100,18 +103,13 @@ class EncoderConfig:
     def _check_heads(self) -> None:
         for name in ("num_heads", "num_kv_heads"):
             counts = getattr(self, name)
-            if not isinstance(counts, tuple):
-                if counts < 1:
-                    raise InputError(f"{name} must be at least 1, got {counts}")
-            elif len(counts) != self.num_layers:
+            if isinstance(counts, tuple) and len(counts) != self.num_layers:
                 raise InputError(
                     f"{name} must be one number or one for each of {self.num_layers} layers, got "
                     f"{counts}"
                 )
-            elif len(set(counts)) == 1 and counts[0] > 0:  # one way to write it, one fingerprint
+            if isinstance(counts, tuple) and len(set(counts)) == 1:  # one form, one fingerprint
                 object.__setattr__(self, name, counts[0])
-        if self.max_heads[0] < 1:
-            raise InputError(f"some layer must have a head, got num_heads {self.num_heads}")
         for heads, kv_heads in map(self.heads, range(self.num_layers)):
             fits = kv_heads == 0 if heads == 0 else kv_heads > 0 and heads % kv_heads == 0
             if heads < 0 or not fits or (self.causal and heads == 0):
@@ -122,10 +120,8 @@ class EncoderConfig:
 
     def heads(self, layer: int) -> tuple[int, int]:
         """Return the query heads of a layer (from 0) and its key and value heads."""
-        query, key = (
-            counts if isinstance(counts, int) else counts[layer]
-            for counts in (self.num_heads, self.num_kv_heads)
-        )
+        both = self.num_heads, self.num_kv_heads
+        query, key = (n if isinstance(n, int) else n[layer] for n in both)
         return query, key
 
     @property

@@ -49,16 +49,6 @@ class Layer(nn.Module):
         attended = self.attention_post_norm(attention(self.attention_norm(x)))
         return x + F.dropout(attended, self.dropout, self.training)
 
-    def probabilities(
-        self,
-        x: Float[Tensor, "N D"],
-        batch: TokenBatch,
-        cos: Float[Tensor, "N A"],
-        sin: Float[Tensor, "N A"],
-    ) -> list[Float[Tensor, "H _ _"]]:
-        """Return what each query of this layer gives to each key of its text, text by text."""
-        return self.attention.probabilities(self.attention_norm(x), batch, cos, sin)
-
     def feed(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
         """Return the states after the feed-forward sub-layer."""
         fed = self.ffn_post_norm(self.ffn(self.ffn_norm(x)))
@@ -146,7 +136,8 @@ class Encoder(nn.Module):
         rotations = self.rotations(batch.positions, x.dtype)
         for i, (block, rotation) in enumerate(zip(self.blocks, rotations, strict=True)):
             if f"attention.{i}" in keep:
-                attention[i] = cast(Block, block).probabilities(x, batch, *rotation)
+                normed = cast(Block, block).attention_norm(x)
+                attention[i] = cast(Block, block).attention.probabilities(normed, batch, *rotation)
             x = block(x, batch, *rotation)
             if f"hidden.{i}" in keep:
                 kept[f"hidden.{i}"] = x

@@ -32,6 +32,7 @@ from culet.runtime.openvino.plugin import (
     KEPT_CODE,
     compile_settings,
     few_primitives,
+    leave_to_parent_at_fork,
     own_signal_stack,
 )
 from culet.runtime.openvino.processor import (
@@ -100,7 +101,7 @@ class OpenVinoEngine:
         self.backend = "openvino"
         self._starting = threading.Lock()
         self._start()
-        _ENGINES.add(self)
+        leave_to_parent_at_fork(self)
 
     def _start(self) -> None:
         """Compile, in the process that computes."""
@@ -342,15 +343,3 @@ class OpenVinoEngine:
             counted = inside & (place <= self._config.pooling_tokens)
         weights = np.float32(counted) / counted.sum(axis=1, keepdims=True)
         return np.asarray(weights, dtype=np.float32)[:, None, :]
-
-
-_ENGINES: weakref.WeakSet[OpenVinoEngine] = weakref.WeakSet()
-
-
-def _leave_to_parent() -> None:
-    for engine in _ENGINES:
-        engine.leave_to_parent()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_parent)

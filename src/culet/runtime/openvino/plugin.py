@@ -1,12 +1,13 @@
-"""OpenVINO's CPU plugin: how it is set up, and two of its side effects on the process."""
+"""OpenVINO's CPU plugin: how it is set up, and three of its side effects on the process."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
+import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 from culet.runtime.openvino.weights import Precision
 
@@ -34,6 +35,28 @@ def compile_settings(precision: Precision, threads: int | None, *, rounds: bool)
         # else each of several processes would bind itself to the same first cores
         settings["ENABLE_CPU_PINNING"] = False
     return settings
+
+
+class _Engine(Protocol):
+    def leave_to_parent(self) -> None:
+        """In a forked child: never free what the parent has compiled."""
+
+
+_ENGINES: weakref.WeakSet[_Engine] = weakref.WeakSet()
+
+
+def leave_to_parent_at_fork(engine: _Engine) -> None:
+    """Have an engine leave to the parent what is compiled, in every child that is forked."""
+    _ENGINES.add(engine)
+
+
+def _leave_to_parent() -> None:
+    for engine in _ENGINES:
+        engine.leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 @contextlib.contextmanager
