@@ -5,7 +5,6 @@ Texts are laid into rectangles of a bounded number of tokens (`culet.runtime.ope
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import threading
@@ -43,7 +42,7 @@ from culet.runtime.openvino.processor import (
 )
 from culet.runtime.openvino.quantized import int8_widths, quantized_weights
 from culet.runtime.openvino.rectangles import rectangles, round_length
-from culet.runtime.openvino.streams import MAX_STREAMS, Request, Run, Streams
+from culet.runtime.openvino.streams import MAX_STREAMS, Request, Run, Streams, checked
 from culet.runtime.openvino.weights import (
     CodedTable,
     CodedWeights,
@@ -127,7 +126,6 @@ class OpenVinoEngine:
         self._release()
         self._single = Streams([run], start_cost=_START_TOKENS * self._threads)
         self._bulk: Streams | None = None
-        self._bulk_is_checked = False
         self._compiling = threading.Lock()
         self._lock = threading.Lock()  # of what is below
         self._shapes: set[tuple[int, ...]] = set()
@@ -254,36 +252,20 @@ class OpenVinoEngine:
             own = {row: soft[i] for row, i in enumerate(index.tolist()) if i in soft}
             return index, self._rectangle([texts[i] for i in index], streams, own)
 
-        if streams is self._single or self._bulk_is_checked:
+        if streams is self._single or streams.checked:
             yield from streams.each(work, laid)
         else:
-            yield from self._checked(streams, work, laid)
+            least = _AGREEMENT[self.precision]
+            yield from checked(streams, self._single, work, laid, least, self._give_up_streams)
 
-    def _checked(
-        self, bulk: Streams, work: Callable[..., Embedded], laid: Sequence[np.ndarray]
-    ) -> Iterator[Embedded]:
-        """Yield what several streams find if one finds the same in the first rectangle.
-
-        If not, yield what one stream finds, and give up the others.
-        """
-        with contextlib.closing(bulk.each(work, laid)) as found:
-            first, right = next(found), work(laid[0], self._single)
-            cosine = float((first[1] * right[1]).sum(axis=1).min())
-            if cosine >= _AGREEMENT[self.precision]:  # not so for NaN
-                self._bulk_is_checked = True
-                yield first
-                yield from found
-                return
-        self._max_streams, self._bulk = 1, None
+    def _give_up_streams(self, cosine: float) -> None:
         warnings.warn(
-            f"{bulk.number} streams of {self.name} gave wrong vectors on this machine (cosine "
-            f"{cosine:.4f} to those of one stream); their vectors are thrown away, and all texts "
-            "go through one stream from now on",
+            f"{self._max_streams} streams of {self.name} gave wrong vectors on this machine "
+            f"(cosine {cosine:.4f} to those of one stream); their vectors are thrown away, and all "
+            "texts go through one stream from now on",
             stacklevel=2,
         )
-        yield right
-        for index in laid[1:]:
-            yield work(index, self._single)
+        self._max_streams, self._bulk = 1, None
 
     def _pack(self, streams: Streams) -> None:
         """Let the plugin repack all weights, as it would at the first large shape.

@@ -65,11 +65,13 @@ class Streams:
     Attributes:
         number: How many requests.
         start_cost: As given.
+        checked: `checked` has found what one request finds.
     """
 
     def __init__(self, runs: Sequence[Run], *, start_cost: float) -> None:
         self.start_cost = start_cost
         self.number = len(runs)
+        self.checked = False
         self._free: queue.SimpleQueue[Run] = queue.SimpleQueue()
         for run in runs:
             self._free.put(run)
@@ -95,3 +97,37 @@ class Streams:
             return
         with ThreadPoolExecutor(self.number, thread_name_prefix="culet-stream") as pool:
             yield from pool.map(work, items)
+
+
+def checked(
+    several: Streams,
+    single: Streams,
+    work: Callable[[Item, Streams], tuple[Item, np.ndarray]],
+    items: Sequence[Item],
+    least: float,
+    give_up: Callable[[float], None],
+) -> Iterator[tuple[Item, np.ndarray]]:
+    """Yield what several requests find if one finds the same for the first item.
+
+    If not, yield what one finds.
+
+    Args:
+        several: What is not trusted yet.
+        single: What is.
+        work: Returns unit vectors of an item, through given requests.
+        items: At least one.
+        least: The least cosine of vectors that are the same but for rounding.
+        give_up: Called with the cosine when they are not.
+    """
+    with contextlib.closing(several.each(lambda item: work(item, several), items)) as found:
+        first, right = next(found), work(items[0], single)
+        cosine = float((first[1] * right[1]).sum(axis=1).min())
+        if cosine >= least:  # not so for NaN
+            several.checked = True
+            yield first
+            yield from found
+            return
+    give_up(cosine)
+    yield right
+    for item in items[1:]:
+        yield work(item, single)
