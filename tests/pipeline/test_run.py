@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import resource
 import shutil
+import subprocess
+import sys
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -332,6 +334,26 @@ def test_the_status_is_a_table_of_what_is_there(
     run_recipe(recipe, status=True, say=said.append)
     assert said[1].split() == ["start", "start", "not", "begun"]
     assert not (recipe.parent / "run").exists()
+
+
+def test_stages_that_need_no_torch_are_shown_and_planned_without_it(tmp_path: Path) -> None:
+    rows = write_lines(tmp_path / "pairs.jsonl", toy_rows(6))
+    path = tmp_path / "recipe.toml"
+    path.write_text(
+        f'[run]\nfolder = "{tmp_path}/run"\n[prepare]\nsources = [{{path = "{rows}"}}]\n'
+        f'[generate]\ninputs = ["{rows}"]\n[generate.queries]\nper_document = 1\n'
+        '[generate.endpoint]\nurl = "http://127.0.0.1:9"\nmodel = "m"\n'
+    )
+    program = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from culet.pipeline import run_recipe\n"
+        f"for way in ('status', 'dry_run'): run_recipe(Path({str(path)!r}), **{{way: True}})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.count("not begun") == 2
+    assert done.stdout.count("runs") == 2
 
 
 def test_the_stages_above_can_be_taken_as_they_are(tmp_path: Path) -> None:

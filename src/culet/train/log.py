@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from culet.files.atomic import new_file
 from culet.terminal.progress import Progress
 
@@ -84,6 +82,8 @@ class Report:
 
 def peak_memory_bytes() -> int:
     """Return the peak memory of the process, or of the GPU where there is one."""
+    import torch  # here: logs are read without it
+
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
