@@ -14,7 +14,7 @@ from culet.files.settings import identity
 from culet.loading import PACKAGED
 from culet.pipeline import Recipe, read_recipe
 from culet.pipeline.kinds import KINDS, Kind
-from culet.pipeline.run import check_inputs
+from culet.pipeline.precheck import check_inputs
 
 SOURCES = '[{path = "pairs.jsonl"}]'
 START = '[start]\ncorpus = ["pairs.jsonl"]\n'
