@@ -58,9 +58,8 @@ def evaluate_folder(
     stops no other.
 
     Args:
-        model: anything with encode_query and encode_document, or what becomes such a model once it
-            has seen the texts of a task. Where it has a `backend` and a `precision`, as an
-            `Embedder` has, results of others are not its own.
+        model: with encode_query and encode_document, or what becomes one by the texts of a task.
+            A `backend` and a `precision`, as an `Embedder` has, tell its results from others.
         tasks: a folder of task folders.
         out: where the results go.
         name: of the model, organisation/model; without an organisation it becomes local/name.
@@ -68,8 +67,7 @@ def evaluate_folder(
         only: names of tasks; None takes all.
         types: task types; None takes all.
         subsets: names of subsets; tasks that have subsets but none of these are left out.
-        widths: kept widths, None for the model's own; one that comes twice is scored once.
-        precisions: of the vectors; likewise.
+        widths, precisions: of the vectors; None is the model's own width.
         settings: seed, instructions and titles.
         on_result: called with each result, also with one read back.
 
