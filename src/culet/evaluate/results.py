@@ -67,22 +67,17 @@ def evaluate_folder(
         only: names of tasks; None takes all.
         types: task types; None takes all.
         subsets: names of subsets; tasks that have subsets but none of these are left out.
-        widths, precisions: of the vectors; None is the model's own width.
+        widths: kept widths, each scored once; None for the model's own.
+        precisions: of the vectors; likewise.
         settings: seed, instructions and titles.
         on_result: called with each result, also with one read back.
 
     Raises:
         InputError: when the folder has no tasks or a name or type is unknown.
     """
-    run = _Run(
-        model,
-        Path(out),
-        name,
-        revision_of(revision, **engine_of(model)),
-        tuple(dict.fromkeys(widths)),
-        tuple(dict.fromkeys(precisions)),
-        settings or Settings(),
-    )
+    own = revision_of(revision, **engine_of(model))
+    once = tuple(dict.fromkeys(widths)), tuple(dict.fromkeys(precisions))
+    run = _Run(model, Path(out), name, own, *once, settings or Settings())
     results: list[TaskResult] = []
     skipped: list[str] = []
     failures: dict[str, str] = {}
