@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, str] = {
     "model": "architecture",
     "generation": "architecture model checkpoints text",
     "runtime": "model checkpoints architecture quant files vectors terminal",
-    "evaluate": "vectors files",
+    "evaluate": "terminal vectors files",
     "data": "concurrency files text vectors terminal",
     "embedder": "concurrency checkpoints architecture text terminal vectors",
     "train": "data model losses architecture files concurrency terminal",

@@ -14,7 +14,6 @@ import pytest
 from endpoint_double import Reply, Stub, full_disk, serving
 
 from culet.data.endpoints.chat import ChatAnswer, ChatClient, ChatEndpoint, Messages
-from culet.data.endpoints.http import masked
 from culet.errors import InputError, RecipeError
 from culet.files.settings import to_tables, to_toml
 
@@ -446,21 +445,6 @@ def test_a_redirect_within_the_same_address_is_refused_too(
     stub.reply = lambda question, number: (308, "", {"Location": "/v2/chat/completions"})
     with pytest.raises(InputError, match=r"redirects to '/v2/chat/completions' \(308\)"):
         texts(ChatClient(config, tmp_path / "a").answers(questions("a")))
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("http://host/v1", "http://host/v1"),
-        ("https://me:pass@host/v1", "https://***@host/v1"),
-        ("http://me:p/?#ss@host/v1", "http://***@host/v1"),
-        ("http://host/v1?key=abc&sig=d=e", "http://host/v1?key=***&sig=***"),
-        ("http://me@host/v1?abc", "http://***@host/v1?***"),
-        ("http://host/v1#abc", "http://host/v1#***"),
-    ],
-)
-def test_what_is_secret_in_a_url_is_masked(url: str, shown: str) -> None:
-    assert masked(url) == shown
 
 
 def test_secrets_of_a_url_are_used_and_appear_in_no_message_and_no_file(

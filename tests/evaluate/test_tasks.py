@@ -117,6 +117,35 @@ def test_task_json_settings_and_prompt(tmp_path: Path) -> None:
     assert [task.name for task in list_tasks(tmp_path)] == ["Task"]
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../evil",
+        "..",
+        ".",
+        "",
+        "/tmp/evil",
+        "a/b",
+        "a\\b",
+        "C:a",
+        "a\x1b[2J",
+        "a\nb",
+        "x" * 201,
+        "\udc80",
+        3,
+    ],
+)
+@pytest.mark.parametrize("key", ["name", "mteb_name", "subset"])
+def test_a_name_that_could_lead_elsewhere_is_refused(
+    tmp_path: Path, key: str, name: object
+) -> None:
+    named = {"subsets": [{"name": name}]} if key == "subset" else {key: name}
+    folder = _write(tmp_path, "sts", "cosine_spearman", {}, **named)
+    with pytest.raises(InputError, match=r"task\.json: .*(cannot name a file|expected a string)"):
+        list_tasks(tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == ["Task"]
+
+
 def test_unknown_type_lists_the_known_ones(tmp_path: Path) -> None:
     folder = _write(tmp_path, "summary", "x", {})
     with pytest.raises(

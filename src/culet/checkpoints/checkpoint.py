@@ -24,10 +24,9 @@ from culet.checkpoints.folder import (
     listed,
     read_json,
     read_tokenizer,
-    refuse_adapter,
-    refuse_pickle,
     weight_files,
 )
+from culet.checkpoints.refusals import refuse_adapter, refuse_pickle
 from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint

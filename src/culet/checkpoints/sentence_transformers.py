@@ -18,12 +18,11 @@ from culet.checkpoints.families import EMBEDDINGGEMMA, write_stack
 from culet.checkpoints.folder import (
     json_text,
     read_json,
-    refuse_adapter,
-    refuse_pickle,
     required,
     tokenizer_settings,
 )
 from culet.checkpoints.json_fields import integer
+from culet.checkpoints.refusals import refuse_adapter, refuse_pickle
 from culet.errors import CheckpointError
 from culet.files.tensors import StoredDtype, StoredTensor, read_tensors
 

@@ -11,7 +11,7 @@ import typer
 
 from culet.cli.options import JsonOption, QuietOption, print_json
 from culet.errors import InputError
-from culet.terminal.lines import say
+from culet.terminal.lines import say, show
 
 if TYPE_CHECKING:
     from culet.corpora.build import Built
@@ -119,5 +119,6 @@ def _show_list(as_json: bool) -> None:
         print_json([{name: getattr(one, name) for name in fields} for one in CORPORA.values()])
         return
     for one in CORPORA.values():
-        print(f"{one.name}\n    {one.about}")
-        print(f"    licence: {one.licence}; packages: {len(one.packages)}")
+        show(one.name)
+        show(f"    {one.about}")
+        show(f"    licence: {one.licence}; packages: {len(one.packages)}")

@@ -19,7 +19,9 @@ from culet.cli.options import (
     TaskOption,
     ThreadsOption,
     WidthOption,
+    given_text,
     load_model,
+    write_json,
 )
 from culet.errors import InputError
 from culet.terminal.lines import say
@@ -129,7 +131,7 @@ def _rows(
             "fields; a .jsonl, .csv, .tsv or .parquet has fields"
         )
     if source is None:
-        return iter([TextRow(item) for item in text or ()])
+        return iter([TextRow(given_text(item)) for item in text or ()])
     return read_texts(source, field=field or "text", titles_field=titles_field)
 
 
@@ -151,5 +153,6 @@ def _writer(
 def _to_stdout(batch: list[TextRow], embedding: Any) -> None:
     from culet.files.vectors import json_lines
 
-    sys.stdout.writelines(json_lines(batch, embedding))
+    for line in json_lines(batch, embedding):
+        write_json(line)
     sys.stdout.flush()

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Annotated
 
 import typer
 
-from culet.cli.options import TEXT_FILE, QuietOption
+from culet.cli.options import TEXT_FILE, QuietOption, given_text, write_json
 from culet.errors import InputError, need
+from culet.terminal.lines import visible
 
 if TYPE_CHECKING:
     from culet.generation.writer import Writer
@@ -64,10 +65,15 @@ def generate(
         Progress("generating", total=total, unit="texts", show=show) as progress,
     ):
         for written in writer.write(texts, config, done=progress.advance):
-            if as_json or out is not None:
-                print(json.dumps(asdict(written), ensure_ascii=False), file=file, flush=True)
+            line = json.dumps(asdict(written), ensure_ascii=False)
+            if file is not None:
+                print(line, file=file, flush=True)
+                continue
+            if as_json:
+                write_json(f"{line}\n")
             else:
-                print(written.text, file=file, flush=True)
+                print("\n".join(map(visible, written.text.split("\n"))))
+            sys.stdout.flush()
 
 
 def _writer(checkpoint: Path, device: str, precision: str) -> Writer:
@@ -85,18 +91,18 @@ def _texts(
     from culet.files.texts import count_texts, read_texts
 
     if prompts is not None or source is None:
-        return iter(prompts or ()), len(prompts or ())
+        return map(given_text, prompts or ()), len(prompts or ())
     rows = read_texts(source, field=field)
     return (row.text for row in rows), count_texts(source)
 
 
 @contextmanager
-def _lines(out: Path | None) -> Iterator[IO[str]]:
-    """Yield the output; a file is written whole or not at all."""
+def _lines(out: Path | None) -> Iterator[IO[str] | None]:
+    """Yield the file, None for standard output; a file is written whole or not at all."""
     from culet.files.atomic import new_file
 
     if out is None:
-        yield sys.stdout
+        yield None
         return
     with new_file(out) as aside, aside.open("w", encoding="utf-8") as file:
         yield file

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from culet.search.documents import ChunkedCorpus
 from culet.search.exact import Hit, Hits
-from culet.terminal.tables import visible
+from culet.terminal.lines import visible
 
 _SHOWN_LINES = 4
 _SHOWN_REASONS = 3

@@ -24,7 +24,8 @@ from culet.cli.info import info
 from culet.cli.search import search
 from culet.cli.signals import exit_code_of
 from culet.cli.train import train
-from culet.terminal.lines import say
+from culet.terminal.lines import say, show
+from culet.terminal.streams import prepare_streams
 
 app = typer.Typer(
     help="Train, evaluate and use small text-embedding models.",
@@ -39,6 +40,7 @@ for verb in (embed, search, train, evaluate, info, corpus, generate):
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    prepare_streams()
     warnings.showwarning = _show_warning
     sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
 
@@ -48,7 +50,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
-        print(f"culet {__version__}")
+        show(f"culet {__version__}")
         raise typer.Exit
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from culet.terminal.lines import visible_json
+
 if TYPE_CHECKING:
     from culet.embedder import Embedder
+
+# How Python spells bytes of an argument that the encoding of the locale does not have.
+_UNDECODED = frozenset(map(chr, range(0xDC80, 0xDD00)))
 
 TEXT_FILE = "A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - for stdin."
 
@@ -44,4 +51,17 @@ def load_model(
 
 def print_json(value: Any) -> None:
     """Print a result as indented JSON."""
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+    write_json(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_json(text: str) -> None:
+    """Write JSON to standard output, escaped where a terminal or the encoding asks for it."""
+    sys.stdout.write(visible_json(text, sys.stdout.encoding))
+
+
+def given_text(text: str) -> str:
+    """Return a text of the command line; where the locale has no UTF-8, its bytes are UTF-8."""
+    try:
+        return os.fsencode(text).decode("utf-8") if not _UNDECODED.isdisjoint(text) else text
+    except UnicodeError:
+        return text  # refused where it is embedded

@@ -17,6 +17,7 @@ from culet.cli.options import (
     TaskOption,
     ThreadsOption,
     WidthOption,
+    given_text,
     load_model,
     print_json,
 )
@@ -52,7 +53,7 @@ def search(
     hits, read = search_corpus(
         embedder,
         corpus,
-        question,
+        given_text(question),
         k=k,
         task=task or "search",
         truncate_to=truncate_to,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -13,6 +14,7 @@ import typer
 
 from culet.errors import CuletError
 from culet.terminal.lines import say
+from culet.terminal.streams import discard_output, is_unwritable_output
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,6 +36,12 @@ def exit_code_of(command: Callable[[], Any]) -> int:
             code = _interrupted(ended_by)
         except BrokenPipeError:
             code = _reader_left()
+        except OSError as error:
+            if not is_unwritable_output(error):
+                raise
+            discard_output()
+            say(f"culet: standard output cannot be written: {error.strerror}")
+            code = 2
         except SystemExit as stop:  # the parser turns a closed pipe into an exit code of 1
             closed = isinstance(stop.__context__, BrokenPipeError)
             code = _reader_left() if closed else stop.code
@@ -42,7 +50,10 @@ def exit_code_of(command: Callable[[], Any]) -> int:
             show = getattr(error, "show", None)
             if show is None:
                 raise
-            show()
+            message = io.StringIO()
+            show(message)
+            for line in message.getvalue().splitlines():
+                say(line)
             code = getattr(error, "exit_code", 2)
     return code if isinstance(code, int) else 0
 
@@ -86,6 +97,5 @@ def _interrupted(ended_by: list[int]) -> int:
 
 def _reader_left() -> int:
     """Return 0: it is not an error that whoever read our output has left."""
-    # What is still to be written at exit goes nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+    discard_output()
     return 0

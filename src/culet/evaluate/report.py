@@ -13,6 +13,7 @@ from culet.errors import InputError
 from culet.evaluate.evaluation import TaskResult
 from culet.evaluate.intervals import Floats, interval
 from culet.evaluate.languages import GROUPS, group_of
+from culet.terminal.lines import visible
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table in Markdown, columns padded so that it also reads as plain text."""
-        rows = [self.head, *self.tasks, *self.means]
+        rows = [tuple(map(visible, row)) for row in (self.head, *self.tasks, *self.means)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(self.head))]
         rule = tuple("-" * width for width in widths[:2]) + tuple(
             "-" * (width - 1) + ":" for width in widths[2:]
         )
-        return "\n".join(_line(row, widths) for row in [self.head, rule, *rows[1:]])
+        return "\n".join(_line(row, widths) for row in [rows[0], rule, *rows[1:]])
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -212,7 +213,14 @@ def print_report(
         else:
             print(table.markdown(), file=out)
     for task, error in (failures or {}).items():
-        print(f"failed: {task}: {error}", file=out)
+        print(visible(f"failed: {task}: {error}"), file=out)
+
+
+def _shown(cell: str) -> str:
+    """Return a cell as it is printed: names are no markup."""
+    from rich.markup import escape
+
+    return escape(visible(cell))
 
 
 def _draw(table: Table, out: TextIO) -> None:
@@ -221,10 +229,10 @@ def _draw(table: Table, out: TextIO) -> None:
 
     drawing = Drawing()
     for place, name in enumerate(table.head):
-        drawing.add_column(name, justify="left" if place < 2 else "right")
+        drawing.add_column(_shown(name), justify="left" if place < 2 else "right")
     for row in table.tasks:
-        drawing.add_row(*row)
+        drawing.add_row(*map(_shown, row))
     drawing.add_section()
     for row in table.means:
-        drawing.add_row(*row, style="bold" if row[0] == "all" else None)
+        drawing.add_row(*map(_shown, row), style="bold" if row[0] == "all" else None)
     Console(file=out).print(drawing)

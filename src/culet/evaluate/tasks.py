@@ -31,6 +31,7 @@ from culet.files.fields import (
     strings_of,
     wrong_field,
 )
+from culet.files.file_names import check_file_name
 from culet.files.rows import Row, numbered_lines, read_rows, text_lines
 from culet.files.unique_json import parse_json
 
@@ -161,7 +162,12 @@ def read_task_info(folder: Path | str) -> TaskInfo:
         raise InputError(
             f"{path}: unknown task type {raw['type']!r}; the known ones are {', '.join(TASK_TYPES)}"
         )
-    return _info(raw, Path(folder))
+    info = _info(raw, Path(folder))
+    # Results and the folders of subsets are named after them.
+    names = (info.name, *([] if info.mteb_name is None else [info.mteb_name]), *info.subsets)
+    for name in names:
+        check_file_name(name, str(path))
+    return info
 
 
 def _info(raw: dict[str, Any], folder: Path) -> TaskInfo:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from culet.errors import CuletError, RecipeError
+from culet.files.addresses import shown
 
 Config = TypeVar("Config")
 
@@ -122,21 +123,23 @@ def _value(hint: Any, value: Any, *, where: str, path: Callable[[str], Path]) ->
         return _value(inner[0], value, where=where, path=path)
     if origin is Literal:
         if value not in args:
-            raise RecipeError(f"{where} must be one of {', '.join(map(repr, args))}, got {value!r}")
+            raise RecipeError(
+                f"{where} must be one of {', '.join(map(repr, args))}, got {shown(value)}"
+            )
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise RecipeError(f"{where} must be a list, got {value!r}")
+            raise RecipeError(f"{where} must be a list, got {shown(value)}")
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(
                 _value(args[0], v, where=f"{where}[{i}]", path=path) for i, v in enumerate(value)
             )
         if len(args) != len(value):
-            raise RecipeError(f"{where} must have {len(args)} entries, got {value!r}")
+            raise RecipeError(f"{where} must have {len(args)} entries, got {shown(value)}")
         return tuple(_value(a, v, where=where, path=path) for a, v in zip(args, value, strict=True))
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
-            raise RecipeError(f"{where} must be a table, got {value!r}")
+            raise RecipeError(f"{where} must be a table, got {shown(value)}")
         return build(hint, value, where=where, path=path)
     if hint is Path and isinstance(value, str):
         return path(value)
@@ -148,7 +151,7 @@ def _scalar(hint: Any, value: Any, *, where: str) -> Any:
         return float(value)
     if type(value) is not hint:
         raise RecipeError(
-            f"{where} must be of type {getattr(hint, '__name__', hint)}, got {value!r}"
+            f"{where} must be of type {getattr(hint, '__name__', hint)}, got {shown(value)}"
         )
     return value
 
@@ -156,7 +159,7 @@ def _scalar(hint: Any, value: Any, *, where: str) -> Any:
 def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise RecipeError(f"an override must look like section.key=value, got {override!r}")
+        raise RecipeError(f"an override must look like section.key=value, got {shown(override)}")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -169,7 +172,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
         else:
             table = table.setdefault(parent, {})
         if not isinstance(table, dict | list):
-            raise RecipeError(f"override {override!r}: {parent} is not a section")
+            raise RecipeError(f"override {shown(override)}: {parent} is not a section")
     if isinstance(table, list):
         table[_index(last, table, override)] = value
     else:
@@ -179,7 +182,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
 def _index(text: str, table: list[Any], override: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) >= len(table):
         raise RecipeError(
-            f"override {override!r}: expected a number below {len(table)}, got {text!r}"
+            f"override {shown(override)}: expected a number below {len(table)}, got {text!r}"
         )
     return int(text)
 

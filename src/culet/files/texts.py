@@ -59,6 +59,8 @@ def read_texts(
         MissingExtra: A Parquet file without pyarrow.
     """
     if str(source) == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; give texts to it, or name a file")
         return _plain(enumerate(sys.stdin.buffer, start=1), "standard input")
     path = Path(source)
     kind = format_of(path)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from culet.checkpoints.recognize import Kind as CheckpointKind
 from culet.checkpoints.recognize import recognize
 from culet.errors import CheckpointError, InputError, RecipeError
+from culet.files.addresses import shown
 from culet.files.settings import build, read_toml
 from culet.pipeline.kinds import KINDS, Kind
 from culet.pipeline.stage import Stage
@@ -190,13 +191,15 @@ class _References:
             return self._place(spec, given)
         if not isinstance(given, list) or not given:
             raise RecipeError(
-                f"{self._name}.{spec.key} must be a list of stages or paths, got {given!r}"
+                f"{self._name}.{spec.key} must be a list of stages or paths, got {shown(given)}"
             )
         return tuple(self._place(spec, text) for text in given)
 
     def _place(self, spec: Input, text: Any) -> Path:
         if not isinstance(text, str):
-            raise RecipeError(f"{self._name}.{spec.key} must name a stage or a path, got {text!r}")
+            raise RecipeError(
+                f"{self._name}.{spec.key} must be a stage or a path, got {shown(text)}"
+            )
         name, _, inside = text.removeprefix("@").partition("/")
         if inside or not (text.startswith("@") or name in self._above):
             self.matched[spec.key] = _kind_of(Path(text), spec.takes[0])
@@ -266,7 +269,7 @@ def _merged(table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 def _kind(name: str, table: Any, file: Path) -> Kind:
     """Return the kind of a section."""
     if not isinstance(table, Mapping):
-        raise RecipeError(f"{file}: {name} must be a section, got {name} = {table!r}")
+        raise RecipeError(f"{file}: {name} must be a section, got {name} = {shown(table)}")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
         raise RecipeError(
             f"{file}: a stage is named with letters, digits, - and _, since its folder has its "

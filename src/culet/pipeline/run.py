@@ -22,7 +22,7 @@ from culet.pipeline.stage import Stage
 from culet.pipeline.stamp import Standing, standing
 from culet.stages.contract import run_stage
 from culet.stages.folder import inspect
-from culet.terminal.lines import silent
+from culet.terminal.lines import show, silent
 from culet.terminal.tables import duration
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def run_recipe(
     begin: str | None = None,
     only: str | None = None,
     status: bool = False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = show,
 ) -> int:
     """Run every stage of a recipe that is not finished, then score the models.
 

@@ -11,6 +11,7 @@ from culet.errors import InputError
 from culet.pipeline.forecast import Forecast
 from culet.pipeline.graph import EvaluateConfig, Recipe
 from culet.pipeline.stage import Stage
+from culet.terminal.lines import show
 
 if TYPE_CHECKING:
     from culet.evaluate.evaluation import TaskResult
@@ -119,5 +120,5 @@ def measure(recipe: Recipe, config: EvaluateConfig) -> dict[str, str]:
             columns.setdefault(stage.name, []).append(result)
     print_report(columns, failures=failures, means_only=True)
     if columns:
-        print(f"the score of every task is in {recipe.run.folder / 'results'}")
+        show(f"the score of every task is in {recipe.run.folder / 'results'}")
     return failures

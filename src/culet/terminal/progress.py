@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from culet.terminal.lines import visible
 from culet.terminal.tables import duration, measure
 
 Field = int | float | str
@@ -102,9 +103,9 @@ class Progress:
         if self._show is False:
             return
         if isinstance(self._painter, _Bar):
-            self._painter.bars.console.print(text, markup=False, highlight=False)
+            self._painter.bars.console.print(visible(text), markup=False, highlight=False)
         else:
-            print(text, file=self._stream, flush=True)
+            print(visible(text), file=self._stream, flush=True)
 
     @property
     def elapsed_seconds(self) -> float:
@@ -184,7 +185,7 @@ class _Lines:
         self._write(progress._summary(finished))
 
     def _write(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+        print(visible(line), file=self._stream, flush=True)
 
 
 class _Bar:
@@ -198,7 +199,7 @@ class _Bar:
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=24),
                 TextColumn("{task.fields[count]}"),
-                TextColumn("[dim]{task.fields[account]}"),
+                TextColumn("{task.fields[account]}", style="dim", markup=False),
                 console=Console(file=stream),
                 refresh_per_second=5,
                 transient=True,  # the summary line takes its place
@@ -219,7 +220,7 @@ class _Bar:
             self._task,
             completed=progress.done,
             count=progress._count(),
-            account=progress._account(),
+            account=visible(progress._account()),
         )
 
     def close(self, progress: Progress, *, finished: bool) -> None:
@@ -229,4 +230,4 @@ class _Bar:
         if self._owns:
             self.bars.stop()
             _on_screen = None
-        self.bars.console.print(progress._summary(finished), markup=False, highlight=False)
+        self.bars.console.print(visible(progress._summary(finished)), markup=False, highlight=False)

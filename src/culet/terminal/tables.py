@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Terminal controls, lone surrogates, and what changes the direction of writing: printed as they
-# are, texts from files could clear the screen, write elsewhere, or look like something else.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from culet.terminal.lines import visible
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -34,11 +31,6 @@ def show_rows(rows: Mapping[str, str | Text], console: Console) -> None:
             lines = str(value).split("\n")
             table.add_row(name, Text("\n".join(map(visible, lines)), style=style))
     console.print(table)
-
-
-def visible(text: str) -> str:
-    """Return one line of text safe to print: control characters become their escapes."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def duration(seconds: float | None) -> str:

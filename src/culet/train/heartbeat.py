@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
+
+from culet.terminal.lines import say
 
 LOOK_EVERY_SECONDS = 0.5
 SILENT_SECONDS = 120.0  # without a heartbeat, a process on another machine counts as dead
@@ -178,5 +179,5 @@ def _alive(pid: int) -> bool:
 
 
 def _end(message: str) -> None:
-    print(f"culet: {message}", file=sys.stderr, flush=True)
+    say(f"culet: {message}")
     os._exit(1)

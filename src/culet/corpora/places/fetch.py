@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from culet import __version__
 from culet.errors import InputError
+from culet.files.addresses import masked
 from culet.files.atomic import new_file
 
 ALGORITHMS = ("sha512", "sha256", "sha1")  # best first; sha1 is all that old npm packages have
@@ -125,8 +126,8 @@ def get(url: str, *, accept: str = "*/*", limit: int = INDEX_BYTES) -> bytes:
     return answer
 
 
-def shown(url: str) -> str:
-    """Return a URL without user and password, for messages."""
+def _without_login(url: str) -> str:
+    """Return a URL without user and password, which go into a header."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
@@ -153,6 +154,8 @@ def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: s
             if error.code < 500 and error.code != 429:
                 raise FetchError(f"{_place(url)}: the host answers HTTP {error.code}") from error
             reason, gone = f"HTTP {error.code}", False
+        except http.client.InvalidURL:  # its text holds parts of the address
+            raise InputError(f"{masked(url)!r} is not a web address; it has blanks") from None
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and (error.filename or error.errno in _OUR_DISK):
                 raise
@@ -161,9 +164,9 @@ def _try(url: str, use: Callable[[http.client.HTTPResponse], None], *, accept: s
             time.sleep(_pause_seconds(attempt))
     if gone:
         raise Unreachable(
-            f"cannot reach {urlsplit(shown(url)).netloc} ({reason}); what is done is kept. Mend "
-            "the network, name another host with --pypi, --debian or --npm, or read packages on "
-            "disk with --from FOLDER, and run again"
+            f"cannot reach {urlsplit(_without_login(url)).netloc} ({reason}); what is done is "
+            "kept. Mend the network, name another host with --pypi, --debian or --npm, or read "
+            "packages on disk with --from FOLDER, and run again"
         )
     raise FetchError(f"{_place(url)}: the host answers {reason} after {_TRIES} tries")
 
@@ -173,11 +176,15 @@ def _pause_seconds(attempt: int) -> float:
 
 
 def _request(url: str, accept: str) -> urllib.request.Request:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"{shown(url)!r} is not a web address; expected http:// or https://")
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # its text may hold a part of a password
+        usable = False
+    if not usable:
+        raise InputError(f"{masked(url)!r} is not a web address; expected http:// or https://")
     request = urllib.request.Request(
-        shown(url), headers={"User-Agent": f"culet/{__version__}", "Accept": accept}
+        _without_login(url), headers={"User-Agent": f"culet/{__version__}", "Accept": accept}
     )
     if parts.username:
         secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()

@@ -7,7 +7,6 @@ a URL are masked wherever the URL is shown or written.
 from __future__ import annotations
 
 import os
-import re
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from culet.errors import InputError, RecipeError
+from culet.files.addresses import masked
 from culet.files.settings import WRITTEN_AS
 
 _MAY_PASS = {408, 409, 425, 429, 500, 502, 503, 504, 529}  # worth another attempt
@@ -26,14 +26,6 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _SHORTEST_SECRET = 4  # characters; a shorter one would be found in any words
 MAX_WAIT_SECONDS = 60.0
 SHOWN = 300  # characters of a reply in a message
-
-
-def masked(url: str) -> str:
-    """Return a URL without its secrets: user and password, and each value in its query."""
-    url = re.sub("//.*@", "//***@", url, flags=re.DOTALL)  # a password may hold any sign but @
-    address, mark, query = re.split("([?#]|$)", url, maxsplit=1)
-    names = (part.partition("=") for part in query.split("&")) if mark else ()
-    return address + mark + "&".join(name + "=***" if eq else "***" for name, eq, _ in names)
 
 
 @dataclass(frozen=True)
