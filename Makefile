@@ -65,6 +65,7 @@ bench: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/train_step.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/seq2seq_step.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/packaged.py
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/search_questions.py
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/runtime.py
 
 clean:

@@ -17,11 +17,19 @@ of every training record, and the `sources` of every evaluation task, names the 
 
 """
 
+STANDARD_LIBRARY = """## python-standard-library
+
+- **Licence:** PSF-2.0 (`demo/data/search/LICENSE.txt`)
+- **Packages:** CPython 3.11.7 (59 files of `Lib/`)
+- **How the files are read:** `demo/data/search/corpus` holds them unchanged, under their own names.
+  The questions beside them were written for culet and are under its licence.
+"""
+
 
 def write_licences(path: Path, *, corpora: Path, sources: Iterable[str]) -> None:
-    """Write one section a source, from the source descriptions that come with the corpora."""
+    """Write one section a source, as the corpora describe it, and one on the files to search."""
     sections = [_section(corpora / source / "source.json") for source in sorted(sources)]
-    path.write_text(HEAD + "\n".join(sections), encoding="utf-8")
+    path.write_text(HEAD + "\n".join([*sections, STANDARD_LIBRARY]), encoding="utf-8")
 
 
 def licences(corpora: Path, sources: Iterable[str]) -> str:
