@@ -103,6 +103,7 @@ path = "@mine/data/toys"
 [[finetune-a.sources]]
 path = "{folder}/pairs.jsonl"
 name = "other"
+num_negatives = 0
 
 [finetune-b]
 like = "finetune-a"

@@ -163,7 +163,7 @@ def every_feature(data: Path, **changes: Any) -> TuneConfig:
         "lora": LoraConfig(rank=2),
         "sources": (
             SourceConfig(path=data / "a.jsonl", weight=2.0),
-            SourceConfig(path=data / "b.jsonl", task="similarity", batch_size=4),
+            SourceConfig(path=data / "b.jsonl", task="similarity", batch_size=4, num_negatives=0),
         ),
         "loss": LossConfig(learn_temperature=True),
         "optim": OptimConfig(lr=5e-3, warmup_steps=2, ema=0.8),

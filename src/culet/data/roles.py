@@ -50,5 +50,5 @@ def role_texts(record: Record, task: str) -> tuple[RoleText, RoleText, list[Role
     return (
         RoleText(name, None, record.query),
         RoleText(both, None if both else record.title, record.positive),
-        [RoleText(both, None, text) for text in record.negatives],
+        [RoleText(both, None if both else title, text) for title, text in record.titled_negatives],
     )

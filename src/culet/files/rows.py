@@ -11,7 +11,7 @@ import gzip
 import json
 import math
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,7 +94,7 @@ def _files_behind(path: Path) -> list[Path]:
     return [path]
 
 
-def raw_rows(paths: Iterable[Path], *, columns: Collection[str] | None = None) -> Iterator[RawRow]:
+def raw_rows(paths: Iterable[Path], *, columns: Container[str] | None = None) -> Iterator[RawRow]:
     """Yield the rows of training data as JSON, file by file.
 
     Args:
@@ -113,7 +113,7 @@ def raw_rows(paths: Iterable[Path], *, columns: Collection[str] | None = None) -
             yield from json_rows(file)
 
 
-def read_rows(paths: Iterable[Path], *, columns: Collection[str] | None = None) -> Iterator[Row]:
+def read_rows(paths: Iterable[Path], *, columns: Container[str] | None = None) -> Iterator[Row]:
     """Yield the rows of training data; arguments and errors are those of `raw_rows`.
 
     Raises:
@@ -173,7 +173,7 @@ def open_parquet(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as Parquet: {error}") from None
 
 
-def parquet_values(path: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
+def parquet_values(path: Path, columns: Container[str] | None) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file, None where a value is missing.
 
     Args:

@@ -36,13 +36,13 @@ from culet.data.endpoints.synthesis import (
     read_list,
     read_queries,
 )
+from culet.data.field_names import record_rows
 from culet.data.ledger import LEDGER, UNSTATED, LedgerEntry, ledger_of, write_ledger
 from culet.data.prepare.chunks import PairOrText, pair_or_text
 from culet.data.prepare.examine import RowTally, cut
 from culet.data.records import stream_records
 from culet.errors import InputError, Interrupted, RecipeError
 from culet.files.atomic import new_file, write_json
-from culet.files.rows import raw_rows
 from culet.files.settings import KNOWN_BY
 from culet.stages.contract import Contract, Inputs, Job, of_records
 from culet.stages.estimate import Context, Estimate
@@ -165,7 +165,7 @@ class _Job:
         self.tally.add("unanswered" if answer.empty else "unusable", example=_shown(what, answer))
 
     def _documents(self) -> Iterator[PairOrText]:
-        for raw in raw_rows(self.config.inputs):
+        for raw in record_rows(self.config.inputs):
             yield pair_or_text(raw.json, raw.origin)
 
     def _used(self, rows: Iterable[Subject]) -> Iterator[Subject]:

@@ -209,7 +209,7 @@ class Miner:
                 ungraded=ungraded,
             )
             texts = [index.documents[n][2] for n in chosen.tolist()]
-            if written := self._row(row.value, record.negatives, texts):
+            if written := self._row(row.value, texts):
                 found.append(written)
         return found, tally
 
@@ -225,12 +225,13 @@ class Miner:
         )
         return numbers[places], ungraded
 
-    def _row(
-        self, row: dict[str, Any], given: Sequence[str], mined: list[str]
-    ) -> dict[str, Any] | None:
+    def _row(self, row: dict[str, Any], mined: list[Any]) -> dict[str, Any] | None:
         """Return a record's line with its negatives, or None if it is to be left out."""
         if self._config.keep_given:
-            mined = list(dict.fromkeys([*given, *mined]))
+            by_text: dict[str, Any] = {}
+            for one in [*(row.get("negatives") or []), *mined]:  # a given one may have a title
+                by_text.setdefault(one["text"] if isinstance(one, dict) else one, one)
+            mined = list(by_text.values())
         if not mined and self._config.drop_without:
             return None
         kept = {key: v for key, v in row.items() if key != "negatives"}

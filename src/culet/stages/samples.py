@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from culet.data.field_names import own_names
 from culet.errors import CuletError
 from culet.files.rows import open_parquet, raw_rows
 
@@ -132,6 +133,7 @@ def look_at(file: Path) -> Part | None:
     except (CuletError, OSError, EOFError, zlib.error):
         return None  # the stage reports what is wrong
     spread = lines[:: max(1, len(lines) // _PARSED_ROWS)]
+    spread = [record for line in spread for record in own_names(line)]
     sample = tuple(texts for texts in map(texts_of, spread) if texts is not None)
     if not sample:
         return None
@@ -179,13 +181,17 @@ def texts_of(line: bytes) -> Texts | None:
         sides = _strings(row.get(field) for field in fields)
         if len(sides) == len(fields):
             given = row.get("negatives")
-            negatives = _strings(given) if isinstance(given, list) else []
+            negatives = _strings(map(_text, given)) if isinstance(given, list) else []
             return Texts(
                 tuple(map(_size, sides)),
                 tuple(map(_size, negatives)),
                 sum(len(json.dumps(text)) for text in (*sides, *negatives)),
             )
     return None
+
+
+def _text(item: Any) -> Any:
+    return item.get("text") if isinstance(item, dict) else item
 
 
 def _strings(values: Iterable[Any]) -> list[str]:

@@ -228,7 +228,9 @@ def _role_texts(
 
         def check(record: Record, task: str = source.task) -> None:
             if prompts is not None:  # without a place for it, a title goes in front of the text
-                record_prompts(replace(record, title=None), prompts=prompts, task=task)
+                record_prompts(
+                    replace(record, title=None, negative_titles=()), prompts=prompts, task=task
+                )
 
         for record, _ in stream_records(
             [source.path], skip_bad=config.skip_bad_records, check=check, skipped=skipped

@@ -8,6 +8,7 @@ better ones with them.
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from culet.checkpoints.lineage import descent
 from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
+from culet.data.reading import check_teaches
 from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
 from culet.files.rows import data_files
@@ -31,7 +33,7 @@ from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, of_content
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
-from culet.stages.tune_settings import TuneConfig, estimate, settle
+from culet.stages.tune_settings import TuneConfig, estimate, hard_negatives, settle
 from culet.text.prompts import Prompts
 from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
@@ -166,6 +168,16 @@ def _read_sources(
     sources = []
     for source in config.sources:
         sources.append(read_source(source, prompts, skip_bad=config.skip_bad_records))
+        reading, label = sources[-1].records.reading, sources[-1].label
+        say(f"{name}: {label}: {reading.summary()}")
+        for warning in check_teaches(
+            reading,
+            label,
+            num_negatives=hard_negatives(config, source),
+            taught=source.teacher is not None and config.loss.distill > 0,
+            grouped=bool(source.batch_by),
+        ):
+            warnings.warn(f"{name}: {warning}", stacklevel=2)
         if skipped := sources[-1].records.skipped:
             say(
                 f"{name}: skipped {len(skipped)} bad records of {source.path}, "

@@ -133,7 +133,7 @@ def pairs_per_step(
     for source in config.sources:
         rows = rows_at([source.path])
         batch: float = source.batch_size or config.batch_size
-        number = config.num_negatives if source.num_negatives is None else source.num_negatives
+        number = hard_negatives(config, source)
 
         def per_row(texts: Texts, number: int = number) -> float:
             read = (*texts.sides, *texts.negatives[:number])
@@ -226,6 +226,11 @@ def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> 
     if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
         loss = replace(loss, distill_projection="prefix")
     return replace(config, sources=sources, loss=loss, mixing=MixingConfig())
+
+
+def hard_negatives(config: TuneConfig, source: SourceConfig) -> int:
+    """Return how many hard negatives a query of a source has."""
+    return config.num_negatives if source.num_negatives is None else source.num_negatives
 
 
 def label(source: SourceConfig) -> str:

@@ -92,12 +92,12 @@ def collate(
         return index.setdefault((tower, text), len(index))
 
     for row, record in enumerate(records):
-        ask, titled, untitled = record_prompts(record, prompts=prompts, task=task)
+        ask, before, before_wrong = record_prompts(record, prompts=prompts, task=task)
         query.append(place(ask + record.query, tower=0))
-        positive.append(place(titled + record.positive))
+        positive.append(place(before + record.positive))
         drawn.append(_drawn(record, num_negatives, (*seed, first + row)))
         for column, pick in enumerate(drawn[-1]):
-            negative[row, column] = place(untitled + record.negatives[pick])
+            negative[row, column] = place(before_wrong[pick] + record.negatives[pick])
     tokenized = tokenizer.encode([text for _, text in index], on_long="truncate")
     used = int((negative >= 0).any(axis=0).sum())
     return PairBatch(
@@ -114,8 +114,8 @@ def collate(
     )
 
 
-def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str, str, str]:
-    """Return what goes in front of a record's query, its positive and its negatives.
+def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str, str, list[str]]:
+    """Return what goes in front of a record's query, its positive and each of its negatives.
 
     Raises:
         InputError: If the task is unknown, or there is a title that the prompts have no place for.
@@ -124,8 +124,9 @@ def record_prompts(record: Record, *, prompts: Prompts, task: str) -> tuple[str,
     try:
         ask = prompts.query(name)
         if name in SYMMETRIC_TASKS:
-            return ask, ask, ask
-        return ask, prompts.document(record.title), prompts.document()
+            return ask, ask, [ask] * len(record.negatives)
+        wrong = [prompts.document(title) for title, _ in record.titled_negatives]
+        return ask, prompts.document(record.title), wrong
     except InputError as error:
         raise InputError(f"{record.origin}: {error}") from error
 

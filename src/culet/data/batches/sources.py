@@ -89,6 +89,11 @@ class Source:
     records: Records
     teacher: TeacherFolder | None
 
+    @property
+    def label(self) -> str:
+        """Return what messages call it."""
+        return self.config.name or self.config.path.name
+
 
 def read_source(config: SourceConfig, prompts: Prompts, *, skip_bad: bool) -> Source:
     """Return a source with every record tried against the prompts and the teacher.
@@ -180,7 +185,7 @@ class Batcher:
             prompts=self._prompts,
             task=source.config.task,
             num_negatives=self._num_negatives if negatives is None else negatives,
-            source=source.config.name or source.config.path.name,
+            source=source.label,
             teacher=source.teacher,
             seed=(self._seed, 2, step),
             first=draw.first,

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from culet.data.field_names import record_rows
 from culet.data.records import Record, stream_records
 from culet.errors import InputError
 from culet.files.atomic import new_folder
 from culet.files.fields import text_of
-from culet.files.rows import Row, read_rows
+from culet.files.rows import Row
 from culet.files.stores import TextStore, write_store
 from culet.text.keys import key, normalised, numbered
 from culet.text.prompts import SYMMETRIC_TASKS
@@ -251,8 +252,8 @@ def _documents(
     for record, _ in stream_records(paths, skip_bad=skip_bad, check=check):
         ask = _symmetric(record, task)
         yield [ask, record.title, record.positive]
-        for text in record.negatives:
-            yield [ask, None, text]
+        for title, text in record.titled_negatives:
+            yield [ask, title, text]
     for text, title, _ in _corpus(corpus):
         yield [task if task in SYMMETRIC_TASKS else None, title, text]
 
@@ -264,7 +265,7 @@ def _symmetric(record: Record, task: str) -> str | None:
 
 def _corpus(paths: Sequence[Path]) -> Iterator[tuple[str, str | None, Row]]:
     """Yield text, title and row of the documents of a corpus."""
-    for row in read_rows(paths):
+    for row in (raw.parsed() for raw in record_rows(paths)):
         text = text_of(row, "text" if "text" in row.value else "positive")
         title = row.value.get("title")
         yield text, title if isinstance(title, str) and title.strip() else None, row

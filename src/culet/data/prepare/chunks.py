@@ -13,9 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from culet.data.field_names import record_rows
 from culet.data.records import record_of
 from culet.files.fields import check_unicode, text_of, wrong_field
-from culet.files.rows import parse_row, raw_rows
+from culet.files.rows import parse_row
 
 MAX_ROWS, MAX_BYTES = 16_384, 4 << 20  # of a chunk; hashing takes some 30 times its bytes
 
@@ -104,7 +105,7 @@ def chunks(
         lines: list[int] = []
         raw: list[bytes] = []
         size = 0
-        for row in islice(raw_rows([files[file]]), done, None):
+        for row in islice(record_rows([files[file]]), done, None):
             lines.append(row.line)
             raw.append(row.json)
             size += len(row.json)
