@@ -54,9 +54,12 @@ def random_300m(folder: Path) -> Path:
         ).astype(np.float32)
         for name, shape in config.weight_shapes().items()
     }
-    tokenizer = (PACKAGED / "tokenizer.json").read_text(encoding="utf-8")
-    prompts = Prompts.default().to_names()
-    write_checkpoint(folder, config, arrays, tokenizer_json=tokenizer, prompts=prompts)
+    tokenizer = json.loads((PACKAGED / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = tokenizer["model"]["vocab"]
+    for row in range(len(vocab), config.encoder.vocab_size):  # ids that no text has
+        vocab[f"word {row}"] = row
+    prompts, words = Prompts.default().to_names(), json.dumps(tokenizer)
+    write_checkpoint(folder, config, arrays, tokenizer_json=words, prompts=prompts)
     return folder
 
 

@@ -140,14 +140,6 @@ def test_the_published_widths_are_known_where_the_folder_is_silent() -> None:
     assert trained_widths({}, smaller, 768, where=Path("config.json")) == (768,)
 
 
-def test_the_smallest_stated_length_counts(folder: Path) -> None:
-    edit(folder / "sentence_bert_config.json", max_seq_length=100)
-    edit(folder / "tokenizer_config.json", model_max_length=1e30)
-    assert read_embedding_model(folder).config.encoder.max_length == 100
-    edit(folder / "tokenizer_config.json", model_max_length=50)
-    assert read_embedding_model(folder).config.encoder.max_length == 50
-
-
 def test_the_fingerprint_changes_with_all_that_changes_vectors(
     sound: Path, folder: Path, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from random_checkpoint import random_arrays, text_of, write_random
+from random_checkpoint import random_arrays, speller, text_of, write_random
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
 
@@ -24,7 +24,6 @@ from culet.checkpoints.write import write_checkpoint
 from culet.embedder import Embedder
 from culet.model.batch import pack
 from culet.model.weights import from_arrays
-from culet.text.tokenizer_training import byte_tokenizer
 
 LENGTHS = (2, 3, 255, 256, 257, 258, 511, 512, 513, 514, 700, 2048)
 TEXTS = [text_of(length, seed=length) for length in LENGTHS]
@@ -298,6 +297,25 @@ def test_a_config_of_the_older_generation_means_the_same(
     assert_same(ours, theirs(other_folder))
 
 
+@pytest.mark.filterwarnings("ignore:.* and were cut:UserWarning")
+@pytest.mark.parametrize(
+    ("module", "tokenizer"),
+    [(300, 100), (100, 300), (None, 300), (None, 1e30), (300, None), (None, 100_000)],
+)
+def test_a_text_is_cut_where_sentence_transformers_cuts_it(
+    folder: Path, tmp_path: Path, module: int | None, tokenizer: float | None
+) -> None:
+    other = with_config(folder, tmp_path / "m")
+    stated = {"max_seq_length": module} if module else {}
+    (other / "sentence_bert_config.json").write_text(json.dumps(stated))
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"model_max_length": tokenizer})
+    )
+    texts = [text_of(length, seed=length) for length in (99, 101, 299, 301, 2048, 2060)]
+    assert_same(load(other).encode_query(texts), theirs(other, texts))
+
+
 def test_a_halved_window_is_repaired_where_other_tools_go_wrong(
     folder: Path, vectors: np.ndarray, tmp_path: Path
 ) -> None:
@@ -319,7 +337,7 @@ def test_the_full_shape_gives_the_same_vectors(tmp_path: Path) -> None:
     folder = tmp_path / "full"
     config = embeddinggemma_300m()
     write_checkpoint(
-        folder, config, random_arrays(config), tokenizer_json=byte_tokenizer().to_str(), prompts={}
+        folder, config, random_arrays(config), tokenizer_json=speller(262_144), prompts={}
     )
     texts = [text_of(length, seed=length) for length in (2, 258, 514, 700, 2048)]
     ours = load(folder, device="cpu", precision="float32").encode_query(texts)

@@ -6,6 +6,7 @@ random too.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def random_arrays(config: EmbeddingConfig, *, seed: int = 0) -> dict[str, np.nda
     return arrays
 
 
+def speller(rows: int) -> str:
+    """Return the byte tokenizer's JSON with an id for each of some rows; no text has the others."""
+    content = json.loads(byte_tokenizer().to_str())
+    vocab = content["model"]["vocab"]
+    for row in range(len(vocab), rows):
+        vocab[f"word {row}"] = row
+    return json.dumps(content)
+
+
 def write_random(
     folder: Path, config: EmbeddingConfig | None = None, *, seed: int = 0, **options: Any
 ) -> Path:
@@ -40,7 +50,7 @@ def write_random(
         folder,
         config,
         random_arrays(config, seed=seed),
-        tokenizer_json=byte_tokenizer().to_str(),
+        tokenizer_json=speller(config.encoder.vocab_size),
         **options,
     )
     return folder

@@ -6,10 +6,21 @@ Other libraries' names for these sizes (`hidden_size`, `sliding_window`) are in
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from culet.errors import InputError
+
+# Outside of these, attention sees nothing or everything alike, and vectors of unit length come out.
+_BOUNDS = {
+    "max_length": (3, 1e7),  # a beginning, an end and a token between them
+    "window": (1, 1e7),
+    "local_rope_base": (2, 1e10),
+    "global_rope_base": (2, 1e10),
+    "attention_scale": (1e-3, 1),  # query_pre_attn_scalar from a million down to 1
+    "norm_eps": (1e-12, 0.1),
+    "attention_softcap": (0.1, 1e6),
+    "global_rope_scaling": (1e-3, 1e3),
+}
 
 
 @dataclass(frozen=True)
@@ -95,10 +106,10 @@ class EncoderConfig:
                 "window_after must be 0 or more and has no meaning in a causal stack, got "
                 f"{self.window_after}"
             )
-        for name in ("attention_softcap", "global_rope_scaling"):
+        for name, (least, most) in _BOUNDS.items():
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, got {value}")
+            if value is not None and not least <= value <= most:
+                raise InputError(f"{name} must be {least:g} to {most:g}, got {value}")
 
     def _check_heads(self) -> None:
         for name in ("num_heads", "num_kv_heads"):

@@ -23,10 +23,10 @@ from culet.checkpoints.folder import (
     check_tied_copy,
     listed,
     read_json,
-    read_tokenizer,
     weight_files,
 )
 from culet.checkpoints.refusals import refuse_adapter, refuse_pickle
+from culet.checkpoints.tokenizer_files import read_tokenizer
 from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint

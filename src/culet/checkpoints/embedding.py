@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,12 @@ from culet.checkpoints.checkpoint import (
     named_tensors,
 )
 from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
-from culet.checkpoints.folder import check_tensors, read_json, read_tokenizer, weight_files
+from culet.checkpoints.folder import check_tensors, read_json, weight_files
+from culet.checkpoints.tokenizer_files import (
+    check_prompts_fit,
+    read_tokenizer,
+    with_stated_length,
+)
 from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError, InputError
 from culet.files import fingerprint
@@ -53,8 +59,12 @@ def read_embedding_model(folder: Path | str) -> EmbeddingCheckpoint:
     if config.pooling == "attention":
         tensors |= weight_files(places["pooling"])
     tensors = check_tensors(config.weight_shapes(), tensors, folder)
-    tokenizer = read_tokenizer(root / "tokenizer.json", config.encoder.vocab_size)
     prompts = modules.read_prompts(folder / "config_sentence_transformers.json")
+    where, length = root / "tokenizer.json", config.encoder.max_length
+    fits = partial(
+        check_prompts_fit, prompts=("", *prompts.values()), max_length=length, where=where
+    )
+    tokenizer = read_tokenizer(where, config.encoder.vocab_size, fits)
     notes += check_values(tensors)
     for note in notes:
         warnings.warn(f"{folder}: {note}", UserWarning, stacklevel=2)
@@ -126,7 +136,7 @@ def _config(
     where = root / "config.json"
     raw = read_json(where)
     stack = read_stack(raw, EMBEDDINGGEMMA, causal=False, where=where)
-    encoder = modules.with_stated_length(stack, root)
+    encoder = with_stated_length(stack, root)
     pooling_json = places["pooling"] / "config.json"
     pooling = modules.pooling_config(read_json(pooling_json), encoder, where=pooling_json)
     up, down = (heads[name].shape for name in ("up", "down"))

@@ -123,57 +123,6 @@ def check_tensors(
     return {name: tensors[name] for name in shapes}
 
 
-def read_tokenizer(path: Path, vocab_size: int) -> Path | str:
-    """Return a tokenizer.json that fits the embedding: its path, or its content if it was changed.
-
-    Raises:
-        CheckpointError: If it is missing, damaged, of another family, or has more ids than there
-            are rows.
-    """
-    try:
-        content = required(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
-    fitting = fitting_tokenizer(content, vocab_size, path)
-    return path if fitting is content else fitting
-
-
-def fitting_tokenizer(content: str, vocab_size: int, where: Path) -> str:
-    """Return a tokenizer.json, without the image token where the model has no row for it.
-
-    Args:
-        content: The text of a tokenizer.json.
-        vocab_size: Rows of the embedding.
-        where: Where it comes from, for messages.
-
-    Raises:
-        CheckpointError: If it is damaged, of another family, or has more ids than there are rows.
-    """
-    from tokenizers import Tokenizer
-
-    from culet.text.tokenizer import without_image_tokens
-
-    try:
-        stored = Tokenizer.from_str(content)
-    except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{where} is not a readable tokenizer: {error}") from error
-    tokenizer = without_image_tokens(stored, vocab_size)
-    ids = stored.get_vocab(with_added_tokens=True)
-    largest = max((ids[token] for token in tokenizer.get_vocab(with_added_tokens=True)), default=0)
-    if largest >= vocab_size:
-        raise CheckpointError(
-            f"{where} has token ids up to {largest}, but the model embeds only {vocab_size}; "
-            "tokenizer and weights are not of the same model"
-        )
-    for token, expected in SPECIAL_IDS.items():
-        if (found := tokenizer.token_to_id(token)) != expected:
-            raise CheckpointError(
-                f"{where} gives {token} the id {found}, expected {expected}; this tokenizer is of "
-                "another family, and other tools would put a wrong token around each text"
-            )
-    return content if tokenizer is stored else tokenizer.to_str()
-
-
 def text_tokenizer(tokenizer_json: str, *, max_length: int = 100_000_000) -> TextTokenizer:
     """Return the tokenizer of a model of this family; without `max_length` no text is cut."""
     from tokenizers import Tokenizer

@@ -8,7 +8,7 @@ this family does not have, and what would change the vectors, is refused.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,26 +72,6 @@ def module_folders(folder: Path) -> dict[str, Path]:
     refuse_adapter(folders[0])
     names = ("transformer", "pooling", "up", "down", "normalize")
     return dict(zip(names, folders, strict=True))
-
-
-def with_stated_length(encoder: EncoderConfig, root: Path) -> EncoderConfig:
-    """Return the encoder with the smallest length that the Transformer module's folder states.
-
-    Raises:
-        CheckpointError: If the module changes the text before it is tokenized.
-    """
-    where = root / "sentence_bert_config.json"
-    module = read_json(where, {})
-    if module.get("do_lower_case"):
-        raise CheckpointError(
-            f"{where}: do_lower_case is set, which this family was not trained with; set it to "
-            "false, or put a Lowercase normalizer into tokenizer.json"
-        )
-    settings = read_json(root / "tokenizer_config.json", {})
-    stated = module.get("max_seq_length"), settings.get("model_max_length")
-    # tokenizers without a limit state an absurdly large one
-    lengths = [int(n) for n in stated if isinstance(n, int | float) and 1 <= n < 1e9]
-    return replace(encoder, max_length=min([encoder.max_length, *lengths]))
 
 
 @dataclass(frozen=True)
@@ -203,8 +183,18 @@ def read_dense(folder: Path) -> StoredTensor:
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """Return the prompts of config_sentence_transformers.json, name to prefix."""
-    prompts = read_json(path, {}).get("prompts") or {}
+    """Return the prompts of config_sentence_transformers.json, name to prefix.
+
+    Raises:
+        CheckpointError: If the file is missing: without its prompts a model gives other vectors.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} is missing, or a link to a file that is not there, so the model's prompts are "
+            'unknown; take it again, or write {"prompts": {}} there if the model has none'
+        )
+    prompts = read_json(path).get("prompts")
+    prompts = {} if prompts is None else prompts
     if not isinstance(prompts, dict) or not all(
         isinstance(prompt, str | None) for prompt in prompts.values()
     ):

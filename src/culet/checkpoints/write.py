@@ -11,7 +11,8 @@ from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints import embedding, gemma, t5gemma
 from culet.checkpoints.checkpoint import AnyConfig
-from culet.checkpoints.folder import read_tokenizer, write_shards
+from culet.checkpoints.folder import write_shards
+from culet.checkpoints.tokenizer_files import read_tokenizer
 from culet.files.atomic import new_folder
 from culet.files.tensors import StoredDtype
 from culet.text.tokenizer import with_both_ends

@@ -17,10 +17,11 @@ import numpy as np
 
 from culet.checkpoints.checkpoint import Checkpoint, DecoderCheckpoint
 from culet.checkpoints.families import GEMMA2, GEMMA3, GLOBAL, LOCAL, read_decoder
-from culet.checkpoints.folder import Tensor, check_tensors, fitting_tokenizer
+from culet.checkpoints.folder import Tensor, check_tensors
 from culet.checkpoints.gguf.container import GGUFFile, GGUFTensor, read_gguf
 from culet.checkpoints.gguf.tokenizer_json import tokenizer_json
 from culet.checkpoints.json_fields import integer
+from culet.checkpoints.tokenizer_files import fitting_tokenizer
 from culet.checkpoints.values import check_values
 from culet.errors import CheckpointError
 from culet.files import fingerprint
