@@ -408,7 +408,7 @@ def test_a_hub_id_is_fetched_without_pickles(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert culet.load("some/model").name == "some/model"
     assert asked["name"] == "some/model"
-    assert all(p.endswith((".json", ".safetensors")) for p in asked["allow_patterns"])
+    assert all(p.endswith((".json", ".safetensors", "SHA256SUMS")) for p in asked["allow_patterns"])
 
 
 def test_a_hub_id_that_cannot_be_fetched_is_an_input_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.recognize import recognize
+from culet.checkpoints.sums import SUMS_FILE, check_sums
 from culet.embedder import Embedder, Engine
 from culet.errors import CheckpointError, InputError, need
 
@@ -31,6 +32,7 @@ def load(
     precision: str | None = None,
     backend: Backend | None = None,
     threads: int | None = None,
+    verify: bool = False,
 ) -> Embedder:
     """Return an embedder.
 
@@ -42,6 +44,7 @@ def load(
             the device computes in it, else float32.
         backend: "openvino" (CPUs, the default there) or "torch".
         threads: CPU threads; None leaves the backend's choice.
+        verify: Check the SHA-256 of each file too, by the sums that culet writes into a folder.
 
     Raises:
         CheckpointError: If the folder cannot be trusted; see `culet.checkpoints.embedding`.
@@ -51,6 +54,8 @@ def load(
     """
     folder = find_checkpoint(path_or_name)
     checkpoint = read_embedding_model(folder)
+    if verify and check_sums(folder) is None:
+        raise CheckpointError(f"{folder} has no {SUMS_FILE}, so its files cannot be verified")
     name = "culet-default" if path_or_name is None else str(path_or_name)
     device, backend, threads = _place(device, backend, threads)
     engine = _engine(checkpoint, device, precision, backend, threads)
@@ -152,7 +157,13 @@ def find_checkpoint(path_or_name: str | Path | None) -> Path:
         return Path(
             snapshot_download(
                 path_or_name,
-                allow_patterns=["*.json", "*/config.json", "*.safetensors", "*/*.safetensors"],
+                allow_patterns=[
+                    SUMS_FILE,
+                    "*.json",
+                    "*/config.json",
+                    "*.safetensors",
+                    "*/*.safetensors",
+                ],
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )

@@ -87,7 +87,7 @@ def test_writing_again_replaces_the_whole_folder(tmp_path: Path) -> None:
     write_random(tmp_path / "m", seed=1, extra_files={"README.md": "# mine\n"})
     names = {path.name for path in (tmp_path / "m").iterdir()}
     assert names == {
-        "1_Pooling", "2_Dense", "3_Dense", "4_Normalize", "README.md", "config.json",
+        "1_Pooling", "2_Dense", "3_Dense", "4_Normalize", "README.md", "SHA256SUMS", "config.json",
         "config_sentence_transformers.json", "model.safetensors", "modules.json",
         "sentence_bert_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip

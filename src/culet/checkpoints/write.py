@@ -12,6 +12,7 @@ from culet.architecture.generating_config import DecoderConfig
 from culet.checkpoints import embedding, gemma, t5gemma
 from culet.checkpoints.checkpoint import AnyConfig
 from culet.checkpoints.folder import write_shards
+from culet.checkpoints.sums import write_sums
 from culet.checkpoints.tokenizer_files import read_tokenizer
 from culet.files.atomic import new_folder
 from culet.files.tensors import StoredDtype
@@ -63,3 +64,4 @@ def write_checkpoint(
             (aside / name).parent.mkdir(parents=True, exist_ok=True)
             (aside / name).write_text(text, encoding="utf-8")
         read_tokenizer(aside / "tokenizer.json", contents.rows)
+        write_sums(aside)

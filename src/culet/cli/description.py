@@ -16,6 +16,7 @@ from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.encoder_config import EncoderConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
 from culet.checkpoints.checkpoint import AnyCheckpoint
+from culet.checkpoints.sums import SUMS_FILE, check_sums
 from culet.terminal.tables import show_rows, size
 from culet.text.prompts import Prompts
 
@@ -56,6 +57,7 @@ def show_checkpoint(found: AnyCheckpoint, console: Console) -> None:
             **rows,
             "files": "\n".join(f"{name}  {size(count)}" for name, count in sizes.items()),
             "total": size(sum(sizes.values())),
+            "verified": _verified_line(facts["verified_files"]),
             "notes": "\n".join(facts["notes"]),
         },
         console,
@@ -77,6 +79,7 @@ def _embedding_facts(found: AnyCheckpoint, config: EmbeddingConfig) -> dict[str,
         "widths": list(config.widths),
         "prompts": dict(found.prompts),
         "files": _file_sizes(found.path),
+        "verified_files": check_sums(found.path) if found.path.is_dir() else None,
         "notes": list(found.notes),
     }
 
@@ -133,6 +136,7 @@ def _generating_facts(
         "num_unused_tokens": _num_unused(found.tokenizer_json),
         "uses": _ENCODER_DECODER_USES if paired else _DECODER_USES,
         "files": _file_sizes(found.path),
+        "verified_files": check_sums(found.path) if found.path.is_dir() else None,
         "notes": list(found.notes),
     }
 
@@ -195,6 +199,12 @@ def _tables_line(facts: Mapping[str, Any]) -> str:
     if not facts["tied_head"]:
         head = "the head has a table of its own"
     return f"encoder and decoder have their own; {head}" if "encoder" in facts else head
+
+
+def _verified_line(files: int | None) -> str:
+    if files is None:
+        return f"nothing: there is no {SUMS_FILE}, which culet writes into its folders"
+    return f"{files} files, by their SHA-256"
 
 
 def _file_sizes(path: Path) -> dict[str, int]:
