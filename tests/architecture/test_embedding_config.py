@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from culet.architecture.embedding_config import tiny
+from culet.architecture.embedding_config import check_width, tiny
 from culet.architecture.encoder_config import EncoderConfig
 from culet.errors import InputError
 
@@ -31,3 +32,10 @@ def test_the_config_is_data_that_compares_and_hashes() -> None:
     assert tiny() == tiny()
     assert hash(tiny()) == hash(tiny())
     assert isinstance(tiny().encoder, EncoderConfig)
+
+
+@pytest.mark.parametrize("width", [64.0, np.float32(64), "64", None])
+def test_a_width_that_is_no_whole_number_is_refused(width: object) -> None:
+    with pytest.raises(InputError, match="truncate_to must be a whole number, got"):
+        check_width(width, (128, 64))
+    check_width(np.int64(64), (128, 64))

@@ -453,6 +453,31 @@ def test_an_index_may_name_only_files_beside_it(tmp_path: Path, name: str) -> No
     fails(folder, "which is not a safetensors file beside it")
 
 
+def test_a_stray_single_file_beside_an_index_is_refused(tmp_path: Path) -> None:
+    folder = write_random(tmp_path / "m", max_shard_bytes=30_000)
+    other = write_random(tmp_path / "other") / "model.safetensors"
+    shutil.copy(other, folder / "model.safetensors")
+    fails(folder, r"holds model\.safetensors beside model\.safetensors\.index\.json")
+    index = folder / "model.safetensors.index.json"
+    raw = json.loads(index.read_text())
+    raw["weight_map"] = dict.fromkeys(raw["weight_map"], "model.safetensors")
+    index.write_text(json.dumps(raw))
+    read_embedding_model(folder)
+
+
+def test_all_names_that_a_message_cuts_short_are_noted(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw["num_hidden_layers"] -= 1
+    raw["layer_types"] = raw["layer_types"][:-1]
+    (folder / "config.json").write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match=r"unexpected .* and \d+ more") as error:
+        read_embedding_model(folder)
+    (note,) = error.value.__notes__
+    shown = str(error.value).partition("unexpected ")[2].partition(" and ")[0].split(", ")
+    assert note.startswith("unexpected: " + ", ".join(shown))
+    assert len(note.split(", ")) > len(shown)
+
+
 def test_an_index_and_its_shards_must_agree(tmp_path: Path) -> None:
     folder = write_random(tmp_path / "m", max_shard_bytes=30_000)
     index = folder / "model.safetensors.index.json"

@@ -11,6 +11,7 @@ from random_checkpoint import write_random
 
 from culet.architecture.embedding_config import EmbeddingConfig
 from culet.architecture.generating_config import DecoderConfig, EncoderDecoderConfig
+from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.recognize import read_any, read_generating, recognize
 from culet.errors import CheckpointError, InputError
 
@@ -38,6 +39,21 @@ def test_nothing_is_recognized_where_the_small_files_show_nothing(tmp_path: Path
 def test_an_embedding_model_writes_no_text(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is an embedding model, which writes no text"):
         read_generating(write_random(tmp_path / "a"))
+
+
+def test_an_embedding_model_in_gguf_is_named(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "a.gguf", architecture="gemma-embedding")
+    with pytest.raises(CheckpointError, match=r"'gemma-embedding', .* it is an embedding model"):
+        read_any(tmp_path / "a.gguf")
+    with pytest.raises(CheckpointError, match="it is a GGUF file; an embedding model is a folder"):
+        read_embedding_model(tmp_path / "a.gguf")
+
+
+def test_an_adapter_names_its_base(tmp_path: Path) -> None:
+    config = '{"base_model_name_or_path": "google/embeddinggemma-300m", "peft_type": "LORA"}'
+    (tmp_path / "adapter_config.json").write_text(config)
+    with pytest.raises(CheckpointError, match="an adapter of google/embeddinggemma-300m"):
+        read_any(tmp_path)
 
 
 def test_an_adapter_is_named(tmp_path: Path) -> None:

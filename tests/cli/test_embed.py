@@ -96,3 +96,13 @@ def test_a_cut_text_is_a_warning_in_one_line(run: Run) -> None:
     code, _, err = run("embed", "-t", "word " * 99)
     assert (code, err) == (0, "warning: 1 of 1 texts were cut\n")
     assert run("embed", "-q", "-t", "word " * 99)[2] == "warning: 1 of 1 texts were cut\n"
+
+
+def test_bad_rows_are_left_out_when_asked_to_be(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text('{"text": "mars"}\n{"text": 3}\n{"text": "venus"}\n')
+    code, _, err = run("embed", path)
+    assert (code, "in.jsonl:2: expected a string" in err) == (2, True)
+    code, out, err = run("embed", path, "--skip-bad")
+    assert (code, [json.loads(line)["text"] for line in out.splitlines()]) == (0, ["mars", "venus"])
+    assert err.startswith(f"left out: {path}:2: expected a string under 'text', got int")

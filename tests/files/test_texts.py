@@ -64,7 +64,7 @@ def test_titles_are_read_only_when_asked_for(tmp_path: Path) -> None:
         ("{", r"a\.jsonl:2: expected a JSON object, got invalid JSON"),
         ("[1]", r"a\.jsonl:2: expected a JSON object, got \[1\]"),
         ('{"body": "x"}', r"a\.jsonl:2: there is no field 'text'; there are 'body'"),
-        ('{"text": null}', r"a\.jsonl:2: expected a string under 'text', got NoneType"),
+        ('{"text": 3}', r"a\.jsonl:2: expected a string under 'text', got int"),
     ],
 )
 def test_a_bad_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
@@ -201,10 +201,10 @@ def test_a_gzip_damaged_in_its_middle_names_a_line(tmp_path: Path, kind: str) ->
     ("raw", "line"),
     [
         ("größe,text\n1,one\n".encode("latin-1"), 1),
-        ("id,text\n1,one\n".encode("utf-16"), 1),
+        ("id,text\n1,one\n".encode("utf-16")[2:] + b"\xff", 3),
         (b"text\none\ntw\xf6\n", 3),
     ],
-    ids=["latin-1 header", "utf-16", "latin-1 row"],
+    ids=["latin-1 header", "utf-16 without a mark", "latin-1 row"],
 )
 def test_a_table_that_is_not_utf8_names_the_line(
     tmp_path: Path, kind: str, raw: bytes, line: int
@@ -290,3 +290,63 @@ def test_reading_is_a_stream(tmp_path: Path) -> None:
     path = written(tmp_path / "a.jsonl", '{"text": "one"}\nbroken\n')
     rows = read_texts(path)
     assert next(iter(rows)) == TextRow("one")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.jsonl", "a.txt.gz", "-"])
+def test_utf16_with_a_byte_order_mark_is_read_as_utf8_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str, name: str
+) -> None:
+    wanted = ["naïve → 𝄞", "\u0a0a ਊ", "three"]
+    lines = wanted if "txt" in name or name == "-" else ["text", *wanted]
+    if name == "a.jsonl":
+        lines = [json.dumps({"text": text}, ensure_ascii=False) for text in wanted]
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    raw = (mark + "\r\n".join(lines) + "\r\n").encode(encoding)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(raw)))
+    assert texts(name if name == "-" else written(tmp_path / name, raw)) == wanted
+
+
+def test_utf16_that_is_cut_off_or_utf32_is_named(tmp_path: Path) -> None:
+    for raw in ("one\ntwo".encode("utf-16")[:-1], "one".encode("utf-32")):
+        with pytest.raises(InputError, match=r"a\.txt"):
+            texts(written(tmp_path / "a.txt", raw))
+
+
+def test_a_null_is_what_an_empty_cell_is(tmp_path: Path) -> None:
+    rows = '{"text": null, "title": null}\n{"text": "", "title": ""}\n'
+    empty = list(read_texts(written(tmp_path / "a.csv", "text,title\n,\n"), titles_field="title"))
+    found = list(read_texts(written(tmp_path / "a.jsonl", rows), titles_field="title"))
+    assert [row.text for row in (*empty, *found)] == ["", "", ""]
+    assert not any(row.title for row in (*empty, *found))
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = pytest.importorskip("pyarrow").table({"text": ["a", None]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert texts(tmp_path / "a.parquet") == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "left"),
+    [
+        ("a.txt", b"one\n\xff\ntwo\n", ["a.txt:2: not UTF-8"]),
+        ("a.csv", b"text,x\none,\nbad\ntwo,\n", ["a.csv:3: this row has another number"]),
+        ("a.tsv", b"text\tx\none\t\nbad\ntwo\t\n", ["a.tsv:3: this row has another number"]),
+        (
+            "a.jsonl",
+            b'{"text": "one"}\n{\n{"a": 1}\n{"text": 3}\n{"text": "\\ud800"}\n{"text": "two"}\n',
+            [
+                "a.jsonl:2: expected a JSON object",
+                "a.jsonl:3: there is no field 'text'",
+                "a.jsonl:4: expected a string",
+                "a.jsonl:5: the field 'text' is not valid Unicode",
+            ],
+        ),
+    ],
+)
+def test_bad_rows_can_be_left_out_each_with_its_reason(
+    tmp_path: Path, name: str, raw: bytes, left: list[str]
+) -> None:
+    path, errors = written(tmp_path / name, raw), []
+    assert [row.text for row in read_texts(path, on_bad=errors.append)] == ["one", "two"]
+    for error, start in zip(errors, left, strict=True):
+        assert str(error).startswith(f"{tmp_path}/{start}")

@@ -37,3 +37,10 @@ def test_views_of_a_mapping_have_an_order() -> None:
     texts = {"b": "1", "a": "2"}
     assert listed(texts.keys()) == ["b", "a"]
     assert listed(texts.values()) == ["1", "2"]
+
+
+def test_an_array_of_pyarrow_is_told_how_to_become_a_list() -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    for array in (pyarrow.array(["a"]), pyarrow.chunked_array([["a"]])):
+        with pytest.raises(InputError, match=r"got .*Array; give texts\.to_pylist\(\)"):
+            listed(array)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from numbers import Integral
 from typing import Any, Literal
 
 from culet.architecture.encoder_config import EncoderConfig, every_sixth
@@ -101,8 +102,10 @@ class EmbeddingConfig:
         return sum(math.prod(shape) for shape in self.weight_shapes().values())
 
 
-def check_width(truncate_to: int, widths: Sequence[int]) -> None:
-    """Raise InputError unless `truncate_to` is one of the trained widths."""
+def check_width(truncate_to: Any, widths: Sequence[int]) -> None:
+    """Raise InputError unless `truncate_to` is one of the trained widths, as a whole number."""
+    if not isinstance(truncate_to, Integral):
+        raise InputError(f"truncate_to must be a whole number, got {truncate_to!r}")
     if truncate_to not in widths:
         raise InputError(
             f"truncate_to must be one of the trained widths {tuple(widths)}, got {truncate_to!r}; "

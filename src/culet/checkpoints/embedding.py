@@ -28,6 +28,7 @@ from culet.checkpoints.checkpoint import (
 )
 from culet.checkpoints.families import EMBEDDINGGEMMA, read_stack, repairs
 from culet.checkpoints.folder import check_tensors, read_json, weight_files
+from culet.checkpoints.refusals import refuse_file
 from culet.checkpoints.tokenizer_files import (
     check_prompts_fit,
     read_tokenizer,
@@ -48,6 +49,7 @@ def read_embedding_model(folder: Path | str) -> EmbeddingCheckpoint:
             disagree. The message names the file and what to do.
     """
     folder = Path(folder)
+    refuse_file(folder)
     if not folder.is_dir():
         raise CheckpointError(f"{folder} is not a folder; expected a sentence-transformers folder")
     places = modules.module_folders(folder)

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 
 from culet.errors import CheckpointError
+from culet.files.lookalikes import unreadable
 from culet.files.tensors import StoredDtype, StoredTensor, read_tensors, write_tensors
 from culet.files.unique_json import parse_json
 
 if TYPE_CHECKING:
     from culet.text.tokenizer import TextTokenizer
 
+_LISTED = 5  # names in a message
 SPECIAL_IDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2}  # the same in every Gemma tokenizer
 
 
@@ -72,11 +74,16 @@ def weight_files(folder: Path) -> dict[str, StoredTensor]:
     """Return all tensors of a single or sharded safetensors checkpoint, by disk name."""
     index = folder / "model.safetensors.index.json"
     single = folder / "model.safetensors"
-    if single.exists() or not index.exists():  # of both, transformers too takes the single file
+    if not index.exists():
         return read_tensors(required(single))
     where = read_json(index).get("weight_map")
     if not isinstance(where, dict) or not where:
         raise CheckpointError(f"{index} must hold a weight_map from tensors to files")
+    if single.exists() and single.name not in where.values():
+        raise CheckpointError(
+            f"{folder} holds {single.name} beside {index.name}, which names other files; they may "
+            "be of two models, so move away what is not this one's"
+        )
     tensors: dict[str, StoredTensor] = {}
     for name in sorted({str(name) for name in where.values()}):
         if Path(name).name != name or not name.endswith(".safetensors"):
@@ -85,7 +92,9 @@ def weight_files(folder: Path) -> dict[str, StoredTensor]:
             )
         tensors |= read_tensors(required(folder / name))
     if absent := sorted(set(where) - set(tensors)):
-        raise CheckpointError(f"{index} lists tensors that no shard holds: {listed(absent)}")
+        error = CheckpointError(f"{index} lists tensors that no shard holds: {listed(absent)}")
+        add_all(error, missing=absent)
+        raise error
     return tensors
 
 
@@ -110,10 +119,12 @@ def check_tensors(
     missing = [name for name in shapes if name not in tensors]
     extra = [name for name in tensors if name not in shapes]
     if missing or extra:
-        raise CheckpointError(
+        error = CheckpointError(
             f"{where}: weights and {source} disagree; missing {listed(missing)}, "
             f"unexpected {listed(extra)}"
         )
+        add_all(error, missing=missing, unexpected=extra)
+        raise error
     for name, shape in shapes.items():
         if tensors[name].shape != shape:
             raise CheckpointError(
@@ -169,7 +180,7 @@ def read_json(path: Path, default: Any = None, *, kind: type = dict) -> Any:
     try:
         value = parse_json(path.read_text(encoding="utf-8"))
     except (ValueError, OSError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not readable JSON: {error}") from error
+        raise CheckpointError(unreadable(path, "readable JSON", error)) from error
     if not isinstance(value, kind):
         raise CheckpointError(f"{path} must hold a JSON {kind.__name__}")
     return value
@@ -182,10 +193,17 @@ def required(path: Path) -> Path:
     return path
 
 
+def add_all(error: CheckpointError, **names: Sequence[str]) -> None:
+    """Note on an error all names that `listed` cuts short: a traceback and `culet -v` show them."""
+    for what, all_of_them in names.items():
+        if len(all_of_them) > _LISTED:
+            error.add_note(f"{what}: {', '.join(all_of_them)}")
+
+
 def listed(names: Sequence[str]) -> str:
     """Return the first names of a list as words, for a message."""
-    shown = ", ".join(names[:5]) or "nothing"
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    shown = ", ".join(names[:_LISTED]) or "nothing"
+    return shown + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
 
 
 def architecture(raw: Mapping[str, Any]) -> Any:

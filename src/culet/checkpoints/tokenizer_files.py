@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.folder import SPECIAL_IDS, read_json, required
 from culet.errors import CheckpointError
+from culet.files.lookalikes import unreadable
 from culet.text.tokenizer import without_image_tokens
 
 _SPARE_ROWS = 64  # tables are made larger so that their sizes divide well
@@ -39,7 +40,7 @@ def read_tokenizer(
     try:
         content = required(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not a readable tokenizer: {error}") from error
+        raise CheckpointError(unreadable(path, "a readable tokenizer", error)) from error
     fitting = fitting_tokenizer(content, vocab_size, path, check)
     return path if fitting is content else fitting
 
@@ -62,7 +63,8 @@ def fitting_tokenizer(
     try:
         stored = Tokenizer.from_str(content)
     except Exception as error:  # the library raises bare Exception
-        raise CheckpointError(f"{where} is not a readable tokenizer: {error}") from error
+        message = unreadable(Path(where), "a readable tokenizer", error)
+        raise CheckpointError(message) from error
     tokenizer = without_image_tokens(stored, vocab_size)
     ids = stored.get_vocab(with_added_tokens=True)
     largest = max((ids[token] for token in tokenizer.get_vocab(with_added_tokens=True)), default=0)

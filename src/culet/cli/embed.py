@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,6 +70,9 @@ def embed(
     on_long: Annotated[
         OnLong, typer.Option(help="Cut over-long texts and say so, or stop.")
     ] = OnLong.truncate,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out bad rows, each with a line that says why.")
+    ] = False,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
@@ -79,7 +83,7 @@ def embed(
     from culet.files.texts import count_texts
 
     side = _side(query, document, task)
-    rows = _rows(source, text, field, titles_field, side)
+    rows = _rows(source, text, field, titles_field, side, skip_bad)
     writer = _writer(out, source, resume, overwrite)
     total = len(text or ()) if source is None else count_texts(source)
     settings = EmbedSettings(side, task or "search", truncate_to, on_long.value)
@@ -105,6 +109,7 @@ def _rows(
     field: str | None,
     titles_field: str | None,
     side: str,
+    skip_bad: bool,
 ) -> Iterator[TextRow]:
     """Return the rows of the input; refuse options that have no meaning for it."""
     from culet.files.texts import TextRow, read_texts
@@ -132,7 +137,8 @@ def _rows(
         )
     if source is None:
         return iter([TextRow(given_text(item)) for item in text or ()])
-    return read_texts(source, field=field or "text", titles_field=titles_field)
+    rows = partial(read_texts, source, field=field or "text", titles_field=titles_field)
+    return rows(on_bad=lambda error: say(f"left out: {error}")) if skip_bad else rows()
 
 
 def _writer(

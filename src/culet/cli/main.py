@@ -24,7 +24,7 @@ from culet.cli.info import info
 from culet.cli.search import search
 from culet.cli.signals import exit_code_of
 from culet.cli.train import train
-from culet.terminal.lines import say, show
+from culet.terminal.lines import complain, set_level, show
 from culet.terminal.streams import prepare_streams
 
 app = typer.Typer(
@@ -41,18 +41,24 @@ for verb in (embed, search, train, evaluate, info, corpus, generate):
 def main() -> None:
     """Run the command line and exit with its code."""
     prepare_streams()
+    set_level(0)
     warnings.showwarning = _show_warning
     sys.exit(exit_code_of(lambda: app(standalone_mode=False)))
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more: names that an error leaves out.")
+    ] = False,
 ) -> None:
+    if verbose:
+        set_level(1)
     if version:
         show(f"culet {__version__}")
         raise typer.Exit
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say(f"warning: {message}")
+    complain(f"warning: {message}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from culet.terminal.lines import visible_json
+from culet.terminal.lines import set_level, visible_json
 
 if TYPE_CHECKING:
     from culet.embedder import Embedder
@@ -37,7 +37,18 @@ TaskOption = Annotated[
     typer.Option("--task", help="Task of the query: search, similarity, classification, code, …"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+
+
+def _quiet(quiet: bool) -> bool:
+    if quiet:
+        set_level(-1)
+    return quiet
+
+
+QuietOption = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", callback=_quiet, help="Say nothing but errors and warnings."),
+]
 
 
 def load_model(

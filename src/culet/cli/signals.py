@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from culet.errors import CuletError
-from culet.terminal.lines import say
+from culet.terminal.lines import complain, say
 from culet.terminal.streams import discard_output, is_unwritable_output
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ def exit_code_of(command: Callable[[], Any]) -> int:
             if code == 130:  # newer parsers turn the interrupt into an exit code themselves
                 code = _interrupted(ended_by)
         except CuletError as error:
-            say(f"culet: {error}")
+            complain(f"culet: {error}")
+            for note in getattr(error, "__notes__", ()):  # what the message cuts short
+                say(note, level=1)
             code = 2
         except (KeyboardInterrupt, typer.Abort):
             code = _interrupted(ended_by)
@@ -40,7 +42,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
             if not is_unwritable_output(error):
                 raise
             discard_output()
-            say(f"culet: standard output cannot be written: {error.strerror}")
+            complain(f"culet: standard output cannot be written: {error.strerror}")
             code = 2
         except SystemExit as stop:  # the parser turns a closed pipe into an exit code of 1
             closed = isinstance(stop.__context__, BrokenPipeError)
@@ -53,7 +55,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
             message = io.StringIO()
             show(message)
             for line in message.getvalue().splitlines():
-                say(line)
+                complain(line)
             code = getattr(error, "exit_code", 2)
     return code if isinstance(code, int) else 0
 
@@ -89,9 +91,9 @@ def ending_by_signal() -> Iterator[list[int]]:
 
 def _interrupted(ended_by: list[int]) -> int:
     if not ended_by:
-        say("culet: interrupted")
+        complain("culet: interrupted")
         return 130
-    say(f"culet: ended by {signal.Signals(ended_by[0]).name}")
+    complain(f"culet: ended by {signal.Signals(ended_by[0]).name}")
     return 128 + ended_by[0]
 
 

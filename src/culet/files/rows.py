@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from culet.errors import InputError, need
 from culet.files.unique_json import parse_json, repeated
+from culet.files.utf8_lines import utf8_lines
 
 _DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json.gz", ".parquet")
 _PARQUET_ROWS = 1024
@@ -134,9 +135,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     number = 0
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(utf8_lines(file, str(path)), start=1):
                 yield number, raw
-    except (EOFError, OSError, zlib.error) as error:
+    except (EOFError, OSError, UnicodeError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise InputError(f"{path}:{number + 1}: cannot be read: {reason}") from error
 

@@ -21,6 +21,7 @@ import numpy as np
 
 from culet.errors import CheckpointError
 from culet.files.atomic import new_file
+from culet.files.lookalikes import unreadable
 
 StoredDtype = Literal["float32", "bfloat16"]
 _READABLE: dict[str, np.dtype[Any]] = {
@@ -240,4 +241,4 @@ def _encode(array: np.ndarray, dtype: StoredDtype) -> np.ndarray:
 
 
 def _damaged(path: Path, why: str) -> str:
-    return f"{path} is not a whole safetensors file: {why}; copy or download it again"
+    return unreadable(path, "a whole safetensors file", f"{why}; copy or download it again")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 import sys
 from contextlib import suppress
+from functools import partial
 
 # Terminal controls, lone surrogates, and what changes the direction of writing.
 _UNSAFE = "\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufff9-\ufffb"
 _CONTROL = re.compile(f"[{_UNSAFE}]")
 # In JSON, where line ends stand between values and no string holds one as it is.
 _UNSAFE_JSON = re.compile(f"(?!\n)[{_UNSAFE}]")
+_level = 0
 _NOT_ASCII = re.compile("[^\n\x20-\x7e]")
 
 
@@ -34,10 +36,22 @@ def visible_json(text: str, encoding: str | None = "utf-8") -> str:
     return (_UNSAFE_JSON if utf8 else _NOT_ASCII).sub(_json_escape, text)
 
 
-def say(text: str) -> None:
-    """Print a line on standard error, if anyone is there to read it."""
+def set_level(level: int) -> None:
+    """Set how much is said from now on: -1 errors and warnings only, 0 reports, 1 details too."""
+    global _level
+    _level = level
+
+
+def say(text: str, *, level: int = 0) -> None:
+    """Print a line on standard error, if the level allows it and anyone is there to read it."""
+    if level > _level:
+        return
     with suppress(OSError):  # the terminal may be gone
         print(visible(text), file=sys.stderr, flush=True)
+
+
+complain = partial(say, level=-1)
+"""Print an error or a warning on standard error, however quiet the rest is."""
 
 
 def show(text: str) -> None:

@@ -52,6 +52,8 @@ def several(texts: Any, what: str = "an iterable of texts") -> Iterator[Any]:
         advice = ", which has no order; give sorted(texts)"
     elif hasattr(type(texts), "columns"):  # of pandas, polars, pyarrow
         advice = "; give the column of the texts, such as table['text']"
+    elif hasattr(type(texts), "to_pylist"):  # an array of pyarrow, whose items are no strings
+        advice = "; give texts.to_pylist()"
     elif not isinstance(texts, bytes | bytearray | memoryview) and isinstance(texts, Iterable):
         try:
             return iter(texts)

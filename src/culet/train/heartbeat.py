@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from culet.terminal.lines import say
+from culet.terminal.lines import complain
 
 LOOK_EVERY_SECONDS = 0.5
 SILENT_SECONDS = 120.0  # without a heartbeat, a process on another machine counts as dead
@@ -179,5 +179,5 @@ def _alive(pid: int) -> bool:
 
 
 def _end(message: str) -> None:
-    say(f"culet: {message}")
+    complain(f"culet: {message}")
     os._exit(1)

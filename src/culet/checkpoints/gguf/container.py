@@ -21,6 +21,7 @@ import numpy as np
 
 from culet.checkpoints.gguf.blocks import BLOCK_TYPES, BlockType, dequantize
 from culet.errors import CheckpointError
+from culet.files.lookalikes import lookalike, unreadable
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -114,7 +115,9 @@ def read_gguf(path: Path) -> GGUFFile:
     except UnicodeDecodeError as error:
         raise CheckpointError(_damaged(path, f"a name or token is not UTF-8 ({error})")) from error
     except (OSError, ValueError) as error:  # mmap's word for an empty file is ValueError
-        raise CheckpointError(f"cannot read {path}: {error}") from error
+        found = lookalike(path)
+        why = f"it is {found}" if found else str(error)
+        raise CheckpointError(f"cannot read {path}: {why}") from error
 
 
 class _Cursor:
@@ -160,7 +163,8 @@ class _Cursor:
 
 def _read(path: Path, cursor: _Cursor) -> GGUFFile:
     if cursor.data[:4] != _MAGIC:
-        raise CheckpointError(f"{path} is not a GGUF file: it does not begin with 'GGUF'")
+        why = "it does not begin with 'GGUF'"
+        raise CheckpointError(unreadable(path, "a GGUF file", why))
     cursor.place = 4
     (version,) = cursor.numbers("I")
     if version not in _VERSIONS:

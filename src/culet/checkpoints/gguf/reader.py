@@ -109,9 +109,14 @@ def read_gguf_decoder(path: Path) -> DecoderCheckpoint:
     file = read_gguf(path)
     kind = file.metadata.get("general.architecture")
     if not isinstance(kind, str) or kind not in _FAMILIES:
+        embeds = isinstance(kind, str) and ("bert" in kind or "embed" in kind or "encoder" in kind)
+        advice = (
+            "; it is an embedding model, which culet reads from the sentence-transformers folder "
+            "it was made of"
+        )
         raise CheckpointError(
             f"{path}: the architecture is {kind!r}, which is not known here; expected one of "
-            f"{', '.join(_FAMILIES)}"
+            f"{', '.join(_FAMILIES)}{advice if embeds else ''}"
         )
     family, values = _FAMILIES[kind], _values(file, kind)
     tied_head = _NAMES["head"] not in file.tensors
