@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluate_doubles import HashModel, gaussian, sentences, write_task
+from evaluate_doubles import HashModel, gaussian, grid, sentences, write_task
 from mteb.cache import ResultCache
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult as MtebResult
@@ -65,6 +65,59 @@ def test_one_failing_task_stops_no_other(tasks: Path, tmp_path: Path) -> None:
     assert "pairs.jsonl.gz:1: expected a finite number under 'score'" in done.failures["Broken"]
     names = sorted(path.name for path in (tmp_path / "out/me__hash/r1").iterdir())
     assert names == ["BelebeleRetrieval.json", "Sts.json", "model_meta.json"]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"a": a, "b": a * 2, "score": 1} for a in "abcd"],  # constant gold scores
+        [{"a": "x", "b": "x", "score": n} for n in range(4)],  # constant predictions
+        [{"a": "x", "b": "y", "score": 1}],
+    ],
+)
+def test_a_score_that_is_no_number_fails_its_task_and_enters_no_mean(
+    tasks: Path, tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    files = {"pairs.jsonl": rows}
+    write_task(tasks / "Broken", type="sts", metric="cosine_spearman", files=files)
+    for _ in range(2):  # nothing is left that a second run would read back
+        done = evaluate_folder(HashModel(), tasks, tmp_path / "out", name="me/hash", revision="r1")
+        assert [result.info.name for result in done.results] == ["Retrieval", "Sts"]
+        assert "its score is not a number, so it is left out" in done.failures["Broken"]
+    written = (tmp_path / "out").rglob("*.json")
+    assert not any("NaN" in path.read_text() for path in written)
+
+
+def test_an_empty_text_is_scored_like_any_other(tmp_path: Path) -> None:
+    corpus = [{"id": "d1", "text": "", "title": "only a title"}, {"id": "d2", "text": ""}]
+    corpus += [{"id": f"e{n}", "text": text} for n, text in enumerate(sentences(5))]
+    pairs = [{"a": a, "b": b, "score": n} for n, (a, b) in enumerate([("", "x"), ("y", ""), "zz"])]
+    labelled = [{"text": text, "label": n % 2} for n, text in enumerate(["", "a", "b", ""] * 5)]
+    ranked = [{"query": "", "positive": [""], "negative": ["a", "b"]}]
+    for kind, metric, files in (
+        (
+            "retrieval",
+            "ndcg_at_10",
+            {
+                "corpus.jsonl": corpus,
+                "queries.jsonl": [{"id": "q1", "text": ""}],
+                "qrels.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+            },
+        ),
+        ("sts", "cosine_spearman", {"pairs.jsonl": pairs}),
+        ("reranking", "map_at_1000", {"test.jsonl": ranked}),
+        ("classification", "accuracy", {"train.jsonl": labelled, "test.jsonl": labelled}),
+    ):
+        write_task(tmp_path / "tasks" / kind, type=kind, metric=metric, files=files)
+    done = evaluate_folder(
+        HashModel(lambda text: grid(text or "nothing")),
+        tmp_path / "tasks",
+        tmp_path / "out",
+        name="m",
+        revision="r",
+    )
+    assert done.failures == {}
+    assert len(done.results) == 4
 
 
 def test_any_exception_of_a_model_is_isolated(tasks: Path, tmp_path: Path) -> None:

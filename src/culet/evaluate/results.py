@@ -10,6 +10,7 @@ mteb's TaskResult and ResultCache read these files; what only culet knows stands
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -127,6 +128,11 @@ class _Run:
             settings=self.settings,
         )
         for result, path in zip(found, paths, strict=True):
+            if not math.isfinite(result.main_score):
+                raise InputError(
+                    "its score is not a number, so it is left out of all means: all gold scores, "
+                    "or all that the model gives, are the same; correct the task or leave it out"
+                )
             write_result(result, path, name=self.name, record=record)
         return found, True
 

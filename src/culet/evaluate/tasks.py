@@ -246,10 +246,13 @@ def _by_subset(info: TaskInfo, name: str) -> dict[str, list[Row]]:
     return grouped
 
 
+def _text(row: Row, key: str) -> str:
+    """Return a text, which may be empty: MTEB scores such as well."""
+    return string_of(row, key, empty=True)
+
+
 def _pairs(rows: list[Row]) -> Pairs:
-    return Pairs(
-        tuple(string_of(row, "a") for row in rows), tuple(string_of(row, "b") for row in rows)
-    )
+    return Pairs(tuple(_text(row, "a") for row in rows), tuple(_text(row, "b") for row in rows))
 
 
 def _scored_pairs(rows: list[Row]) -> Pairs:
@@ -263,7 +266,7 @@ def _labelled_pairs(rows: list[Row]) -> Pairs:
 
 
 def _labelled(rows: list[Row]) -> LabelledTexts:
-    texts = tuple(string_of(row, "text") for row in rows)
+    texts = tuple(_text(row, "text") for row in rows)
     return LabelledTexts(texts, tuple(label_of(row, "label") for row in rows))
 
 
@@ -274,7 +277,7 @@ def _classification(train: list[Row], test: list[Row]) -> ClassificationData:
 def _reranking(rows: list[Row]) -> RerankingData:
     positives = tuple(strings_of(row, "positive", least=1) for row in rows)
     return RerankingData(
-        tuple(string_of(row, "query") for row in rows),
+        tuple(_text(row, "query") for row in rows),
         positives,
         tuple(strings_of(row, "negative", least=0) for row in rows),
         tuple(_gains(row, len(right)) for row, right in zip(rows, positives, strict=True)),
@@ -286,10 +289,10 @@ def _retrieval(info: TaskInfo, subset: str) -> RetrievalData:
     corpus: dict[str, tuple[str, str]] = {}
     for row in read_rows([_packed_or_plain(folder / "corpus.jsonl")]):
         title = row.value.get("title") or ""
-        corpus[id_of(row, "id", taken=corpus)] = (str(title), string_of(row, "text"))
+        corpus[id_of(row, "id", taken=corpus)] = (str(title), _text(row, "text"))
     queries: dict[str, str] = {}
     for row in read_rows([_packed_or_plain(folder / "queries.jsonl")]):
-        queries[id_of(row, "id", taken=queries)] = string_of(row, "text")
+        queries[id_of(row, "id", taken=queries)] = _text(row, "text")
     qrels = _qrels(folder / "qrels.tsv", queries=queries, documents=corpus)
     judged = {ident: text for ident, text in queries.items() if ident in qrels}
     if not corpus or not judged:

@@ -36,24 +36,24 @@ def texts_of(row: Row, key: str) -> tuple[str, ...]:
     return tuple(text_of(Row({key: text}, row.origin), key) for text in value)
 
 
-def string_of(row: Row, key: str) -> str:
-    """Return a string that is not empty, white space allowed."""
+def string_of(row: Row, key: str, *, empty: bool = False) -> str:
+    """Return a string, white space allowed; an empty one only on request."""
     value = row.value.get(key)
-    if not isinstance(value, str) or not value:
-        raise wrong_field(row, key, "a non-empty string")
+    if not isinstance(value, str) or not (value or empty):
+        raise wrong_field(row, key, "a string" if empty else "a non-empty string")
     check_unicode(value, key, row.origin)
     return value
 
 
 def strings_of(row: Row, key: str, *, least: int) -> tuple[str, ...]:
-    """Return a list of at least `least` strings that are not empty."""
+    """Return a list of at least `least` strings, which may be empty."""
     value = row.value.get(key)
     if (
         not isinstance(value, list)
         or len(value) < least
-        or not all(isinstance(text, str) and text for text in value)
+        or not all(isinstance(text, str) for text in value)
     ):
-        raise wrong_field(row, key, f"a list of at least {least} non-empty strings")
+        raise wrong_field(row, key, f"a list of at least {least} strings")
     for text in value:
         check_unicode(text, key, row.origin)
     return tuple(value)
