@@ -378,6 +378,22 @@ def test_what_is_no_unit_vector_is_an_error_in_every_engine(
         embedder.encode_query("a")
 
 
+def test_equal_texts_are_computed_once(embedder: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    real = embedder._engine.embed
+
+    def counted(texts: Any) -> Any:
+        given.append(len(texts))
+        return real(texts)
+
+    monkeypatch.setattr(embedder._engine, "embed", counted)
+    vectors = embedder.encode_query(["", "a", "", "b", "a", ""])
+    assert given == [3]
+    np.testing.assert_array_equal(vectors[[0, 1, 0, 3, 1, 0]], vectors)
+    assert len({vector.tobytes() for vector in vectors}) == 3
+    assert embedder.encode_query([]).shape == (0, embedder.dim)
+
+
 def test_a_prefix_of_zeros_is_an_error_too(tmp_path: Path) -> None:
     arrays = random_arrays(tiny())
     arrays["down"][:8] = 0

@@ -20,15 +20,14 @@ from culet.architecture.embedding_config import check_width
 from culet.architecture.multimodal import SoftTokens
 from culet.checkpoints.checkpoint import EmbeddingCheckpoint
 from culet.checkpoints.folder import text_tokenizer
-from culet.errors import CheckpointError, InputError
+from culet.errors import InputError
 from culet.terminal.progress import Progress
 from culet.text.inputs import check_window, listed, several, title_and_text, windows
 from culet.text.prompts import Prompts
-from culet.vectors.similarity import unit
+from culet.vectors.similarity import check_unit, unit
 
 OnLong = Literal["truncate", "error"]
 _TITLES = "a title or a list of titles"
-_LENGTH_TOLERANCE = 1e-3
 WINDOW = 4096  # texts that are tokenized and sorted by length together
 
 
@@ -302,19 +301,18 @@ class Embedder:
             CheckpointError: If the weights give a vector that is not of unit length.
         """
         width = self._width(truncate_to)
-        vectors = np.empty((len(prepared.ids), width), dtype=np.float32)
-        for index, embedding in self._engine.embed(prepared.ids):
+        keys = [ids.tobytes() for ids in prepared.ids]
+        first = dict(zip(keys, prepared.ids, strict=True))  # equal texts are computed once
+        place, distinct = {key: row for row, key in enumerate(first)}, list(first.values())
+        rows = [place[key] for key in keys]
+        counts = np.bincount(rows, minlength=len(first))
+        vectors = np.empty((len(distinct), width), dtype=np.float32)
+        for index, embedding in self._engine.embed(distinct):
             vectors[index] = embedding if width == self.dim else unit(embedding[:, :width])
             if bar is not None:
-                bar.advance(len(index))
-        lengths = np.sqrt(np.einsum("be,be->b", vectors, vectors))
-        if not (np.abs(lengths - 1) <= _LENGTH_TOLERANCE).all():  # not so for NaN
-            wrong = lengths[~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE)]
-            raise CheckpointError(
-                f"{self.name} gives vectors of length {wrong[0]:g} where unit vectors are "
-                "expected; its weights or its config.json are damaged: take the model again"
-            )
-        return vectors
+                bar.advance(int(counts[index].sum()))
+        check_unit(vectors, self.name)
+        return vectors if len(distinct) == len(rows) else vectors[rows]
 
     def similarity(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Return the cosine of each row of a with each row of b, float32 [A, B].

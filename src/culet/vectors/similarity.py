@@ -9,13 +9,27 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from culet.errors import CheckpointError
+
 Vectors = NDArray[np.float32]
+_LENGTH_TOLERANCE = 1e-3
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Return vectors [..., E] of unit length, in their own precision; zeros stay zeros."""
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, 1e-12))
+
+
+def check_unit(vectors: Vectors, model: str) -> None:
+    """Raise CheckpointError unless each vector a model gave [B, E] is of unit length."""
+    lengths = np.sqrt(np.einsum("be,be->b", vectors, vectors))
+    wrong = lengths[~(np.abs(lengths - 1) <= _LENGTH_TOLERANCE)]  # NaN among them
+    if len(wrong):
+        raise CheckpointError(
+            f"{model} gives vectors of length {wrong[0]:g} where unit vectors are expected; its "
+            "weights or its config.json are damaged: take the model again"
+        )
 
 
 def unit_rows(vectors: Vectors) -> Vectors:
