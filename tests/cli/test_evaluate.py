@@ -139,3 +139,19 @@ def test_the_commands_of_the_docs_run(
     own = command.replace(" 512", " 64").replace(" 128", " 32")  # the double's widths
     code, out, err = run(*own.split())
     assert (code, "Near" in out) == (0, True), err
+
+
+def test_a_score_that_is_not_a_number_is_named_and_the_exit_code_is_1(
+    run: Run, tasks: Path, tmp_path: Path
+) -> None:
+    from evaluate_doubles import write_task
+
+    rows = [{"a": "red planet", "b": text, "score": 3} for text in ("bread", "mars", "")]
+    facts = {"type": "sts", "metric": "cosine_spearman", "languages": ["eng-Latn"]}
+    write_task(tasks / "Constant", **facts, files={"pairs.jsonl": rows})
+    code, out, _ = run("evaluate", tasks, "-o", tmp_path / "results")
+    assert code == 1
+    assert "failed: Constant: its score is not a number, so it is left out of all means: " in out
+    assert "all pairs have one score" in out
+    assert "nan" not in out
+    assert "mean of 1 tasks" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -333,4 +334,39 @@ def test_reranking_equals_mteb(vector: Any) -> None:
             vector,
             metric="map_at_1000",
         ),
+    )
+
+
+def test_empty_texts_are_scored_as_mteb_scores_them() -> None:
+    data, split = _retrieval(8, documents=40, repeats=True)
+    texts = tuple("" if n % 3 == 0 else text for n, text in enumerate(data.documents))
+    queries = ("", *data.queries[1:])
+    split = split | {
+        "corpus": split["corpus"].remove_columns("text").add_column("text", list(texts)),
+        "queries": split["queries"].remove_columns("text").add_column("text", list(queries)),
+    }
+    data = replace(data, documents=texts, queries=queries)
+    found = ours("retrieval", {"default": data}, grid, "ndcg_at_10")
+    k_values = (1, 3, 5, 10, 20, 100, 1000)
+    other = theirs(
+        AbsTaskRetrieval,
+        "Retrieval",
+        {"default": {"test": split}},
+        grid,
+        metric="ndcg_at_10",
+        k_values=k_values,
+    )
+    assert_same(found, other)
+
+
+def test_pairs_with_empty_texts_are_scored_as_mteb_scores_them() -> None:
+    a, b = _pairs(40, seed=3)
+    a[7], b[9], a[11], b[11] = "", "", "", ""
+    score = [float(n % 6) for n in range(40)]
+    rows = Dataset.from_dict({"sentence1": a, "sentence2": b, "score": score})
+    pairs = Pairs(tuple(a), tuple(b), tuple(score))
+    other = {"default": DatasetDict(test=rows)}
+    assert_same(
+        ours("sts", {"default": pairs}, grid, "cosine_spearman"),
+        theirs(AbsTaskSTS, "STS", other, grid, metric="cosine_spearman"),
     )

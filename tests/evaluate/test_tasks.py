@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,8 @@ def test_a_folder_without_tasks_is_refused(tmp_path: Path) -> None:
         ("sts", {"pairs.jsonl": "[1]\n"}, r":1: expected a JSON object, got \[1\]"),
         (
             "sts",
-            {"pairs.jsonl": [{"a": "x", "b": None}]},
-            r":1: expected a string under 'b', got None",
+            {"pairs.jsonl": [{"a": "x", "b": None, "score": 1}]},
+            r":1: expected a string under 'b'",
         ),
         (
             "sts",
@@ -275,3 +276,48 @@ def test_a_cut_off_gzip_file_is_refused(tmp_path: Path) -> None:
         InputError, match=r"pairs.jsonl.gz:\d+: cannot be read: Compressed file ended"
     ):
         read_task(folder)
+
+
+def _beir(folder: Path, *, header: bool = True, whole: bool = False) -> Path:
+    def ident(letter: str, number: int) -> Any:
+        return number if whole else f"{letter}{number}"
+
+    (folder / "qrels").mkdir(parents=True)
+    documents = [
+        {"_id": ident("d", 1), "title": "only a title", "text": ""},
+        {"_id": ident("d", 2), "title": "only a title too"},
+        {"_id": ident("d", 3), "title": "", "text": ""},
+        {"_id": ident("d", 4), "text": "a text", "metadata": {"url": "x"}},
+    ]
+    queries = [{"_id": ident("q", 7), "text": "q"}, {"_id": ident("q", 8), "text": "of train"}]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    judged = f"{ident('q', 7)}\t{ident('d', 1)}\t1\n"
+    head = "query-id\tcorpus-id\tscore\n" if header else ""
+    (folder / "qrels" / "test.tsv").write_text(head + judged)
+    (folder / "qrels" / "train.tsv").write_text(f"{head}{ident('q', 8)}\t{ident('d', 2)}\t1\n")
+    return folder
+
+
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_data_set_in_beirs_layout_is_a_retrieval_task(
+    tmp_path: Path, header: bool, whole: bool
+) -> None:
+    _beir(tmp_path / "scifact", header=header, whole=whole)
+    (info,) = list_tasks(tmp_path)
+    assert (info.name, info.type, info.metric, info.split) == (
+        "scifact",
+        "retrieval",
+        "ndcg_at_10",
+        "test",
+    )
+    data = read_task(info.folder).subsets["default"]
+    assert isinstance(data, RetrievalData)
+    q, d = ("", "") if whole else ("q", "d")
+    assert data.document_ids == (f"{d}1", f"{d}2", f"{d}3", f"{d}4")
+    assert data.titles == ("only a title", "only a title too", "", "")
+    assert data.documents == ("", "", "", "a text")
+    assert data.query_ids == (f"{q}7",)
+    assert data.qrels == {f"{q}7": {f"{d}1": 1}}

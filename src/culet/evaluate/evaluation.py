@@ -12,9 +12,11 @@ import numpy as np
 
 from culet.errors import InputError
 from culet.evaluate import protocols
+from culet.evaluate.degenerate import check_trainable, degenerate
 from culet.evaluate.encoding import Model, Settings, embed, narrow
 from culet.evaluate.protocols import Scores
 from culet.evaluate.tasks import (
+    WHOLE,
     ClassificationData,
     EvalTask,
     LabelledTexts,
@@ -37,6 +39,7 @@ class TaskResult:
         truncate_to: the kept width, None for the model's own.
         precision: of the vectors.
         seconds: spent on embedding and scoring.
+        degenerate: {subset: why its score means nothing}, for those where it does not.
         replicates: of each subset's main score, over bootstrap draws of its items; see
             `culet.evaluate.intervals`. Empty where a score cannot be drawn again.
     """
@@ -47,11 +50,40 @@ class TaskResult:
     precision: str
     seconds: float
     replicates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    degenerate: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def main_score(self) -> float:
         """The plain mean of the subsets' main scores, from 0 to 1 (-1 for correlations)."""
         return float(np.mean([scores["main_score"] for scores in self.subsets.values()]))
+
+    @property
+    def missing(self) -> str | None:
+        """Why there is no score, if one of the subsets has none: it is not a number."""
+        for subset, scores in self.subsets.items():
+            if not np.isfinite(scores["main_score"]):
+                of = "" if subset == WHOLE else f"the subset {subset}: "
+                why = self.degenerate.get(subset, "the model's similarities are all equal")
+                return f"{of}its score is not a number, so it is left out of all means: {why}"
+        return None
+
+    @property
+    def meaningless(self) -> str | None:
+        """Why the score means nothing, if that is so in one of the subsets."""
+        whole = [f"{'' if s == WHOLE else f'subset {s}: '}{w}" for s, w in self.degenerate.items()]
+        return "; ".join(whole) or None
+
+
+def mean_main_score(results: Sequence[TaskResult]) -> float:
+    """Return the mean main score of some tasks.
+
+    Raises:
+        InputError: if one of them has no score, which no mean may leave out.
+    """
+    for result in results:
+        if result.missing:
+            raise InputError(f"{result.info.name}: {result.missing}; a mean needs them all")
+    return sum(result.main_score for result in results) / len(results)
 
 
 def evaluate(
@@ -99,6 +131,8 @@ def evaluate_widths(
     embedding_seconds = 0.0
     # One generator for the whole task: MTEB's clusterings go on drawing from subset to subset.
     rng = random.Random(settings.seed)
+    found_degenerate = {s: degenerate(d, task.info.type) for s, d in task.subsets.items()}
+    degenerate_subsets = {subset: why for subset, why in found_degenerate.items() if why}
     for subset, whole in task.subsets.items():
         data, draws = _sampled(task.info, whole, rng, settings.seed)
         start = time.perf_counter()
@@ -123,6 +157,7 @@ def evaluate_widths(
             precision,
             embedding_seconds + seconds,
             replicates[place],
+            degenerate_subsets,
         )
         for place, ((width, precision), seconds) in enumerate(
             zip(variants, scoring_seconds, strict=True)
@@ -147,6 +182,7 @@ def _sampled(
             "is_cross_validation = true, which culet does not score; run it with mteb"
         )
     parts = cast(ClassificationData, data)
+    check_trainable(parts.train.labels, info.name)
     draws = protocols.draw_training_rows(
         parts.train.labels,
         samples_per_label=int(info.protocol.get("samples_per_label", 8)),

@@ -212,8 +212,15 @@ def print_report(
             _draw(table, out)
         else:
             print(table.markdown(), file=out)
+    for task, why in _meaningless(runs).items():
+        print(visible(f"the score of {task} means nothing: {why}"), file=out)
     for task, error in (failures or {}).items():
         print(visible(f"failed: {task}: {error}"), file=out)
+
+
+def _meaningless(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, str]:
+    found = [result for results in runs.values() for result in results]
+    return {result.info.name: result.meaningless for result in found if result.meaningless}
 
 
 def _shown(cell: str) -> str:

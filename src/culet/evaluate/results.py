@@ -20,6 +20,7 @@ from typing import Any
 from culet.errors import InputError
 from culet.evaluate.encoding import Model, Settings, TaskModel
 from culet.evaluate.evaluation import TaskResult, evaluate_widths
+from culet.evaluate.report import label
 from culet.evaluate.tasks import WHOLE, TaskInfo, chosen_subsets, list_tasks, read_task
 from culet.files.atomic import write_json
 from culet.files.fingerprint import of_folder
@@ -89,8 +90,12 @@ def evaluate_folder(
             failures[info.name] = f"{type(error).__name__}: {error}"
             continue
         skipped += [] if computed else [info.name]
-        results += found
         for result in found:
+            if (missing := result.missing) is not None:
+                column = f" ({label(result)})" if label(result) else ""
+                failures[info.name + column] = missing
+                continue
+            results.append(result)
             on_result(result)
     return Evaluation(tuple(results), tuple(skipped), failures)
 
@@ -128,12 +133,8 @@ class _Run:
             settings=self.settings,
         )
         for result, path in zip(found, paths, strict=True):
-            if not math.isfinite(result.main_score):
-                raise InputError(
-                    "its score is not a number, so it is left out of all means: all gold scores, "
-                    "or all that the model gives, are the same; correct the task or leave it out"
-                )
-            write_result(result, path, name=self.name, record=record)
+            if result.missing is None:
+                write_result(result, path, name=self.name, record=record)
         return found, True
 
 
@@ -223,12 +224,21 @@ def write_result(
         "kg_co2_emissions": None,
         "culet": {**(record or {}), "truncate_to": result.truncate_to}
         | {"precision": result.precision, "main_score": result.main_score}
-        | {"replicates": dict(result.replicates)},
+        | {"replicates": dict(result.replicates), "degenerate": dict(result.degenerate)},
     }
-    write_json(path, document, together=True)
+    write_json(path, _finite(document), together=True)
     meta = path.parent / "model_meta.json"
     if not meta.exists():
         write_json(meta, _model_meta(name, path.parent.name, result.truncate_to), together=True)
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with None for NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _model_meta(name: str, revision: str, width: int | None) -> dict[str, Any]:
@@ -294,6 +304,7 @@ def _result(document: Mapping[str, Any], info: TaskInfo) -> TaskResult:
         document["culet"]["precision"],
         document["evaluation_time"],
         {s: tuple(r) for s, r in document["culet"]["replicates"].items()},
+        document["culet"].get("degenerate", {}),
     )
 
 

@@ -7,6 +7,7 @@
 | classification | train.jsonl, test.jsonl | text, label |
 | clustering | test.jsonl | text, label |
 | retrieval | corpus.jsonl, queries.jsonl, qrels.tsv | id, title, text; id, text; three columns |
+| the same in BEIR's layout | qrels/test.tsv, no task.json | _id in place of id |
 | reranking | test.jsonl | query, positive, negative, grades (optional) |
 
 A task whose task.json lists `subsets` holds a `subset` field in every row, or, for retrieval,
@@ -23,11 +24,11 @@ from typing import Any
 
 from culet.errors import InputError
 from culet.files.fields import (
+    any_string_of,
     choice_of,
     id_of,
     label_of,
     number_of,
-    string_of,
     strings_of,
     wrong_field,
 )
@@ -131,13 +132,20 @@ def list_tasks(folder: Path | str) -> list[TaskInfo]:
     Raises:
         InputError: when the folder holds none, or one cannot be read.
     """
-    found = sorted(Path(folder).glob("*/task.json"))
+    inside = sorted(Path(folder).glob("*"))
+    found = [path for path in inside if (path / "task.json").is_file() or _is_beir(path)]
     if not found:
         raise InputError(
-            f"{folder}: expected a folder of task folders, each with a task.json, found none; "
-            "give the folder above the tasks"
+            f"{folder}: expected a folder of task folders, each with a task.json or in BEIR's "
+            "layout, found none; give the folder above the tasks"
         )
-    return [read_task_info(path.parent) for path in found]
+    return [read_task_info(path) for path in found]
+
+
+def _is_beir(folder: Path) -> bool:
+    """Return whether a folder is a data set in BEIR's layout, which has no task.json."""
+    corpus = any((folder / f"corpus.jsonl{end}").is_file() for end in ("", ".gz"))
+    return corpus and (folder / "qrels").is_dir() and not (folder / "task.json").exists()
 
 
 def read_task_info(folder: Path | str) -> TaskInfo:
@@ -147,6 +155,8 @@ def read_task_info(folder: Path | str) -> TaskInfo:
         InputError: when it is missing, not JSON, lacks a key or names an unknown type.
     """
     path = Path(folder) / "task.json"
+    if _is_beir(Path(folder)):
+        return TaskInfo(Path(folder).name, "retrieval", "ndcg_at_10", Path(folder))
     try:
         raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -246,13 +256,11 @@ def _by_subset(info: TaskInfo, name: str) -> dict[str, list[Row]]:
     return grouped
 
 
-def _text(row: Row, key: str) -> str:
-    """Return a text, which may be empty: MTEB scores such as well."""
-    return string_of(row, key, empty=True)
-
-
 def _pairs(rows: list[Row]) -> Pairs:
-    return Pairs(tuple(_text(row, "a") for row in rows), tuple(_text(row, "b") for row in rows))
+    return Pairs(
+        tuple(any_string_of(row, "a") for row in rows),
+        tuple(any_string_of(row, "b") for row in rows),
+    )
 
 
 def _scored_pairs(rows: list[Row]) -> Pairs:
@@ -266,7 +274,7 @@ def _labelled_pairs(rows: list[Row]) -> Pairs:
 
 
 def _labelled(rows: list[Row]) -> LabelledTexts:
-    texts = tuple(_text(row, "text") for row in rows)
+    texts = tuple(any_string_of(row, "text") for row in rows)
     return LabelledTexts(texts, tuple(label_of(row, "label") for row in rows))
 
 
@@ -277,7 +285,7 @@ def _classification(train: list[Row], test: list[Row]) -> ClassificationData:
 def _reranking(rows: list[Row]) -> RerankingData:
     positives = tuple(strings_of(row, "positive", least=1) for row in rows)
     return RerankingData(
-        tuple(_text(row, "query") for row in rows),
+        tuple(any_string_of(row, "query") for row in rows),
         positives,
         tuple(strings_of(row, "negative", least=0) for row in rows),
         tuple(_gains(row, len(right)) for row, right in zip(rows, positives, strict=True)),
@@ -288,12 +296,13 @@ def _retrieval(info: TaskInfo, subset: str) -> RetrievalData:
     folder = info.folder if subset == WHOLE else info.folder / subset
     corpus: dict[str, tuple[str, str]] = {}
     for row in read_rows([_packed_or_plain(folder / "corpus.jsonl")]):
-        title = row.value.get("title") or ""
-        corpus[id_of(row, "id", taken=corpus)] = (str(title), _text(row, "text"))
+        title = str(row.value.get("title") or "")
+        text = any_string_of(row, "text") if row.value.get("text") is not None or not title else ""
+        corpus[_id_of(row, taken=corpus)] = (title, text)
     queries: dict[str, str] = {}
     for row in read_rows([_packed_or_plain(folder / "queries.jsonl")]):
-        queries[id_of(row, "id", taken=queries)] = _text(row, "text")
-    qrels = _qrels(folder / "qrels.tsv", queries=queries, documents=corpus)
+        queries[_id_of(row, taken=queries)] = any_string_of(row, "text")
+    qrels = _qrels(_judgements(folder, info.split), queries=queries, documents=corpus)
     judged = {ident: text for ident, text in queries.items() if ident in qrels}
     if not corpus or not judged:
         raise InputError(f"{folder}: expected documents and judged queries, found none")
@@ -307,6 +316,18 @@ def _retrieval(info: TaskInfo, subset: str) -> RetrievalData:
     )
 
 
+def _id_of(row: Row, *, taken: Container[str]) -> str:
+    """Return the id of a document or a query, under `id` or, as in BEIR, under `_id`."""
+    return id_of(row, "_id" if "_id" in row.value and "id" not in row.value else "id", taken=taken)
+
+
+def _judgements(folder: Path, split: str) -> Path:
+    """Return the file of judgements: qrels.tsv, or qrels/<split>.tsv as in BEIR."""
+    given = any((folder / f"qrels.tsv{end}").exists() for end in ("", ".gz"))
+    beir = (folder / "qrels").is_dir() and not given
+    return folder / (f"qrels/{split}.tsv" if beir else "qrels.tsv")
+
+
 def _packed_or_plain(path: Path) -> Path:
     """Return a file of a task, or the gzipped one where only that is there."""
     packed = path.with_name(path.name + ".gz")
@@ -318,13 +339,14 @@ def _packed_or_plain(path: Path) -> Path:
 def _qrels(
     path: Path, *, queries: Container[str], documents: Container[str]
 ) -> dict[str, dict[str, int]]:
-    """Read tab-separated judgements (query-id, corpus-id, score) below one header line."""
+    """Read tab-separated judgements (query-id, corpus-id, score), below a header line if any."""
     qrels: dict[str, dict[str, int]] = {}
     path = _packed_or_plain(path)
     lines = text_lines(numbered_lines(path), str(path))
-    next(lines, None)
-    for origin, line in lines:
+    for number, (origin, line) in enumerate(lines):
         columns = line.rstrip("\r\n").split("\t")
+        if number == 0 and not (columns[0] in queries and columns[1:2] != ["corpus-id"]):
+            continue
         if len(columns) != 3:
             raise InputError(f"{origin}: expected 3 tab-separated columns, got {len(columns)}")
         query, document, text = columns

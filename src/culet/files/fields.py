@@ -36,11 +36,20 @@ def texts_of(row: Row, key: str) -> tuple[str, ...]:
     return tuple(text_of(Row({key: text}, row.origin), key) for text in value)
 
 
-def string_of(row: Row, key: str, *, empty: bool = False) -> str:
-    """Return a string, white space allowed; an empty one only on request."""
+def string_of(row: Row, key: str) -> str:
+    """Return a string that is not empty, white space allowed."""
     value = row.value.get(key)
-    if not isinstance(value, str) or not (value or empty):
-        raise wrong_field(row, key, "a string" if empty else "a non-empty string")
+    if not isinstance(value, str) or not value:
+        raise wrong_field(row, key, "a non-empty string")
+    check_unicode(value, key, row.origin)
+    return value
+
+
+def any_string_of(row: Row, key: str) -> str:
+    """Return a string, which may be empty."""
+    value = row.value.get(key)
+    if not isinstance(value, str):
+        raise wrong_field(row, key, "a string")
     check_unicode(value, key, row.origin)
     return value
 
@@ -68,8 +77,10 @@ def label_of(row: Row, key: str) -> str:
 
 
 def id_of(row: Row, key: str, *, taken: Container[str]) -> str:
-    """Return an id that is not taken by an earlier row."""
-    value = string_of(row, key)
+    """Return an id that is not taken by an earlier row; a whole number is written out."""
+    given = row.value.get(key)
+    whole = isinstance(given, int) and not isinstance(given, bool)
+    value = str(given) if whole else string_of(row, key)
     if value in taken:
         raise wrong_field(row, key, "an id of its own (an earlier row has it)")
     return value

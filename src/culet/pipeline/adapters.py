@@ -54,10 +54,9 @@ class Trial:
 
 def mean_score(checkpoint: Path, tasks: Path, device: str, threads: int | None = None) -> float:
     """Return the mean main score of some tasks, from 0 to 1."""
-    from culet.evaluate.evaluation import evaluate
+    from culet.evaluate.evaluation import evaluate, mean_main_score
     from culet.evaluate.tasks import list_tasks, read_task
     from culet.loading import load
 
     embedder = load(checkpoint, device=device, threads=threads)
-    scores = [evaluate(embedder, read_task(i.folder)).main_score for i in list_tasks(tasks)]
-    return sum(scores) / len(scores)
+    return mean_main_score([evaluate(embedder, read_task(i.folder)) for i in list_tasks(tasks)])

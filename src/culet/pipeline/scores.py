@@ -59,7 +59,7 @@ def watcher(
     import torch
 
     from culet.embedder import Embedder
-    from culet.evaluate.evaluation import evaluate
+    from culet.evaluate.evaluation import evaluate, mean_main_score
     from culet.evaluate.tasks import list_tasks, read_task
     from culet.runtime.pytorch import TorchEngine
 
@@ -72,11 +72,13 @@ def watcher(
             raise InputError(f"stage {stage.name} cannot be scored: it has no single checkpoint")
         engine = TorchEngine(model, device=device, dtype=getattr(torch, stage.config.compute_dtype))
         embedder = Embedder(read_embedding_model(init), engine, name=stage.name)
-        mean = sum(evaluate(embedder, task).main_score for task in tasks) / len(tasks)
-        say(
-            f"{stage.name}: after step {step} the mean score of {len(tasks)} tasks is "
-            f"{100 * mean:.2f}"
-        )
+        found = [evaluate(embedder, task) for task in tasks]
+        scored = [result for result in found if result.missing is None]
+        mean = f"{100 * mean_main_score(scored):.2f}" if scored else "not there"
+        say(f"{stage.name}: after step {step} the mean score of {len(scored)} tasks is {mean}")
+        for result in found:
+            if result.missing:
+                say(f"{stage.name}: {result.info.name} is not in that mean: {result.missing}")
 
     return watch
 
