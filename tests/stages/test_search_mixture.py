@@ -169,6 +169,37 @@ def test_a_killed_search_goes_on_and_ends_as_a_whole_one(tmp_path: Path, after: 
     assert found == whole
 
 
+@pytest.mark.parametrize(
+    ("where", "after"),
+    [*(("_suggest", n) for n in (0, 1, 2, 6, 7, 9)), *(("enqueue_trial", n) for n in range(3))],
+)
+def test_a_search_killed_while_it_decides_what_to_try_keeps_the_numbers_of_its_trials(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    after: int,
+) -> None:
+    import optuna
+
+    settings: dict[str, Any] = {"random": 2, "rounds": 2, "seed": 4}
+    whole = search(tmp_path / "whole", **settings)
+    owner = optuna.trial.Trial if where == "_suggest" else optuna.Study
+    known, calls = getattr(owner, where), 0
+
+    def killed_once(*args: Any, **given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            raise KeyboardInterrupt
+        return known(*args, **given)
+
+    monkeypatch.setattr(owner, where, killed_once)
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, **settings)
+    assert search(tmp_path, **settings) == whole
+    assert [point["number"] for point in whole["mixtures"]] == [0, 1, 2, 3, 4]
+
+
 @pytest.mark.usefixtures("draws")
 def test_the_same_seed_gives_the_same_search_and_a_finished_one_is_left_alone(
     tmp_path: Path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -57,7 +58,7 @@ def tried_mixtures(
         say(f"{name}: {missing} of {config.total} mixtures to try")
         _try_all(study, config, objective, state, half_done, name=name, say=say)
         study, half_done = _study(state), []
-    return [_point(trial) for trial in _complete(study)]
+    return [_point(number, trial) for number, trial in enumerate(_complete(study))]
 
 
 def _study(state: Path) -> optuna.Study:
@@ -81,22 +82,23 @@ def _prepare(study: optuna.Study, config: SearchMixtureConfig) -> list[int]:
     """Put the first mixtures in line, and return the trials that a killed run left half done."""
     from optuna.trial import TrialState
 
-    if not study.trials:
-        rng = np.random.default_rng([config.seed, 3])
-        alpha = np.full(len(config.sources), config.concentration)
-        start = np.array(config.start or [1.0] * len(config.sources))
-        draws = [("random", rng.dirichlet(alpha)) for _ in range(config.random)]
-        for kind, shares in [("given", start), *draws]:
-            point = _parameters(to_point(shares.tolist()))
-            study.enqueue_trial(point, user_attrs={"kind": kind})
+    rng = np.random.default_rng([config.seed, 3])
+    alpha = np.full(len(config.sources), config.concentration)
+    start = np.array(config.start or [1.0] * len(config.sources))
+    draws = [("random", rng.dirichlet(alpha)) for _ in range(config.random)]
+    # all are put in line before the first is tried; a kill may come between two of them
+    for kind, shares in [("given", start), *draws][len(study.trials) :]:
+        point = _parameters(to_point(shares.tolist()))
+        study.enqueue_trial(point, user_attrs={"kind": kind})
     half_done = []
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        if len(trial.params) == len(config.sources) - 1:
-            half_done.append(trial.number)
+    trials = study.get_trials(deepcopy=False)
+    for trial in trials:
+        if trial.state != TrialState.RUNNING:
             continue
-        study.tell(trial.number, state=TrialState.FAIL)  # it was not even known what to try
-        if planned := trial.system_attrs.get("fixed_params"):
-            study.enqueue_trial(planned, user_attrs=trial.user_attrs)
+        if _begun(trials[: trial.number]) < config.total:
+            half_done.append(trial.number)
+        else:  # one too many, which the killed run had no time to give up
+            study.tell(trial.number, state=TrialState.FAIL)
     return half_done
 
 
@@ -190,7 +192,15 @@ def _work(
         say(f"mixture {trial.number + 1}, {kind}: {np.mean(scores):.4f}")
 
     for number in half_done:
-        attempt(Trial(study, study.trials[number]._trial_id))
+        # It may have been killed before all of its shares were written down. What the sampler had
+        # proposed counts; where it had not come to that, it proposes the same from the same trials.
+        study.sampler = _sampler(config, _begun(study.get_trials(deepcopy=False)[:number]))
+        frozen = study.trials[number]
+        trial = Trial(study, frozen._trial_id)
+        trial._fixed_params = trial._fixed_params or _proposed(frozen.system_attrs)
+        for key, distribution in space.items():
+            trial._suggest(key, distribution)
+        attempt(trial)
     while True:
         begun = _begun(study.get_trials(deepcopy=False))
         study.sampler = _sampler(config, begun)
@@ -200,6 +210,13 @@ def _work(
             study.tell(trial, state=TrialState.FAIL)
             return
         attempt(trial)
+
+
+def _proposed(attributes: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the sampler proposed for a trial, as it leaves it in the journal, in parts."""
+    parts = {key: part for key, part in attributes.items() if "relative_params:" in key}
+    ordered = sorted(parts, key=lambda key: int(key.rpartition(":")[2]))
+    return dict(json.loads("".join(parts[key] for key in ordered) or "{}"))
 
 
 def _begun(trials: list[Any]) -> int:
@@ -245,10 +262,10 @@ def _complete(study: optuna.Study) -> list[Any]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _point(trial: Any) -> Point:
+def _point(number: int, trial: Any) -> Point:
     attributes = trial.user_attrs
     return Point(
-        trial.number,
+        number,
         attributes["kind"],
         tuple(attributes["shares"]),
         trial.value,
