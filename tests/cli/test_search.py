@@ -37,3 +37,14 @@ def test_search_says_what_was_left_out(run: Run, tmp_path: Path) -> None:
     (tmp_path / "b.bin").write_bytes(b"\0")
     err = run("search", tmp_path, "bread")[2]
     assert err.startswith("left out 1: b.bin")
+
+
+def test_several_folders_are_searched_at_once(run: Run, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"how to bake bread {name}")
+    code, out, err = run("search", tmp_path / "one", tmp_path / "two", "bread two", "--top-k", 1)
+    assert (code, err) == (0, "")
+    assert out.startswith(f" 1. {tmp_path / 'two' / 'a.txt'}:1  0.")
+    code, _, err = run("search", tmp_path / "one", tmp_path / "no", "bread")
+    assert (code, err.startswith(f"culet: {tmp_path / 'no'} does not exist")) == (2, True)

@@ -26,9 +26,11 @@ from culet.terminal.lines import say
 
 
 def search(
-    corpus: Annotated[Path, typer.Argument(help="A folder of text and code, a file, or a JSONL.")],
+    corpus: Annotated[
+        list[Path], typer.Argument(help="Folders of text and code, files, or a JSONL.")
+    ],
     question: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", help="How many places to show.")] = 5,
+    k: Annotated[int, typer.Option("-k", "--top-k", help="How many places to show.")] = 5,
     model: ModelOption = None,
     task: TaskOption = None,
     truncate_to: WidthOption = None,
@@ -37,6 +39,9 @@ def search(
         bool, typer.Option("--cache/--no-cache", help="Keep the vectors for the next search.")
     ] = True,
     field: Annotated[str, typer.Option(help="Field of a JSONL that holds the text.")] = "text",
+    gitignore: Annotated[
+        bool, typer.Option("--gitignore/--no-gitignore", help="Leave out what git ignores.")
+    ] = True,
     skip_bad: Annotated[bool, typer.Option(help="Leave out bad lines of a JSONL.")] = False,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -47,8 +52,9 @@ def search(
     from culet.cli.hits import hits_json, show_hits, show_skipped
     from culet.search.exact import search_corpus
 
-    if not corpus.exists():
-        raise InputError(f"{corpus} does not exist; expected a folder, a text file or a JSONL")
+    for path in corpus:
+        if not path.exists():
+            raise InputError(f"{path} does not exist; expected a folder, a text file or a JSONL")
     embedder = load_model(model, device, precision, threads)
     hits, read = search_corpus(
         embedder,
@@ -59,6 +65,7 @@ def search(
         truncate_to=truncate_to,
         text_field=field,
         on_bad_line="skip" if skip_bad else "error",
+        gitignore=gitignore,
         cached=cache,
         progress=False if quiet else None,
         report=say,
@@ -66,6 +73,7 @@ def search(
     if as_json:
         print_json(hits_json(hits, read, model=embedder.name, fingerprint=embedder.fingerprint))
         return
-    show_hits(hits, Console(), root=corpus if corpus.is_dir() else corpus.parent)
+    root = corpus[0] if corpus[0].is_dir() else corpus[0].parent
+    show_hits(hits, Console(), root=root if len(corpus) == 1 else None)
     if not quiet:
         show_skipped(read, Console(stderr=True))

@@ -15,31 +15,34 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from culet.errors import InputError
 from culet.files.rows import Row, is_json_lines, json_rows
 from culet.files.texts import text_row
 from culet.search.chunking import Kind, Span, divide
+from culet.search.gitignore import GitIgnore
+from culet.search.readable import readable
 from culet.terminal.tables import size
 
 TARGET_CHARS = 1200
 MAX_FILE_BYTES = 10_000_000
 _SNIFFED_BYTES = 8192
+_IGNORED = "ignored by a .gitignore"
 _IRREGULAR = "a pipe, a socket or a device, not a file"
 
 _KINDS: dict[Kind, str] = {
     "markdown": "md markdown mdx mkd",
     "rst": "rst",
-    "text": "txt text adoc asciidoc org tex log srt vtt",
+    "text": "txt text adoc asciidoc org tex log srt vtt csv tsv ipynb html htm xhtml",
     "code": (
         "py pyi pyx ipy c h cc cpp cxx hh hpp hxx cu cuh m mm rs go java kt kts scala groovy cs fs "
         "vb swift js mjs cjs jsx ts mts cts tsx vue svelte rb php pl pm lua r jl hs ml mli ex exs "
         "erl clj cljs lisp el scm rkt nim zig d dart sh bash zsh fish ps1 bat sql proto thrift "
-        "graphql html htm xml css scss less toml yaml yml ini cfg conf cmake mk gradle tf nix v "
+        "graphql xml css scss less toml yaml yml ini cfg conf cmake mk gradle tf nix v "
         "vhd sv asm s f f90 f95 pas ada cob"
     ),
 }
@@ -105,6 +108,7 @@ def read_corpus(
     target_chars: int = TARGET_CHARS,
     text_field: str = "text",
     on_bad_line: Literal["error", "skip"] = "error",
+    gitignore: bool = True,
 ) -> ChunkedCorpus:
     """Return the chunks of a folder, of one text file, or of a JSONL with one document per line.
 
@@ -115,6 +119,7 @@ def read_corpus(
             this size.
         text_field: The field of a JSONL that holds the text.
         on_bad_line: Whether a bad line of a JSONL is an error or is listed as skipped.
+        gitignore: Whether files of a folder that git would ignore are left out, and listed.
 
     Raises:
         InputError: The path does not exist or cannot be entered, or a line of a JSONL is bad.
@@ -123,7 +128,7 @@ def read_corpus(
     if target_chars < 1:
         raise InputError(f"target_chars must be at least 1, got {target_chars}")
     if path.is_dir():
-        return _read_folder(path, target_chars)
+        return _read_folder(path, target_chars, GitIgnore(path) if gitignore else None)
     if not path.is_file():
         what = f"is {_IRREGULAR}" if path.exists() else "does not exist"
         raise InputError(f"{path} {what}; expected a folder, a text file or a JSONL file")
@@ -135,11 +140,30 @@ def read_corpus(
     return ChunkedCorpus(tuple(chunks), (), 1)
 
 
-def _read_folder(root: Path, target_chars: int) -> ChunkedCorpus:
+def read_corpora(paths: Sequence[str | Path], **options: Any) -> ChunkedCorpus:
+    """Return the chunks of several folders or files, shown under the paths they were named by.
+
+    Arguments and errors are those of `read_corpus`; of one path, files are shown relative to it.
+    """
+    if len(paths) == 1:
+        return read_corpus(paths[0], **options)
     chunks: list[Chunk] = []
     skipped: list[Skipped] = []
     num_files = 0
-    for path in _walk(root):
+    for path in dict.fromkeys(map(Path, paths)):
+        one = read_corpus(path, **options)
+        root = path if path.is_dir() else path.parent
+        chunks += [replace(c, path=_shown(str(root / c.path))) for c in one.chunks]
+        skipped += [replace(s, path=_shown(str(root / s.path))) for s in one.skipped]
+        num_files += one.num_files
+    return ChunkedCorpus(tuple(chunks), tuple(skipped), num_files)
+
+
+def _read_folder(root: Path, target_chars: int, ignored: GitIgnore | None) -> ChunkedCorpus:
+    chunks: list[Chunk] = []
+    skipped: list[Skipped] = []
+    num_files = 0
+    for path in _walk(root, ignored):
         if isinstance(path, Skipped):
             skipped.append(path)
             continue
@@ -162,7 +186,7 @@ def _read_folder(root: Path, target_chars: int) -> ChunkedCorpus:
     return ChunkedCorpus(tuple(chunks), tuple(skipped), num_files)
 
 
-def _walk(root: Path) -> Iterator[Path | Skipped]:
+def _walk(root: Path, ignored: GitIgnore | None) -> Iterator[Path | Skipped]:
     failed: list[OSError] = []
     for folder, subfolders, files in os.walk(root, onerror=failed.append):
         places = [
@@ -172,12 +196,23 @@ def _walk(root: Path) -> Iterator[Path | Skipped]:
             and name not in _SKIPPED_FOLDERS
             and not os.path.exists(os.path.join(folder, name, "pyvenv.cfg"))
         ]
+        kept = []
+        for place in places:
+            if ignored is not None and ignored.ignores(Path(place), is_folder=True):
+                yield Skipped(_shown(os.path.relpath(place, root)), _IGNORED)
+            else:
+                kept.append(place)
+        places = kept
         subfolders[:] = [os.path.basename(place) for place in places if not os.path.islink(place)]
         for place in places:
             if os.path.islink(place):
                 name = _shown(os.path.relpath(place, root))
                 yield Skipped(name, "a link to a folder; name that folder itself to search it")
-        yield from (Path(folder, name) for name in sorted(files) if not name.startswith("."))
+        for path in (Path(folder, name) for name in sorted(files) if not name.startswith(".")):
+            if ignored is not None and ignored.ignores(path, is_folder=False):
+                yield Skipped(_shown(os.path.relpath(path, root)), _IGNORED)
+            else:
+                yield path
     for error in failed:
         reason = error.strerror or str(error)
         if Path(error.filename) == root:
@@ -199,8 +234,11 @@ def _is_empty(path: Path) -> bool:
 
 
 def _kind(path: Path) -> Kind | None:
+    """Return what a name says of a file; one without a suffix is text if it can be read as such."""
+    if not path.suffix:
+        return _KIND_OF_NAME.get(path.name.lower(), "text")
     known = _KIND_OF_SUFFIX.get(path.suffix.lower())
-    return known or _KIND_OF_NAME.get(path.stem.lower() if not path.suffix else path.name.lower())
+    return known or _KIND_OF_NAME.get(path.name.lower())
 
 
 def _read_file(path: Path, name: str, kind: Kind, target_chars: int) -> list[Chunk] | Skipped:
@@ -209,9 +247,11 @@ def _read_file(path: Path, name: str, kind: Kind, target_chars: int) -> list[Chu
         return Skipped(name, "a binary file")
     if isinstance(text, Skipped):
         return Skipped(name, text.reason)
+    made = readable(text, path.suffix.lower())
     lines = text.split("\n")
+    lines, numbers, kind = made or (lines, range(1, len(lines) + 1), kind)
     return [
-        Chunk(name, span.first + 1, span.last + 1, _title(name, kind, span), span.text)
+        Chunk(name, numbers[span.first], numbers[span.last], _title(name, kind, span), span.text)
         for span in divide(lines, kind, target_chars)
     ]
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from culet.errors import InputError
 from culet.files.fingerprint import of_texts
-from culet.search.documents import TARGET_CHARS, Chunk, ChunkedCorpus, read_corpus
+from culet.search.documents import TARGET_CHARS, Chunk, ChunkedCorpus, read_corpora
 from culet.search.vector_cache import Report, cache_path, with_cache
 from culet.terminal.progress import Progress
 from culet.vectors.nearest import highest
@@ -102,7 +102,7 @@ def search(
 
 def search_corpus(
     embedder: Embedder,
-    path: str | Path,
+    paths: str | Path | Sequence[str | Path],
     question: str,
     *,
     k: int = 10,
@@ -110,26 +110,31 @@ def search_corpus(
     truncate_to: int | None = None,
     text_field: str = "text",
     on_bad_line: Literal["error", "skip"] = "error",
+    gitignore: bool = True,
     cached: bool = True,
     progress: bool | None = None,
     report: Report = print,
 ) -> tuple[Hits, ChunkedCorpus]:
     """Read a corpus, search it, and return the hits with the corpus they came from.
 
-    Arguments are those of `read_corpus` and `search`; with `cached`, vectors are kept in the
+    Arguments are those of `read_corpora` and `search`; with `cached`, vectors are kept in the
     user's cache folder. Chunks are sized so that the model rarely has to cut one.
 
     Raises:
         InputError: As `read_corpus` and `search`, or there is nothing to search.
     """
-    path = Path(path)
+    places = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
     target_chars = min(TARGET_CHARS, _CHARS_PER_TOKEN * embedder.max_length)
-    corpus = read_corpus(
-        path, target_chars=target_chars, text_field=text_field, on_bad_line=on_bad_line
+    corpus = read_corpora(
+        places,
+        target_chars=target_chars,
+        text_field=text_field,
+        on_bad_line=on_bad_line,
+        gitignore=gitignore,
     )
     if not corpus.chunks:
         left_out = f"; {len(corpus.skipped)} files were left out" if corpus.skipped else ""
-        raise InputError(f"{path} has no text to search{left_out}")
+        raise InputError(f"{', '.join(map(str, places))}: no text to search{left_out}")
     hits = search(
         embedder,
         corpus.chunks,
@@ -137,7 +142,7 @@ def search_corpus(
         k=k,
         task=task,
         truncate_to=truncate_to,
-        cache=cache_path(embedder, path) if cached else None,
+        cache=cache_path(embedder, *places) if cached else None,
         progress=progress,
         report=report,
     )

@@ -40,10 +40,11 @@ class Computed(Protocol):
     precision: str
 
 
-def cache_path(embedder: Computed, corpus: Path) -> Path:
+def cache_path(embedder: Computed, *corpus: Path) -> Path:
     """Return the file for the vectors of this corpus under this model and precision."""
     made_by = f"{embedder.fingerprint}\0{embedder.backend}\0{embedder.precision}\0"
-    name = hashlib.sha256(made_by.encode() + os.fsencode(corpus.resolve())).hexdigest()[:24]
+    places = b"\0".join(os.fsencode(path.resolve()) for path in corpus)
+    name = hashlib.sha256(made_by.encode() + places).hexdigest()[:24]
     return cache_folder() / "search" / f"{name}.npz"
 
 
