@@ -132,7 +132,7 @@ def test_chunks_fit_the_model(tmp_path: Path) -> None:
 
 def test_a_corpus_without_text_says_what_was_left_out(tmp_path: Path) -> None:
     (tmp_path / "b.png").write_bytes(b"\0")
-    with pytest.raises(InputError, match="no text to search; 1 files were left out"):
+    with pytest.raises(InputError, match="no text to search; 1 file left out"):
         search_corpus(WordEmbedder(), tmp_path, "x")  # type: ignore[arg-type]
 
 

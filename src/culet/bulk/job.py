@@ -17,6 +17,7 @@ import numpy as np
 from culet.architecture.embedding_config import check_width
 from culet.files.texts import TextRow
 from culet.terminal.progress import Progress
+from culet.terminal.tables import counted
 from culet.text.inputs import windows
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def embed_to_file(
     )
     rest = writer.rest(rows)
     if writer.num_rows:
-        report(f"culet: going on after {writer.num_rows:,} vectors in {writer.part}")
+        report(f"culet: going on after {counted(writer.num_rows, 'vectors')} in {writer.part}")
     elif writer.resume:
         report(f"culet: there is nothing to resume in {writer.part}; beginning")
     first = writer.num_rows
@@ -101,7 +102,7 @@ def embed_to_file(
         if writer.kept is not None:
             kept = f"culet: the first {writer.num_rows:,} vectors are kept in {writer.kept}"
             report(f"{kept}; --resume goes on after them" if writer.can_resume else kept)
-    report(f"{writer.num_rows:,} vectors of {width} numbers in {writer.path}")
+    report(f"{counted(writer.num_rows, 'vectors')} of {width} numbers in {writer.path}")
 
 
 def embed_rows(

@@ -11,11 +11,13 @@ import typer
 
 from culet.cli.options import (
     DeviceOption,
+    JsonOption,
     ModelOption,
     PrecisionOption,
     QuietOption,
     ThreadsOption,
     load_model,
+    print_json,
 )
 from culet.errors import CheckpointError, InputError, need
 from culet.terminal.lines import say
@@ -58,6 +60,7 @@ def evaluate(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Score a model on evaluation tasks by MTEB's protocols."""
@@ -84,11 +87,35 @@ def evaluate(
     results, failed = _score(evaluation, embedder, tasks, out, widths, precisions, not quiet)
     columns[embedder.name] = results
     failures |= failed
-    evaluation.print_report(columns, failures=failures)
+    if as_json:
+        print_json(_facts(columns, failures, out))
+    else:
+        evaluation.print_report(columns, failures=failures)
     if results:
         say(f"results, computed in {embedder.precision} by {embedder.backend}, are in {out}")
     if failures:
         raise typer.Exit(1)
+
+
+def _facts(
+    columns: dict[str, list[TaskResult]], failures: dict[str, str], out: Path
+) -> dict[str, Any]:
+    """Return the scores of every model and what failed, as JSON."""
+    scores = [
+        {
+            "model": model,
+            "task": result.info.name,
+            "type": result.info.type,
+            "metric": result.info.metric,
+            "main_score": result.main_score,
+            "subsets": {name: dict(scores) for name, scores in result.subsets.items()},
+            "truncate_to": result.truncate_to,
+            "precision": result.precision,
+        }
+        for model, results in columns.items()
+        for result in results
+    ]
+    return {"folder": str(out), "scores": scores, "failures": failures}
 
 
 def _peer(name: str, device: str | None, precision: str | None, threads: int | None) -> Any:

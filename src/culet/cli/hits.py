@@ -18,13 +18,16 @@ _SHOWN_REASONS = 3
 _WORD = re.compile(r"\w{4,}")  # shorter ones are mostly grammar
 
 
-def show_hits(hits: Hits, console: Console, *, root: Path | None = None) -> None:
+def show_hits(
+    hits: Hits, console: Console, *, root: Path | None = None, weak_below: float = 0.0
+) -> None:
     """Print each hit: place and score, title, and its first lines with the question's words.
 
     Args:
         hits: The answer.
         console: Where it is printed.
         root: The folder of the corpus, so that the places shown can be opened from here.
+        weak_below: Hits of a lower score are marked as weak.
     """
     words = {word.lower() for word in _WORD.findall(hits.question)}
     for rank, hit in enumerate(hits.hits, start=1):
@@ -34,6 +37,8 @@ def show_hits(hits: Hits, console: Console, *, root: Path | None = None) -> None
             (f"{rank:>2}. ", "dim"), (path, "bold cyan"), (f":{_line_range(hit)}", "cyan")
         )
         head.append(f"  {hit.score:.3f}", style="bold green")
+        if hit.score < weak_below:
+            head.append(" weak", style="yellow")
         if chunk.id is not None:
             head.append(f"  {visible(chunk.id)}", style="dim")
         _print(console, head)
@@ -56,7 +61,9 @@ def show_skipped(corpus: ChunkedCorpus, console: Console) -> None:
     )
 
 
-def hits_json(hits: Hits, corpus: ChunkedCorpus, *, model: str, fingerprint: str) -> dict[str, Any]:
+def hits_json(
+    hits: Hits, corpus: ChunkedCorpus, *, model: str, fingerprint: str, weak_below: float = 0.0
+) -> dict[str, Any]:
     """Return a search as JSON: everything that was found and everything that was left out."""
     return {
         "question": hits.question,
@@ -64,10 +71,12 @@ def hits_json(hits: Hits, corpus: ChunkedCorpus, *, model: str, fingerprint: str
         "fingerprint": fingerprint,
         "num_files": corpus.num_files,
         "num_chunks": hits.num_chunks,
+        "weak_below": weak_below,
         "hits": [
             {
                 "rank": rank,
                 "score": round(hit.score, 6),
+                "weak": hit.score < weak_below,
                 "path": hit.chunk.path,
                 "first_line": hit.chunk.first_line,
                 "last_line": hit.chunk.last_line,

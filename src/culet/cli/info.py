@@ -15,8 +15,9 @@ def info(
     checkpoint: Annotated[
         str | None,
         typer.Argument(
+            envvar="CULET_MODEL",
             help="An embedding model, a decoder (folder or .gguf) or an encoder-decoder. "
-            "Default: the packaged model."
+            "Default: the packaged model.",
         ),
     ] = None,
     as_json: JsonOption = False,

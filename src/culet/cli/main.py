@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -21,6 +22,7 @@ from culet.cli.embed import embed
 from culet.cli.evaluate import evaluate
 from culet.cli.generate import generate
 from culet.cli.info import info
+from culet.cli.kept import cache
 from culet.cli.search import search
 from culet.cli.signals import exit_code_of
 from culet.cli.train import train
@@ -30,12 +32,29 @@ from culet.terminal.streams import prepare_streams
 app = typer.Typer(
     help="Train, evaluate and use small text-embedding models.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for verb in (embed, search, train, evaluate, info, corpus, generate):
-    app.command()(verb)
+_HELP: dict[Callable[..., None], tuple[str, tuple[str, ...]]] = {
+    embed: (
+        "runtime",
+        ("culet embed texts.txt -o vectors.npy", "echo 'a cut gem' | culet embed - --query"),
+    ),
+    search: (
+        "runtime",
+        ("culet search docs 'how does a run resume?'", "culet search src docs 'lock' -k 3 --json"),
+    ),
+    train: ("training", ("culet train recipe.toml", "culet train recipe.toml --dry-run")),
+    evaluate: ("evaluation", ("culet evaluate tasks", "culet evaluate tasks -m model --json")),
+    info: ("runtime", ("culet info", "culet info google/embeddinggemma-300m --json")),
+    corpus: ("corpora", ("culet corpus --list", "culet corpus python-docs --out data")),
+    generate: ("decoders", ("culet generate model -p 'Once upon a time'",)),
+    cache: ("runtime", ("culet cache", "culet cache clear")),
+}
+for verb, (page, examples) in _HELP.items():
+    lines = "\n".join(["Examples:", *(f"  {line}" for line in examples)])
+    app.command(epilog=f"\b\n{lines}\n\nMore: docs/{page}.md of culet's sources")(verb)
 
 
 def main() -> None:

@@ -21,14 +21,21 @@ TEXT_FILE = "A file (.txt: one text a line, .jsonl, .csv, .tsv, .parquet), or - 
 
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="Checkpoint folder or hub id. Default: the packaged model."),
+    typer.Option(
+        "--model",
+        "-m",
+        envvar="CULET_MODEL",
+        help="Checkpoint folder or hub id. Default: the packaged model.",
+    ),
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda or mps. Default: the best one.")]
 PrecisionOption = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16, int8 or int4. Default: the best of the device."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads. Default: one a core.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(envvar="CULET_THREADS", help="CPU threads. Default: one a core.")
+]
 WidthOption = Annotated[
     int | None, typer.Option("--truncate-to", help="A trained width. Default: the full one.")
 ]

@@ -31,6 +31,9 @@ def search(
     ],
     question: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", "--top-k", help="How many places to show.")] = 5,
+    weak_below: Annotated[
+        float, typer.Option(help="Hits of a lower score are marked as weak.")
+    ] = 0.3,
     model: ModelOption = None,
     task: TaskOption = None,
     truncate_to: WidthOption = None,
@@ -71,9 +74,10 @@ def search(
         report=say,
     )
     if as_json:
-        print_json(hits_json(hits, read, model=embedder.name, fingerprint=embedder.fingerprint))
+        names = {"model": embedder.name, "fingerprint": embedder.fingerprint}
+        print_json(hits_json(hits, read, **names, weak_below=weak_below))
         return
     root = corpus[0] if corpus[0].is_dir() else corpus[0].parent
-    show_hits(hits, Console(), root=root if len(corpus) == 1 else None)
+    show_hits(hits, Console(), root=root if len(corpus) == 1 else None, weak_below=weak_below)
     if not quiet:
         show_skipped(read, Console(stderr=True))

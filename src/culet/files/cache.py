@@ -8,21 +8,50 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import warnings
 import zlib
 from pathlib import Path
 
-from culet.errors import CheckpointError
+from culet.errors import CheckpointError, InputError
 from culet.files.atomic import new_file
+
+_KINDS = ("search", "weights", "compiled", "teachers", "files")
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder for culet: $XDG_CACHE_HOME/culet or ~/.cache/culet."""
+    """Return culet's cache folder: $CULET_CACHE, $XDG_CACHE_HOME/culet or ~/.cache/culet."""
+    if own := os.environ.get("CULET_CACHE"):
+        return Path(own)
     stated = os.environ.get("XDG_CACHE_HOME")
     if not stated and sys.platform == "win32":
         stated = os.environ.get("LOCALAPPDATA")
     return (Path(stated) if stated else Path.home() / ".cache") / "culet"
+
+
+def kept_bytes() -> dict[str, int]:
+    """Return how many bytes each kind of what is kept takes, by the name of its folder."""
+    sizes = {}
+    for kind in _KINDS:
+        files = [path for path in (cache_folder() / kind).rglob("*") if path.is_file()]
+        sizes[kind] = sum(path.stat().st_size for path in files)
+    return sizes
+
+
+def clear_cache() -> None:
+    """Remove what is kept. Other files in the folder, which culet did not write, stay.
+
+    Raises:
+        InputError: If something cannot be removed.
+    """
+    for kind in _KINDS:
+        try:
+            shutil.rmtree(cache_folder() / kind)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"cannot remove {error.filename}: {error.strerror}") from error
 
 
 def checksum(path: Path, *, but_last: int = 0) -> str:

@@ -19,6 +19,7 @@ from culet.files.fingerprint import of_texts
 from culet.search.documents import TARGET_CHARS, Chunk, ChunkedCorpus, read_corpora
 from culet.search.vector_cache import Report, cache_path, with_cache
 from culet.terminal.progress import Progress
+from culet.terminal.tables import counted
 from culet.vectors.nearest import highest
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def search_corpus(
         gitignore=gitignore,
     )
     if not corpus.chunks:
-        left_out = f"; {len(corpus.skipped)} files were left out" if corpus.skipped else ""
+        left_out = f"; {counted(len(corpus.skipped), 'files')} left out" if corpus.skipped else ""
         raise InputError(f"{', '.join(map(str, places))}: no text to search{left_out}")
     hits = search(
         embedder,

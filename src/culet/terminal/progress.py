@@ -20,7 +20,7 @@ from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 from culet.terminal.lines import visible
-from culet.terminal.tables import duration, measure
+from culet.terminal.tables import counted, duration, measure
 
 Field = int | float | str
 
@@ -150,8 +150,9 @@ class Progress:
         return ", ".join(parts)
 
     def _count(self) -> str:
-        of = "" if self.total is None else f"/{self.total:,}"
-        return f"{self.done:,}{of} {self.unit}"
+        if self.total is None:
+            return counted(self.done, self.unit)
+        return f"{self.done:,}/{counted(self.total, self.unit)}"
 
     def _summary(self, finished: bool) -> str:
         state = "" if finished else "stopped at "

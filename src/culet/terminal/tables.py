@@ -59,6 +59,11 @@ def size(num_bytes: float | None) -> str:
     return f"{num_bytes:.1f} TB"
 
 
+def counted(count: int, unit: str) -> str:
+    """Return a number with its unit, given in the plural: "1 vector", "2,000 vectors"."""
+    return f"{count:,} {unit.removesuffix('s') if count == 1 else unit}"
+
+
 def thousands(count: float | None, *, about: bool = False) -> str:
     """Return a count with thousands separators, or rounded such as "1.2 M"; "?" where unknown."""
     if count is None:
