@@ -123,6 +123,21 @@ def test_evaluate_shows_floors_beside_the_model(run: Run, tasks: Path, tmp_path:
     assert len(head) == 5
 
 
+def test_evaluate_answers_in_json(run: Run, tasks: Path, tmp_path: Path) -> None:
+    code, out, _ = run(
+        "evaluate", tasks, "-o", tmp_path / "results", "--json", "--beside", "letters"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert {(score["model"], score["task"]) for score in found["scores"]} >= {
+        ("letters", "Near"), ("words", "Near"),
+    }  # fmt: skip
+    for score in found["scores"]:
+        parts = [subset["main_score"] for subset in score["subsets"].values()]
+        assert score["main_score"] == pytest.approx(sum(parts) / len(parts))
+    assert (found["failures"], found["folder"]) == ({}, str(tmp_path / "results"))
+
+
 DOCS = Path(__file__).parents[2] / "docs" / "evaluation.md"
 
 

@@ -99,6 +99,7 @@ def test_json_holds_everything_found_and_left_out() -> None:
         {
             "rank": 1,
             "score": 0.98765,
+            "weak": False,
             "path": "docs/a.md",
             "first_line": 3,
             "last_line": 6,

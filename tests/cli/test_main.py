@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from word_embedder import WordEmbedder
+
+from culet import loading
+from culet.errors import CheckpointError
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -16,6 +22,79 @@ def test_help_lists_the_verbs_and_version_prints_one_line(run: Run) -> None:
     assert code == 0
     assert all(verb in out for verb in ("embed", "search", "train", "evaluate", "info"))
     assert run("--version") == (0, "culet 0.1.0\n", "")
+
+
+VERBS = ("embed", "search", "train", "evaluate", "info", "corpus", "generate", "cache")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_page_of_help_has_an_example_and_names_a_page_of_the_docs(
+    run: Run, verb: str
+) -> None:
+    code, out, _ = run(verb, "-h")
+    assert (code, run(verb, "--help")[1]) == (0, out)
+    assert f"\n  Examples:\n    culet {verb}" in out
+    (page,) = re.findall(r"docs/(\w+\.md)", out)
+    assert (Path(__file__).parents[2] / "docs" / page).is_file()
+
+
+def test_short_names_of_help_and_version(run: Run) -> None:
+    assert run("-h") == run("--help")
+    assert run("-V") == run("--version")
+
+
+def test_the_environment_names_model_and_threads(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[object, object]] = []
+
+    def load(model: object, **options: object) -> WordEmbedder:
+        seen.append((model, options["threads"]))
+        return WordEmbedder()
+
+    monkeypatch.setenv("CULET_MODEL", "some/model")
+    monkeypatch.setenv("CULET_THREADS", "3")
+    monkeypatch.setattr(loading, "load", load)
+    run("embed", "-t", "mars")
+    run("embed", "-t", "mars", "-m", "another", "--threads", 1)
+    assert seen == [("some/model", 3), ("another", 1)]
+    code, _, err = run("info")
+    assert (code, "some/model" in err) == (2, True)
+
+
+def test_the_cache_has_a_size_and_can_be_cleared(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CULET_CACHE", str(tmp_path / "kept"))
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    run("search", tmp_path / "a.txt", "bread")
+    other = tmp_path / "kept" / "of another program"
+    other.write_text("stays")
+    found = json.loads(run("cache", "--json")[1])
+    assert (found["folder"], found["bytes"]["search"] > 0) == (str(tmp_path / "kept"), True)
+    code, out, _ = run("cache")
+    assert (code, str(tmp_path / "kept") in out, "total" in out) == (0, True, True)
+    code, _, err = run("cache", "clear")
+    assert (code, err.startswith("removed ")) == (0, True)
+    assert not any(json.loads(run("cache", "size", "--json")[1])["bytes"].values())
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == [other.name]
+
+
+def test_quiet_says_errors_only_and_verbose_all_names(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out.npy"
+    assert run("embed", "-t", "mars", "-o", out) == (0, "", f"1 vector of 64 numbers in {out}\n")
+    assert run("embed", "-t", "mars", "-o", out, "--overwrite", "-q") == (0, "", "")
+    assert run("embed", "-q", "nowhere.txt")[2].startswith("culet: nowhere.txt is not a file")
+
+    def load(*_: object, **__: object) -> None:
+        error = CheckpointError("missing a and 6 more")
+        error.add_note("missing: a, b, c, d, e, f, g")
+        raise error
+
+    monkeypatch.setattr(loading, "load", load)
+    assert run("embed", "-t", "x")[2] == "culet: missing a and 6 more\n"
+    err = run("-v", "embed", "-t", "x")[2]
+    assert err == "culet: missing a and 6 more\nmissing: a, b, c, d, e, f, g\n"
 
 
 def test_an_unknown_option_names_itself(run: Run) -> None:

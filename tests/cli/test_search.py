@@ -48,3 +48,14 @@ def test_several_folders_are_searched_at_once(run: Run, tmp_path: Path) -> None:
     assert out.startswith(f" 1. {tmp_path / 'two' / 'a.txt'}:1  0.")
     code, _, err = run("search", tmp_path / "one", tmp_path / "no", "bread")
     assert (code, err.startswith(f"culet: {tmp_path / 'no'} does not exist")) == (2, True)
+
+
+def test_weak_hits_are_marked(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("how to bake bread")
+    (tmp_path / "b.txt").write_text("venus and mars")
+    out = run("search", tmp_path, "bake bread", "--weak-below", 0.3)[1]
+    heads = [line for line in out.splitlines() if ".txt:" in line]
+    assert [head.endswith(" weak") for head in heads] == [False, True]
+    found = json.loads(run("search", tmp_path, "bake bread", "--json")[1])
+    assert [hit["weak"] for hit in found["hits"]] == [False, True]
+    assert found["weak_below"] == 0.3

@@ -9,6 +9,7 @@ import pytest
 
 from culet import errors
 from culet.errors import Interrupted
+from culet.terminal.lines import show
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -28,6 +29,7 @@ def test_train_hands_recipe_and_overrides_on(
     pipeline.run_recipe = run_recipe  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "culet.pipeline", pipeline)
     asked = {"dry_run": True, "begin": "mine", "only": "merge", "status": True}
+    asked |= {"as_json": False, "say": show}
     flags = ["--dry-run", "--from", "mine", "--only", "merge", "--status"]
     code, _, _ = run("train", recipe, "--set", "a.b=1", "--set", "c=2", *flags)
     assert (code, seen) == (3, [recipe, ["a.b=1", "c=2"], asked])
@@ -61,3 +63,9 @@ def test_an_interrupted_run_says_once_where_it_stopped(
     (tmp_path / "recipe.toml").touch()
     monkeypatch.setattr(pipeline, "run_recipe", stopped)
     assert run("train", tmp_path / "recipe.toml") == (130, "", "culet: stopped after step 3 of 9\n")
+
+
+def test_json_is_for_what_is_shown_and_not_for_a_run(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").touch()
+    code, _, err = run("train", tmp_path / "recipe.toml", "--json")
+    assert (code, "--json is for --dry-run and --status" in err) == (2, True)

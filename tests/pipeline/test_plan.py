@@ -97,6 +97,23 @@ def test_every_stage_that_computes_has_tokens_before_anything_has_run(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_dry_run_and_the_status_are_said_as_json_too(tmp_path: Path, quick: list[str]) -> None:
+    recipe, said = make(tmp_path), []
+    assert run_recipe(recipe, dry_run=True, as_json=True, say=said.append) == 0
+    table, _ = planned(recipe)
+    found = json.loads("\n".join(said))
+    assert [stage["stage"] for stage in found["stages"]] == list(read_recipe(recipe).stages)
+    assert all(stage["state"] == "new" and stage["runs"] for stage in found["stages"])
+    for stage in found["stages"]:
+        steps = table[stage["stage"]][1]
+        assert thousands(stage["steps"]) == steps or stage["steps"] is None
+    said.clear()
+    assert run_recipe(recipe, status=True, as_json=True, say=said.append) == 0
+    found = json.loads("\n".join(said))
+    assert {stage["state"] for stage in found["stages"]} == {"new"}
+    assert {stage["step"] for stage in found["stages"]} == {None}
+
+
 def test_what_stages_have_yet_to_make_is_looked_at_where_it_comes_from(tmp_path: Path) -> None:
     path = make(tmp_path)
     stages = read_recipe(path).stages

@@ -6,6 +6,7 @@ was moved aside, of a like stage of the same run. Otherwise they are the stage's
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,16 +65,12 @@ class Planned:
         )
 
 
-def plan(recipe: Recipe, selected: Sequence[str]) -> list[str]:
-    """Return the lines of a table of what would run, and of what it would take in all."""
+def plan(recipe: Recipe, selected: Sequence[str], *, as_json: bool = False) -> list[str]:
+    """Return the lines of a table, or of JSON, of what would run, and what it would take in all."""
     known = standings(recipe)
-    ready = {n for n, s in known.items() if n not in selected or s.state == "finished"}
-    forecast = Forecast(recipe, ready)
-    planned = {
-        name: _planned(stage, forecast.of(stage), recipe)
-        for name, stage in recipe.stages.items()
-        if name in selected and known[name].state != "finished"
-    }
+    planned = _all_planned(recipe, selected, known)
+    if as_json:
+        return _json(recipe, selected, known, planned)
     rows: list[Sequence[str]] = [("stage", "would", "steps", "tokens", "time", "disk")]
     rows += [_row(n, known[n], planned.get(n)) for n in recipe.stages if n in selected]
     scores = recipe.evaluate is not None and "evaluate" in selected
@@ -88,6 +85,40 @@ def plan(recipe: Recipe, selected: Sequence[str]) -> list[str]:
             f"tokens of {', '.join(bounds)}: the most there can be; its texts are not there"
         )
     return lines + _in_all(recipe, planned, scores=scores)
+
+
+def _json(
+    recipe: Recipe,
+    selected: Sequence[str],
+    known: Mapping[str, Standing],
+    planned: Mapping[str, Planned],
+) -> list[str]:
+    """Return the lines of the JSON; null where something is not known."""
+    stages = []
+    for name in (n for n in recipe.stages if n in selected):
+        facts: dict[str, Any] = {"stage": name, "state": known[name].state, "runs": name in planned}
+        if (p := planned.get(name)) is not None:
+            disk = p.estimate.disk
+            facts |= {"steps": p.steps, "tokens": p.tokens, "tokens_at_most": p.at_most}
+            facts |= {"seconds": p.seconds, "seconds_basis": p.basis or None}
+            facts |= {"disk_bytes": None if disk is None else disk.peak}
+        stages.append(facts)
+    needs = fullest([p.estimate.disk for p in planned.values() if p.estimate.disk is not None])
+    whole = {"stages": stages, "evaluates": recipe.evaluate is not None and "evaluate" in selected}
+    return json.dumps(whole | {"disk_bytes": needs}, indent=2).split("\n")
+
+
+def _all_planned(
+    recipe: Recipe, selected: Sequence[str], known: Mapping[str, Standing]
+) -> dict[str, Planned]:
+    """Return what each stage would take that would run."""
+    ready = {n for n, s in known.items() if n not in selected or s.state == "finished"}
+    forecast = Forecast(recipe, ready)
+    return {
+        name: _planned(stage, forecast.of(stage), recipe)
+        for name, stage in recipe.stages.items()
+        if name in selected and known[name].state != "finished"
+    }
 
 
 def _row(name: str, standing: Standing, planned: Planned | None) -> tuple[str, ...]:

@@ -39,6 +39,7 @@ def run_recipe(
     begin: str | None = None,
     only: str | None = None,
     status: bool = False,
+    as_json: bool = False,
     say: Callable[[str], None] = show,
 ) -> int:
     """Run every stage of a recipe that is not finished, then score the models.
@@ -53,6 +54,7 @@ def run_recipe(
             and data, which may have moved or gone.
         only: Run this stage and no other; those above it are taken as they lie there.
         status: Say what lies in the folders, and run nothing.
+        as_json: Say what would run, or what lies there, as JSON.
         say: Takes lines for the person watching.
 
     Raises:
@@ -66,17 +68,13 @@ def run_recipe(
     if status:
         from culet.pipeline.status import status as table
 
-        for line in table(recipe):
-            say(line)
-        return 0
+        return _say_all(table(recipe, as_json=as_json), say)
     selected = select(recipe, begin=begin, only=only)
     check_inputs(recipe, selected)
     if dry_run:
         from culet.pipeline.plan import plan
 
-        for line in plan(recipe, selected):
-            say(line)
-        return 0
+        return _say_all(plan(recipe, selected, as_json=as_json), say)
     began = time.monotonic()
     failures: Mapping[str, str] = {}
     with _joined(recipe) as world, _held(recipe, world):
@@ -91,6 +89,12 @@ def run_recipe(
         f"{stage.output()}"
     )
     return 1 if failures else 0
+
+
+def _say_all(lines: Sequence[str], say: Callable[[str], None]) -> int:
+    for line in lines:
+        say(line)
+    return 0
 
 
 def select(recipe: Recipe, *, begin: str | None, only: str | None) -> list[str]:

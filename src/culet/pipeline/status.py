@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,40 @@ _STATES = {
 }
 
 
-def status(recipe: Recipe) -> list[str]:
-    """Return the lines of a table: stage, kind, state, step, last loss, when, size."""
+def status(recipe: Recipe, *, as_json: bool = False) -> list[str]:
+    """Return the lines of a table, or of JSON: stage, kind, state, step, last loss, when, size."""
+    if as_json:
+        return _json(recipe)
     rows: list[tuple[str, ...]] = [("stage", "kind", "state", "step", "loss", "when", "size")]
     known = standings(recipe)
     rows += [_row(stage, known[name]) for name, stage in recipe.stages.items()]
     damage = [f"{name}: {s.found.damage}" for name, s in known.items() if s.found.damage]
     return aligned(rows) + damage
+
+
+def _json(recipe: Recipe) -> list[str]:
+    """Return the lines of the JSON; null where something is not known."""
+    stages = []
+    for name, standing in standings(recipe).items():
+        stage = recipe.stages[name]
+        log = read_log(stage.folder / "log.jsonl")
+        last: dict[str, Any] = log[-1] if log else {}
+        files = [file for file in stage.folder.rglob("*") if file.is_file()]
+        stages.append(
+            {
+                "stage": name,
+                "kind": stage.kind.name,
+                "state": standing.state,
+                "step": last.get("step"),
+                "steps": getattr(stage.config, "steps", None),
+                "loss": last.get("loss"),
+                "written": max((file.stat().st_mtime for file in files), default=None),
+                "bytes": sum(file.stat().st_size for file in files),
+                "folder": str(stage.folder),
+                "damage": standing.found.damage or None,
+            }
+        )
+    return json.dumps({"stages": stages}, indent=2).split("\n")
 
 
 def _row(stage: Stage, standing: Standing) -> tuple[str, ...]:
