@@ -41,7 +41,7 @@ def test_resume_with_nothing_to_go_on_with_begins(run: Run, tmp_path: Path) -> N
         0,
         [
             f"culet: there is nothing to resume in {out}.part; beginning",
-            f"1 vectors of 64 numbers in {out}",
+            f"1 vector of 64 numbers in {out}",
         ],
     )
     assert np.load(out).shape == (1, 64)
