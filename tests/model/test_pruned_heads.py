@@ -50,7 +50,7 @@ def rows(weight: np.ndarray, heads: tuple[int, ...]) -> np.ndarray:
 
 
 def full_and_pruned() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return weights whose closed heads write nothing, and the same without these heads."""
+    """Return weights whose closed heads write next to nothing, and the same without these heads."""
     full = random_arrays(FULL)
     pruned = dict(full)
     for layer, (heads, kv_heads) in enumerate(OPEN):
@@ -61,7 +61,8 @@ def full_and_pruned() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         pruned[f"{name}.out"] = np.ascontiguousarray(rows(columns, heads).T)
         closed = [head for head in range(4) if head not in heads]
         for head in closed:
-            columns[head * 16 : (head + 1) * 16] = 0  # a view: zeroes columns of `out`
+            # a view of columns of `out`; not 0, because a matrix of zeros is refused
+            columns[head * 16 : (head + 1) * 16] *= 1e-9
     return full, pruned
 
 

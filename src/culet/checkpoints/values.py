@@ -63,7 +63,7 @@ def _of_tensor(tensor: Tensor) -> list[str]:
         largest = max(largest, sizes.max())
         empty.append(first + np.flatnonzero(sizes == 0))
         first += len(piece)
-    if len(tensor.shape) < 2:  # norms may begin at 0
+    if len(tensor.shape) < 2 or 0 in tensor.shape:  # norms may begin at 0; layers without heads
         return []
     if largest < _SMALLEST:
         what = "zeros only, as after a download or copy that stopped early"
