@@ -395,4 +395,4 @@ def test_the_verb_builds_and_exits_with_1_where_a_package_is_left_out(
     assert (code, json.loads(out)[0]["counts"]["pairs"]) == (0, 3)
     code, _, err = call(*common, "--package", "nothing")
     assert code == 1
-    assert "1 packages are left out; the manifest says why" in err
+    assert "1 package left out; the manifest says why" in err

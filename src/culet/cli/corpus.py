@@ -11,7 +11,7 @@ import typer
 
 from culet.cli.options import JsonOption, QuietOption, print_json
 from culet.errors import InputError
-from culet.terminal.lines import say, show
+from culet.terminal.lines import complain, say, show
 from culet.terminal.tables import counted
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _report(corpora: Iterable[tuple[Corpus, Built]], as_json: bool) -> None:
     if as_json:
         print_json(results)
     if left := sum(len(result.get("left_out", ())) for result in results):
-        say(f"{counted(left, 'packages')} left out; the manifest says why")
+        complain(f"{counted(left, 'packages')} left out; the manifest says why")
         raise typer.Exit(1)
 
 
