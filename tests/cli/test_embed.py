@@ -103,6 +103,6 @@ def test_bad_rows_are_left_out_when_asked_to_be(run: Run, tmp_path: Path) -> Non
     path.write_text('{"text": "mars"}\n{"text": 3}\n{"text": "venus"}\n')
     code, _, err = run("embed", path)
     assert (code, "in.jsonl:2: expected a string" in err) == (2, True)
-    code, out, err = run("embed", path, "--skip-bad")
+    code, out, err = run("embed", path, "--skip-bad", "-q")
     assert (code, [json.loads(line)["text"] for line in out.splitlines()]) == (0, ["mars", "venus"])
     assert err.startswith(f"left out: {path}:2: expected a string under 'text', got int")

@@ -82,7 +82,7 @@ def test_what_was_left_out_is_counted_with_examples() -> None:
     show_skipped(ChunkedCorpus((), skipped, 0), Console(file=stream, width=200))
     assert stream.getvalue() == (
         "left out 5: 0.bin (a binary file); 1.bin (a binary file); 2.bin (a binary file); "
-        "and 2 more\n"
+        "and 2 more, all with --json\n"
     )
 
 

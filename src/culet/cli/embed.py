@@ -25,7 +25,7 @@ from culet.cli.options import (
     write_json,
 )
 from culet.errors import InputError
-from culet.terminal.lines import say
+from culet.terminal.lines import complain, say
 
 if TYPE_CHECKING:
     from culet.bulk.output import EmbeddingWriter
@@ -138,7 +138,7 @@ def _rows(
     if source is None:
         return iter([TextRow(given_text(item)) for item in text or ()])
     rows = partial(read_texts, source, field=field or "text", titles_field=titles_field)
-    return rows(on_bad=lambda error: say(f"left out: {error}")) if skip_bad else rows()
+    return rows(on_bad=lambda error: complain(f"left out: {error}")) if skip_bad else rows()
 
 
 def _writer(

@@ -55,7 +55,7 @@ def show_skipped(corpus: ChunkedCorpus, console: Console) -> None:
         return
     examples = [visible(f"{item.path} ({item.reason})") for item in corpus.skipped[:_SHOWN_REASONS]]
     more = len(corpus.skipped) - len(examples)
-    listed = "; ".join(examples) + (f"; and {more} more" if more > 0 else "")
+    listed = "; ".join(examples) + (f"; and {more} more, all with --json" if more > 0 else "")
     console.print(
         f"left out {len(corpus.skipped)}: {listed}", style="dim", markup=False, highlight=False
     )
