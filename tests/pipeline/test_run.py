@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import resource
 import shutil
 import subprocess
@@ -15,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 from evaluate_doubles import write_task
-from training_doubles import toy_rows, write_lines
+from training_doubles import checkpoint, toy_rows, write_lines
 
 import culet
-from culet.errors import InputError, RecipeError
+from culet.errors import CuletError, InputError, RecipeError
 from culet.evaluate import results
 from culet.files.atomic import locked
 from culet.pipeline import read_recipe, run_recipe
@@ -563,3 +564,20 @@ def test_a_recipe_needs_a_folder_to_run_in_and_tasks_to_evaluate(recipe: Path) -
     recipe.write_text("[start]" + text.partition("[start]")[2])
     with pytest.raises(RecipeError, match=r"needs a section \[run\] with a folder"):
         read_recipe(recipe)
+
+
+def test_a_dry_run_refuses_what_the_run_refuses(recipe: Path, tmp_path: Path) -> None:
+    def refused(*overrides: str) -> str:
+        with pytest.raises(CuletError) as dry:
+            run_recipe(recipe, overrides, dry_run=True, say=lambda line: None)
+        return str(dry.value)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    assert str(other) in refused(f"prefinetune.init={other}")
+    # the model that stage start has yet to make is 16 wide
+    assert "loss.widths must name the full width 16" in refused("prefinetune.loss.widths=[64,8]")
+    write_lines(tmp_path / "pairs.jsonl", [{"question": "q", "answer": "p"}] * 9)
+    message = refused(f"prefinetune.init={checkpoint(tmp_path / 'model')}")
+    assert "the row has question, answer; culet reads query (or anchor)" in message

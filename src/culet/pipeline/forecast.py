@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from culet.errors import CuletError, InputError
+from culet.errors import CuletError, InputError, RecipeError
 from culet.files.rows import data_files
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
@@ -44,6 +44,8 @@ class Forecast:
                 config = contract.settle(config, stage.inputs)
             try:
                 found = contract.estimate(config, context)
+            except RecipeError:  # the shape that it will be given does not go with its settings
+                raise
             except CuletError:
                 found = Estimate()  # the stage reports what does not fit
             self._estimates[stage.name] = found

@@ -18,8 +18,9 @@ EVALUATE = "evaluate"
 def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
     """Raise InputError for data or tasks that are not there, before hours are spent without.
 
-    The same goes for widths that are to be scored and will not be trained. What a stage that is
-    left out should have made is looked for too.
+    So is what a stage would refuse from its settings and the folders it reads, as far as these are
+    there. The same goes for widths that are to be scored and will not be trained. What a stage that
+    is left out should have made is looked for too.
     """
     for name in selected:
         if name == EVALUATE:
@@ -34,10 +35,18 @@ def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
         for above in stage.needs:
             if above not in selected:
                 _finished(recipe.stages[above], needed_by=name)
+        if not set(stage.needs) & set(selected):  # all that it reads lies there
+            _check_settings(stage)
     if recipe.evaluate is not None:
         scores.check_tasks(recipe.evaluate)
         if EVALUATE in selected:
             scores.check_widths(recipe, recipe.evaluate, selected)
+
+
+def _check_settings(stage: Stage) -> None:
+    config = stage.contract.settle(stage.config, stage.inputs)
+    inputs = {key: path or getattr(config, key, None) for key, path in stage.inputs.items()}
+    stage.contract.check(config, inputs)
 
 
 def _records(stage: Stage) -> set[Path]:

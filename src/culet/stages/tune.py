@@ -24,6 +24,7 @@ from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.collate import PairBatch
 from culet.data.batches.sources import Batcher, Source, read_source
 from culet.data.reading import check_teaches
+from culet.data.records import stream_records
 from culet.data.teacher_vectors import MANIFEST
 from culet.errors import InputError, RecipeError
 from culet.files.rows import data_files
@@ -33,7 +34,7 @@ from culet.model.weights import from_arrays, to_arrays
 from culet.stages.contract import Contract, Input, Inputs, Job, of_content
 from culet.stages.folder import StageFolder
 from culet.stages.provenance import provenance
-from culet.stages.tune_settings import TuneConfig, estimate, hard_negatives, settle
+from culet.stages.tune_settings import TuneConfig, estimate, hard_negatives, settle, trained_widths
 from culet.text.prompts import Prompts
 from culet.train.averaging import saved, step_name, superseded
 from culet.train.contrastive_step import (
@@ -59,7 +60,7 @@ def run(
     """
     name, say = job.name, job.say
     start = read_embedding_model(init)
-    widths = trained_widths(config, start)
+    widths = trained_widths(config, start.config)
     prompts = Prompts.from_names(start.prompts)
     sources = _read_sources(config, prompts, say=say, name=name)
     batcher = _batcher(config, sources, prompts, start)
@@ -122,22 +123,6 @@ def _train(
     return _in_one_piece(model, config, start), session
 
 
-def trained_widths(config: TuneConfig, start: EmbeddingCheckpoint) -> tuple[int, ...]:
-    """Return the widths the stage trains, largest first.
-
-    Raises:
-        RecipeError: If the model is not that wide, or the full width is not among them.
-    """
-    widths = tuple(sorted(config.loss.widths or start.config.widths, reverse=True))
-    full = start.config.embedding_dim
-    if widths[0] != full or widths[-1] < 1 or len(set(widths)) < len(widths):
-        raise RecipeError(
-            f"loss.widths must name the full width {full} and smaller ones, each once; "
-            f"got {list(widths)}"
-        )
-    return widths
-
-
 def reads(config: TuneConfig, inputs: Inputs) -> list[str]:
     """Return the content of the data and of the checkpoint that the stage starts from."""
     files = data_files(*(source.path for source in config.sources))
@@ -152,8 +137,10 @@ def reads(config: TuneConfig, inputs: Inputs) -> list[str]:
 
 
 def check(config: TuneConfig, inputs: Inputs) -> None:
-    """Refuse widths that the model does not have."""
-    trained_widths(config, read_embedding_model(inputs["init"]))
+    """Refuse widths that the model does not have, and sources that do not begin with a pair."""
+    trained_widths(config, read_embedding_model(inputs["init"]).config)
+    for source in config.sources:
+        next(stream_records([source.path], skip_bad=config.skip_bad_records), None)
 
 
 def _read(config: TuneConfig) -> list[Path]:
@@ -281,7 +268,7 @@ def _snapshot(
     whole = _in_one_piece(model, config, start)
     if whole is not None:
         snapshots = folder.path / "snapshots"
-        shape = replace(start.config, widths=trained_widths(config, start))
+        shape = replace(start.config, widths=trained_widths(config, start.config))
         _write_result(whole, config, shape, start, folder, into=snapshots / step_name(step))
         for old in superseded(saved(snapshots, ""), step=step, keep=config.snapshots):
             shutil.rmtree(old)

@@ -108,7 +108,7 @@ def estimate(config: TuneConfig, context: Context) -> Estimate:
     disk = models = None
     if isinstance(shape, EmbeddingConfig):
         disk = _disk(config, shape)
-        models = {"model": replace(shape, widths=tuple(sorted(loss.widths or shape.widths))[::-1])}
+        models = {"model": replace(shape, widths=trained_widths(config, shape))}
     return Estimate(
         config.steps,
         config.steps * per_step,
@@ -117,6 +117,22 @@ def estimate(config: TuneConfig, context: Context) -> Estimate:
         disk=disk,
         models=models or {},
     )
+
+
+def trained_widths(config: TuneConfig, shape: EmbeddingConfig) -> tuple[int, ...]:
+    """Return the widths the stage trains, largest first.
+
+    Raises:
+        RecipeError: If the model is not that wide, or the full width is not among them.
+    """
+    widths = tuple(sorted(config.loss.widths or shape.widths, reverse=True))
+    full = shape.embedding_dim
+    if widths[0] != full or widths[-1] < 1 or len(set(widths)) < len(widths):
+        raise RecipeError(
+            f"loss.widths must name the full width {full} and smaller ones, each once; "
+            f"got {list(widths)}"
+        )
+    return widths
 
 
 def pairs_per_step(
