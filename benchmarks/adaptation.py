@@ -45,12 +45,13 @@ from culet.evaluate.results import evaluate_folder
 from culet.files.atomic import new_file
 from culet.loading import load
 from culet.losses.contrastive import info_nce
-from culet.model.heads import HeadConfig, with_head
+from culet.model.heads import with_head
 from culet.stages import adapt, decoder, encoder, pretrain, trim, tune
 from culet.stages.adapt import AdaptConfig
 from culet.stages.contract import run_stage
 from culet.stages.decoder import DecoderShape, DecoderStageConfig, random_weights
 from culet.stages.encoder import EncoderStageConfig
+from culet.stages.new_head import HeadConfig
 from culet.stages.pretrain import PretrainConfig
 from culet.stages.trim import TrimConfig
 from culet.stages.tune_settings import TuneConfig
@@ -266,7 +267,7 @@ def started(args: argparse.Namespace, encoded: Path, out: Path, seed: int) -> Pa
     write_checkpoint(
         out,
         found.config,
-        with_head(found.config, found.arrays(), HeadConfig(seed=seed)),
+        with_head(found.config, found.arrays(), seed=seed),
         tokenizer_json=found.tokenizer_json,
         prompts=prompts,
     )

@@ -1,8 +1,8 @@
 """Memory of the stages that read any number of rows: prepare, mine and teach, at several sizes.
 
 Rows are made on the fly and each size runs in a process of its own, whose peak resident memory is
-told; runs of other sizes stay in the results file. Models are stood in for by random vectors: it
-is the stage that is measured.
+reported; runs of other sizes stay in the results file. Random vectors stand in for those of the
+packaged model, which only identifies the run: it is the stage that is measured.
 
     python benchmarks/data_memory.py prepare --rows 100000 1000000 --folder /some/disk
     python benchmarks/data_memory.py mine teach --rows 100000 400000
@@ -17,7 +17,7 @@ import multiprocessing
 import resource
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,31 +110,36 @@ def prepared(folder: Path) -> None:
 
 
 def mined(folder: Path) -> None:
+    from culet.loading import PACKAGED
     from culet.stages import mine
     from culet.stages.contract import run_stage
     from culet.stages.mine import MineConfig, MineSource
 
     mine.load = lambda *args, **settings: StandIn()  # type: ignore[assignment]
     source = MineSource(folder / "rows.jsonl.gz", within=("lang",))
-    run_stage(mine.STAGE, MineConfig((source,)), init=folder, out=folder / "mine", name="mine")
+    run_stage(mine.STAGE, MineConfig((source,)), init=PACKAGED, out=folder / "mine", name="mine")
 
 
 def taught(folder: Path) -> None:
+    from culet.loading import PACKAGED
     from culet.stages import teach
     from culet.stages.contract import run_stage
     from culet.stages.teach import TaughtSource, TeachConfig
 
     teach.folder_teacher = lambda *args, **settings: StandIn()  # type: ignore[assignment]
-    config = TeachConfig((TaughtSource(folder / "rows.jsonl.gz"),), teacher=folder)
+    config = TeachConfig((TaughtSource(folder / "rows.jsonl.gz"),), teacher=PACKAGED)
     run_stage(teach.STAGE, config, out=folder / "teach", name="teach")
 
 
 class StandIn:
     """An embedder and a teacher whose vectors are random."""
 
-    name, fingerprint, dim, by_role = "stand-in", "stand-in", WIDTH, False
+    name, fingerprint, dim, by_role, client = "stand-in", "stand-in", WIDTH, False, None
 
     def __init__(self) -> None:
+        from culet.text.prompts import Prompts
+
+        self.prompts = Prompts.from_names({})
         self._rng = np.random.default_rng(0)
 
     def stream_query(self, texts: Iterable[Any], **settings: Any) -> Iterator[np.ndarray]:
@@ -148,8 +153,9 @@ class StandIn:
 
     stream_document = stream_query
 
-    def embed(self, texts: list[Any]) -> np.ndarray:
+    def embed(self, texts: Sequence[Any], advance: Callable[[int], None]) -> np.ndarray:
         """Return vectors."""
+        advance(len(texts))
         return self._vectors(len(texts))
 
     def _vectors(self, number: int) -> np.ndarray:
