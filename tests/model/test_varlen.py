@@ -55,7 +55,7 @@ def kernel(
 def on_this_device(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let a processor pass for a device that has the kernel."""
     varlen._agrees.cache_clear()
-    monkeypatch.setattr(varlen, "_could", lambda query: True)
+    monkeypatch.setattr(varlen, "_supports", lambda query: True)
     monkeypatch.setattr(varlen, "_kernel", lambda: kernel)
     yield
     varlen._agrees.cache_clear()
@@ -83,7 +83,7 @@ def test_an_encoder_computes_the_same_through_the_kernel(
     monkeypatch.setattr(varlen, "_kernel", lambda: used.append(1) or kernel)
     found = encoder(batch, compute_dtype=torch.float32).hidden
     assert len(used) >= config.num_layers
-    monkeypatch.setattr(varlen, "_could", lambda query: False)
+    monkeypatch.setattr(varlen, "_supports", lambda query: False)
     expected = encoder(batch, compute_dtype=torch.float32).hidden
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
@@ -120,7 +120,7 @@ def test_a_soft_cap_goes_another_way() -> None:
 def test_the_installed_kernel_takes_what_we_give_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     assert varlen._kernel() is not None  # this PyTorch has it
-    assert not varlen._could(heads(2))  # and no processor can run it
+    assert not varlen._supports(heads(2))  # and no processor can run it
 
 
 @pytest.mark.gpu

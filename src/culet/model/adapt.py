@@ -1,12 +1,12 @@
-"""From a decoder to an encoder-decoder and on to an encoder, as arrays: nothing is trained here.
+"""Conversion of decoders to an encoder-decoder, and of that to an encoder, without training.
 
 T5Gemma (arXiv 2504.06225, section 3.2): the encoder is the decoder without its causal mask, and
-the decoder is itself with attention to the encoder between self-attention and feed-forward. If
-both sides have one size (balanced), cross-attention begins as the self-attention of its layer;
+the decoder gains attention to the encoder between self-attention and feed-forward. If both sides
+have the same size (balanced), cross-attention starts as a copy of the self-attention of its layer;
 otherwise it is random, and the paper trains it alone for the first 1,000 steps. With merged
-attention (T5Gemma 2, 2512.14856) nothing is new at all.
+attention (T5Gemma 2, 2512.14856) no weight is new.
 
-What the papers leave open is decided here by name: `CrossNorms`.
+`CrossNorms` names the choices that the papers leave open.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Arrays = dict[str, np.ndarray]
 Side = Literal["encoder", "decoder"]
 
 EncoderWindow = Literal["half", "split", "whole"]
-"""What a local layer of the encoder sees, where the decoder's saw w tokens, itself counted.
+"""What a local layer of the encoder sees if the decoder's saw w tokens, the token itself included.
 
-"half"    w / 2 each side: 512 becomes 256 and 256, as in EmbeddingGemma
-"split"   T5Gemma 2's: the w tokens laid about the token, 255 before and 256 after
-"whole"   T5Gemma's: w − 1 each side, twice what the decoder saw
+"half"    w / 2 on each side: 512 becomes 256 and 256, as in EmbeddingGemma
+"split"   as in T5Gemma 2: w tokens around the token, 255 before and 256 after
+"whole"   as in T5Gemma: w − 1 on each side, twice what the decoder saw
 """
 
 CrossNorms = Literal["copied", "plain", "quiet"]
-"""How the two norms of a cross-attention sub-layer begin; the papers do not say.
+"""How the two norms of a cross-attention sub-layer are initialised; the papers leave it open.
 
 "copied"  as the norms of the self-attention of the same layer
-"plain"   0 in both, which multiplies by 1, as any new norm of this family
-"quiet"   the norm before as "copied", if balanced; the norm after multiplies by 0.02, so that the
-          decoder begins as the language model it was
+"plain"   0 in both, a factor of 1, as in any new norm of this family
+"quiet"   the norm before as "copied" if balanced; the norm after scales by 0.02, so that the
+          decoder starts close to the language model it was
 """
 
 _QUIET = np.float32(-0.98)  # 1 + w = 0.02, as in `culet.model.embedding_model.initialize`
@@ -51,7 +51,7 @@ class Origin:
     """Where a weight of the encoder-decoder comes from.
 
     Attributes:
-        source: Which of the two decoders; they are one if there is no second.
+        source: Which of the two decoders; both are the same if only one is given.
         name: The weight's name there.
     """
 
@@ -71,13 +71,13 @@ def adapted_config(
 
     Args:
         decoder: Becomes the decoder.
-        encoder: Becomes the encoder; the same one, if left out.
+        encoder: Becomes the encoder; `decoder` if left out.
         cross: See `EncoderDecoderConfig`.
         tied_embeddings: See `EncoderDecoderConfig`.
-        encoder_window: See there.
+        encoder_window: See `EncoderWindow`.
 
     Raises:
-        InputError: If the two cannot go together.
+        InputError: If the two are incompatible.
     """
     if encoder is not None and encoder.stack.vocab_size != decoder.stack.vocab_size:
         raise InputError(
@@ -96,7 +96,7 @@ def adapted_config(
 
 
 def _window(seen: int, rule: EncoderWindow) -> tuple[int, int | None]:
-    """Return the encoder's window and window_after, where the decoder saw `seen` tokens."""
+    """Return the encoder's window and window_after for a decoder that saw `seen` tokens."""
     if rule == "half":
         return max(1, seen // 2), None
     if rule == "split":
@@ -142,18 +142,18 @@ def adapt(
     cross_norms: CrossNorms = "quiet",
     seed: int = 0,
 ) -> Arrays:
-    """Return the weights of the encoder-decoder. Copies are not made: arrays are shared.
+    """Return the weights of the encoder-decoder; arrays are shared, not copied.
 
     Args:
         config: Its shape, from `adapted_config`.
         decoder: Weights of the decoder that becomes the decoder.
-        encoder: Weights of the decoder that becomes the encoder; the same, if left out.
-        cross_norms: See there.
-        seed: Decides what is random: the cross-attention of an unbalanced pair, normal with a
+        encoder: Weights of the decoder that becomes the encoder; `decoder` if left out.
+        cross_norms: See `CrossNorms`.
+        seed: Seed of what is random: the cross-attention of an unbalanced pair, normal with a
             standard deviation of in_dim^-0.5.
 
     Raises:
-        CheckpointError: If a source lacks a weight, has one too many, or one of another shape.
+        CheckpointError: If a source lacks a weight, or has an extra one or one of the wrong shape.
     """
     sources: dict[Side, Mapping[str, np.ndarray]] = {
         "decoder": decoder,
@@ -186,7 +186,7 @@ def _new(
     config: EncoderDecoderConfig,
     generator: np.random.Generator,
 ) -> np.ndarray:
-    """Return the first value of a weight that no source has."""
+    """Return the initial value of a weight that no source has."""
     block, _, last = name.rpartition(".")
     if last not in _NORMS:
         if last.endswith("_norm"):
@@ -205,10 +205,10 @@ def _check_consumption(
     found: Mapping[str, Origin | None],
     sources: Mapping[Side, Mapping[str, np.ndarray]],
 ) -> None:
-    """Raise unless each side takes every tensor of its source exactly once.
+    """Raise unless each side uses every tensor of its source exactly once.
 
-    Cross-attention that is copied takes its tensors a second time. An encoder has no head, and a
-    tied table is taken once for both sides.
+    Copied cross-attention uses its tensors a second time. An encoder has no head, and a tied table
+    is used once for both sides.
     """
     for side in sources:
         own = {n: o for n, o in found.items() if o is not None and n.startswith(f"{side}.")}
@@ -231,7 +231,7 @@ def encoder_of(
 ) -> tuple[EncoderConfig, Arrays]:
     """Return the encoder of an encoder-decoder: its shape and its weights.
 
-    `culet.model.heads` puts a head on it and so makes an embedding model.
+    `culet.model.heads` adds a head, which makes it an embedding model.
     """
     names = config.encoder.weight_shapes()
     return config.encoder, {name: arrays[f"encoder.{name}"] for name in names}

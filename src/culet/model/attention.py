@@ -1,6 +1,6 @@
 """Attention over packed texts: every token sees its own text only.
 
-A local layer sees `window` tokens each way, or before a token if causal. Long texts in local
+A local layer sees `window` tokens on each side, or before a token if causal. Long texts in local
 layers are cut into bands of queries, each with just the keys it can reach, so the cost grows with
 length · window and not with length².
 """
@@ -20,13 +20,13 @@ from culet.model.batch import TokenBatch
 from culet.model.layers import Linear, RMSNorm, rotate
 from culet.model.varlen import has_varlen, varlen_attend
 
-_CAUSAL_BAND = 256  # queries that share the keys before them, where no kernel knows the mask
+_CAUSAL_BAND = 256  # queries of a band under a causal mask that no kernel supports
 
 
 def window_mask(
     num_queries: int, num_keys: int, *, window: int, offset: int = 0, after: int | None = None
 ) -> Bool[Tensor, "q k"]:
-    """Return which keys a query may see, True means keep.
+    """Return which keys a query may see; True means keep.
 
     With query and key counted from the start of the text, −after ≤ query − key ≤ window.
 
@@ -34,8 +34,8 @@ def window_mask(
         num_queries: Rows.
         num_keys: Columns.
         window: Tokens visible before a query.
-        offset: Place of the first query, counted from the first key.
-        after: Tokens visible after a query; None is `window`.
+        offset: Position of the first query, counted from the first key.
+        after: Tokens visible after a query; None means `window`.
     """
     query = torch.arange(num_queries)[:, None] + offset
     key = torch.arange(num_keys)[None, :]
@@ -52,13 +52,13 @@ def _mask(
     device: torch.device,
     after: int | None = None,
 ) -> Tensor:
-    # Made while embedding, used again in training: autograd may refuse to keep inference tensors.
+    # Masks made in inference are reused in training, where autograd cannot save inference tensors.
     with torch.inference_mode(False):
         mask = window_mask(num_queries, num_keys, window=window, offset=offset, after=after)
         return mask.to(device)
 
 
-# Only masks of windows: those of whole texts are large and rarely met twice.
+# Only masks of windows: those of whole texts are large and rarely recur.
 _cached_mask = functools.lru_cache(maxsize=256)(_mask)
 
 
@@ -78,12 +78,12 @@ def attend(
     Args:
         query: Queries of b texts.
         key: Keys; each serves H / G neighbouring query heads. The first `prefix` are visible to
-            every query, the others stand at the places of the queries.
+            every query, the others are at the positions of the queries.
         value: Values, likewise.
         scale: Factor on the scores.
-        window: Tokens visible before a query; None sees all of them.
-        after: Tokens visible after a query; None is `window`.
-        prefix: Keys that no mask cuts.
+        window: Tokens visible before a query; None means all.
+        after: Tokens visible after a query; None means `window`.
+        prefix: Number of leading keys that are never masked.
         softcap: cap · tanh(scores / cap) before the mask.
     """
     length = query.shape[2]
@@ -129,7 +129,7 @@ def attend_masked(
     scale: float,
     softcap: float | None,
 ) -> Float[Tensor, "b H l A"]:
-    """Return softmax(cap(scale · q kᵀ) + mask) v; the mask says which keys are kept."""
+    """Return softmax(cap(scale · q kᵀ) + mask) v; the mask marks the keys to keep."""
     if softcap is None:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
     out: Tensor = _Capped.apply(query, key, value, mask, scale, softcap)  # type: ignore[no-untyped-call]
@@ -139,8 +139,8 @@ def attend_masked(
 class _Capped(torch.autograd.Function):
     """Attention with a soft cap, for which PyTorch has no kernel on a CPU.
 
-    Written out because what is as large as the scores is passed over half as often as autograd
-    would.
+    Written out because autograd would make twice as many passes over arrays of the size of the
+    scores.
     """
 
     @staticmethod
@@ -181,7 +181,7 @@ class _Capped(torch.autograd.Function):
 
 
 class Attention(nn.Module):
-    """Grouped-query self-attention, no bias; queries and keys normed by head (Gemma 3) or not."""
+    """Grouped-query self-attention, no bias; queries and keys normalised per head if configured."""
 
     def __init__(self, config: EncoderConfig, *, layer: int) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class Attention(nn.Module):
         cos: Float[Tensor, "N A"],
         sin: Float[Tensor, "N A"],
     ) -> Float[Tensor, "N D"]:
-        """Return what each token gathers from its own text."""
+        """Return the attention output of each token over its own text."""
         return self.attend_within_texts(*self.project(x, cos, sin), batch)
 
     def attend_within_texts(
@@ -215,7 +215,7 @@ class Attention(nn.Module):
         value: Float[Tensor, "N G A"],
         batch: TokenBatch,
     ) -> Float[Tensor, "N D"]:
-        """Return what each token gathers from its own text, given queries, keys and values."""
+        """Return the attention output of each token, given queries, keys and values."""
         reach: dict[str, Any] = {"scale": self.scale, "window": self.window, "after": self.after}
         if has_varlen(query, key, self.softcap, attend_packed):
             return self.project_out(varlen_attend(query, key, value, batch, **reach))
@@ -229,7 +229,7 @@ class Attention(nn.Module):
         cos: Float[Tensor, "N A"],
         sin: Float[Tensor, "N A"],
     ) -> list[Float[Tensor, "H _ _"]]:
-        """Return what each query gives to each key of its text, a text at a time, in float32."""
+        """Return the attention probabilities inside each text, in float32."""
         lengths = batch.lengths.tolist()
         query, key, _ = self.project(x, cos, sin)
         found = []
@@ -246,7 +246,7 @@ class Attention(nn.Module):
     def project(
         self, x: Float[Tensor, "N D"], cos: Float[Tensor, "N A"], sin: Float[Tensor, "N A"]
     ) -> tuple[Float[Tensor, "N H A"], Float[Tensor, "N G A"], Float[Tensor, "N G A"]]:
-        """Return queries, keys and values, the first two normed and rotated by position."""
+        """Return queries, keys and values, the first two normalised and rotated by position."""
         heads, groups = self.num_heads, self.num_kv_heads
         qkv = self.qkv(x).view(len(x), heads + 2 * groups, self.head_dim)
         query, key, value = qkv.split([heads, groups, groups], dim=1)  # N H A, N G A, N G A
@@ -255,7 +255,7 @@ class Attention(nn.Module):
         return query, key, value
 
     def project_out(self, attended: Float[Tensor, "N H A"]) -> Float[Tensor, "N D"]:
-        """Return the output of all heads in the width of the model."""
+        """Return the output of all heads, projected to the width of the model."""
         out: Tensor = self.out(attended.reshape(len(attended), self.num_heads * self.head_dim))
         return out
 
@@ -271,7 +271,7 @@ def attend_packed(
     after: int | None,
     softcap: float | None = None,
 ) -> Float[Tensor, "N H A"]:
-    """Return what each token gathers from its own text, a run of equal lengths at a time.
+    """Return the attention output of each token over its own text, one run of lengths at a time.
 
     Arguments are those of `attend`, packed.
     """

@@ -1,11 +1,11 @@
 """Packed batches: the tokens of many texts in one row, without padding.
 
-Texts are laid down in order of length, so that texts of equal length stand side by side and
-attention can see each such run as a plain [texts, length] rectangle: no padding, no mask,
+Texts are packed in order of length, so that texts of equal length are adjacent and attention
+can treat each such run as a plain [texts, length] rectangle: no padding, no mask,
 no gather. `order` puts the results back into the order of the caller.
 
 Pairs of source and target are packed likewise, each side in order of its own length and then of
-the other's, so that pairs of equal (source length, target length) stand side by side in both.
+the other's, so that pairs of equal (source length, target length) are adjacent in both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TokenBatch:
 
     Attributes:
         ids: Token ids of all texts, one after another, shortest text first.
-        positions: Place of each token in its own text, from 0.
+        positions: Position of each token in its own text, from 0.
         lengths: Tokens of each text, in packed order.
         runs: (length, number of texts) for each run of texts of equal length.
         order: For each text of the caller, its place in the packed order.
@@ -56,15 +56,15 @@ class TokenBatch:
 
     @functools.cached_property
     def boundaries(self) -> Int32[Tensor, " ends"]:
-        """Where each text begins, and the end of the last: B + 1 places."""
+        """Offset of each text, and the end of the last: B + 1 values."""
         return F.pad(self.lengths.cumsum(0), (1, 0)).to(torch.int32)
 
     def places(self, texts: Int[Tensor, " S"], positions: Int[Tensor, " S"]) -> Int[Tensor, " S"]:
-        """Return where tokens lie in the packed batch.
+        """Return the indices of tokens in the packed batch.
 
         Args:
-            texts: The text of each token, as the caller numbers them.
-            positions: Its place in that text, from 0.
+            texts: The text of each token, in the caller's numbering.
+            positions: Its position in that text, from 0.
         """
         return self.boundaries[self.order[texts]] + positions
 
@@ -84,8 +84,8 @@ class TokenVectors:
     """Vectors that stand in for the embedding of some tokens of a packed batch.
 
     Attributes:
-        places: Of the tokens (`TokenBatch.places`), none twice.
-        vectors: As rows of the token table, before the factor √D. Gradients pass through.
+        places: Indices of the tokens (`TokenBatch.places`), without duplicates.
+        vectors: Like rows of the token table, before the factor √D. Gradients pass through.
     """
 
     places: Int[Tensor, " S"]
@@ -98,12 +98,12 @@ class TokenVectors:
 
 @dataclass(frozen=True)
 class PairRun:
-    """Pairs that stand side by side and have the same lengths.
+    """Adjacent pairs of the same lengths.
 
     Attributes:
         source_length: Tokens of each source.
         target_length: Tokens of each target.
-        count: How many pairs.
+        count: Number of pairs.
     """
 
     source_length: int
@@ -139,11 +139,11 @@ class Seq2SeqBatch:
         return self.source.num_tokens + self.target.num_tokens
 
     def split_target(self, x: Tensor) -> list[Tensor]:
-        """Return packed target states in pieces, one a run."""
+        """Return packed target states in pieces, one per run."""
         return list(torch.split(x, [run.target_length * run.count for run in self.runs]))
 
     def split_source(self, x: Tensor) -> list[Tensor]:
-        """Return packed source states in pieces, those of each run, in the order of the runs."""
+        """Return packed source states in pieces, one per run, in the order of the runs."""
         lengths = [(run.source_length, run.target_length) for run in self.runs]
         by_source = sorted(range(len(lengths)), key=lengths.__getitem__)
         tokens = [self.runs[i].source_length * self.runs[i].count for i in by_source]
@@ -185,9 +185,9 @@ def pack_pairs(
         sources: Token ids of each source.
         targets: Token ids of each target, usually with EOS at its end and no BOS: the decoder
             reads `bos` and all of them but the last, and predicts all of them.
-        bos: What the decoder reads first.
-        labels: What is to be predicted, where that is not the target: as long as the targets,
-            `culet.losses.tokens.IGNORED` where nothing counts.
+        bos: The first token that the decoder reads.
+        labels: What to predict, if not the targets: rows of the same lengths, with
+            `culet.losses.tokens.IGNORED` at positions that do not count.
 
     Raises:
         InputError: If there is no pair, the numbers differ, or a text has no token.
@@ -221,9 +221,9 @@ def pack_pairs(
 def split_by_length(
     lengths: Sequence[int], budget: int, *, first: Literal["longest", "shortest"]
 ) -> list[np.ndarray]:
-    """Return indices of texts of similar length, groups of at most `budget` tokens together.
+    """Return indices of texts, grouped by similar length with at most `budget` tokens per group.
 
-    A text that is longer than the budget is a group of its own.
+    A text that is longer than the budget forms its own group.
     """
     counts = np.asarray(lengths, dtype=np.int64)
     groups: list[list[int]] = []
@@ -238,7 +238,7 @@ def split_by_length(
 
 
 def _lengths(texts: Texts) -> np.ndarray:
-    """Return the tokens of each text, after checking that there are some."""
+    """Return the number of tokens of each text; raise InputError if there are none."""
     if not len(texts):
         raise InputError("pack needs at least one text, got none")
     lengths = np.fromiter((len(text) for text in texts), dtype=np.int64, count=len(texts))
@@ -255,7 +255,7 @@ def _joined(texts: Texts, order: np.ndarray) -> np.ndarray:
 
 
 def _lay_down(texts: Texts, lengths: np.ndarray, by_length: np.ndarray) -> TokenBatch:
-    """Return the texts one after another in the given order, which is one of their lengths."""
+    """Return the texts packed in the given order, which sorts them by length."""
     order = np.empty_like(by_length)
     order[by_length] = np.arange(len(texts))
     sorted_lengths = lengths[by_length]

@@ -37,7 +37,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
-        """Return the normed states in the dtype they came in."""
+        """Return the normalised states in the dtype of x."""
         scale = 1.0 + self.weight.float()
         if x.device.type == "cpu" and torch.is_grad_enabled():
             normed: Tensor = _Normed.apply(x.float(), scale, self.eps)  # type: ignore[no-untyped-call]
@@ -46,7 +46,7 @@ class RMSNorm(nn.Module):
 
 
 class _Normed(torch.autograd.Function):
-    """x / rms(x) · scale, whose gradient PyTorch has no kernel for on a CPU.
+    """x / rms(x) · scale with its own backward pass, for which PyTorch has no kernel on a CPU.
 
     Written out because autograd would pass over the states about twice as often, and keep more of
     them; on one core that was a fifth of a training step of a small encoder.
@@ -96,7 +96,7 @@ def rotary_table(
 ) -> tuple[Float[Tensor, "N A"], Float[Tensor, "N A"]]:
     """Return cosine and sine of each token's rotation, computed in float32, then cast.
 
-    Pair i turns by position / scaling · base^(-2i / head_dim); both halves of a head carry the same
+    Pair i rotates by position / scaling · base^(-2i / head_dim); both halves of a head share the
     angles ("rotate half" layout).
     """
     exponent = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
@@ -109,7 +109,7 @@ def rotary_table(
 def rotate(
     x: Float[Tensor, "N H A"], cos: Float[Tensor, "N A"], sin: Float[Tensor, "N A"]
 ) -> Float[Tensor, "N H A"]:
-    """Return x turned by its position: x·cos + rotate_half(x)·sin."""
+    """Return x rotated by its position: x·cos + rotate_half(x)·sin."""
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return x * cos[:, None, :] + turned * sin[:, None, :]

@@ -1,7 +1,7 @@
 """Low-rank adaptation: train two thin matrices beside each frozen linear map, merge at the end.
 
 W' = W + (scale / rank) · B A (arXiv 2106.09685, equation 3), with A random and B zero, so that
-training starts at the model it is given. Gradients and optimiser state exist for A and B only.
+training starts from the given model. Gradients and optimiser state exist for A and B only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from culet.model.layers import Linear
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """How thin, how loud.
+    """Rank and scale of the additions.
 
     Attributes:
         rank: Rows of A and columns of B.
@@ -50,7 +50,7 @@ class LoraLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Return the frozen weight, whose device and shape others ask for."""
+        """The frozen weight, for its device and shape."""
         return self.base.weight
 
     def forward(self, x: Float[Tensor, "*N I"]) -> Float[Tensor, "*N O"]:
@@ -60,7 +60,7 @@ class LoraLinear(nn.Module):
         return out
 
     def merged(self) -> Linear:
-        """Return one plain linear map that does the same."""
+        """Return one plain linear map that computes the same."""
         with torch.no_grad():
             self.base.weight.add_(self.b @ self.a, alpha=self.factor)
         return self.base

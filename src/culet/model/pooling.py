@@ -1,6 +1,6 @@
-"""Token states to one vector a text: mean, first k, last k, attention.
+"""Pooling of token states to one vector per text: mean, first k, last k, attention.
 
-Every token counts, those of the prompt, BOS and EOS included (EmbeddingGemma, `include_prompt`).
+Every token counts, including the prompt, BOS and EOS (EmbeddingGemma, `include_prompt`).
 All of them take packed states and return vectors in packed order, in float32.
 """
 
@@ -53,7 +53,7 @@ class AttentionPool(nn.Module):
         self.value = Linear(model_dim, model_dim)
 
     def forward(self, hidden: Float[Tensor, "N D"], batch: TokenBatch) -> Float[Tensor, "B D"]:
-        """Return what the probe gathers from each text."""
+        """Return the states of each text, weighted by the attention of the probe."""
         shape = (-1, self.num_heads, self.head_dim)
         probe = self.probe.float().view(1, 1, *shape[1:])
         pooled = []

@@ -1,7 +1,7 @@
 """Attention over a whole packed batch in one kernel: FlashAttention's variable-length form.
 
-PyTorch 2.10 and later bring it as `torch.nn.attention.varlen` for CUDA and bfloat16. Where it is
-missing, or does not give what plain attention gives, `culet.model.attention` attends run by run.
+PyTorch 2.10 and later provide it as `torch.nn.attention.varlen` for CUDA and bfloat16. Where it is
+missing, or disagrees with plain attention, `culet.model.attention` attends run by run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch import Tensor
 from culet.model.batch import TokenBatch, pack
 
 Plain = Callable[..., Tensor]
-_LARGEST_HEAD = 256  # of FlashAttention 2
-_TRIED_LENGTHS = (1, 5, 5, 64, 200)  # around the window of the trial
-_TRIED_WINDOW = 31
-_TOLERANCE = 0.05  # of bfloat16, whose products differ by a few hundredths
+_MAX_HEAD_DIM = 256  # of FlashAttention 2
+_TEST_LENGTHS = (1, 5, 5, 64, 200)  # shorter and longer than the window of the test
+_TEST_WINDOW = 31
+_TOLERANCE = 0.05  # results in bfloat16 differ by a few hundredths
 
 
 def varlen_attend(
@@ -42,10 +42,10 @@ def varlen_attend(
         query: Queries.
         key: Keys; each serves H / G neighbouring query heads.
         value: Values, likewise.
-        batch: Which tokens are one text.
+        batch: Which tokens belong to which text.
         scale: Factor on the scores.
-        window: Tokens visible before a query; None sees all of them.
-        after: Tokens visible after a query; None is `window`.
+        window: Tokens visible before a query; None means all.
+        after: Tokens visible after a query; None means `window`.
     """
     after = window if after is None else after
     longest = max(length for length, _ in batch.runs)
@@ -69,25 +69,25 @@ def has_varlen(
 ) -> bool:
     """Return whether `varlen_attend` can be trusted with such queries and keys.
 
-    The first time, the kernel is tried against plain attention, forward and backward.
+    On first use, the kernel is compared with plain attention, forward and backward.
 
     Args:
         query: Queries.
         key: Keys.
-        softcap: Of the scores; the kernel knows none.
-        plain: Attends inside the texts of a packed batch, with the arguments of `varlen_attend`.
+        softcap: Soft cap of the scores, which the kernel does not support.
+        plain: Plain attention inside the texts of a packed batch, called like `varlen_attend`.
     """
-    if softcap is not None or not _could(query):
+    if softcap is not None or not _supports(query):
         return False
     return _agrees(query.device, query.dtype, query.shape[1], key.shape[1], query.shape[2], plain)
 
 
-def _could(query: Tensor) -> bool:
+def _supports(query: Tensor) -> bool:
     head_dim = query.shape[2]
     return (
         query.is_cuda
         and query.dtype == torch.bfloat16
-        and head_dim <= _LARGEST_HEAD
+        and head_dim <= _MAX_HEAD_DIM
         and head_dim % 8 == 0
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and _kernel() is not None
@@ -108,13 +108,13 @@ def _kernel() -> Any:
 def _agrees(
     device: torch.device, dtype: torch.dtype, heads: int, groups: int, head_dim: int, plain: Plain
 ) -> bool:
-    """Return whether the kernel gives what plain attention gives; a warning if not."""
+    """Return whether the kernel agrees with plain attention; warn if not."""
     generator = torch.Generator().manual_seed(0)
-    batch = pack([np.zeros(length, dtype=np.int64) for length in _TRIED_LENGTHS]).to(device)
+    batch = pack([np.zeros(length, dtype=np.int64) for length in _TEST_LENGTHS]).to(device)
     shapes = [(batch.num_tokens, count, head_dim) for count in (heads, groups, groups)]
     start = [torch.randn(shape, generator=generator) for shape in shapes]
     scale = head_dim**-0.5
-    for window in (None, _TRIED_WINDOW):
+    for window in (None, _TEST_WINDOW):
         found = []
         for attend in (plain, varlen_attend):  # type: Plain
             with torch.inference_mode(False), torch.enable_grad():
@@ -123,16 +123,16 @@ def _agrees(
                     out = attend(q, k, v, batch, scale=scale, window=window, after=window)
                     grads = torch.autograd.grad(out.float().square().sum(), leaves)
                 except RuntimeError as error:
-                    return _no(str(error).splitlines()[0])
+                    return _unusable(str(error).splitlines()[0])
             found.append([out.detach(), *grads])
         for one, other in zip(*found, strict=True):
             worst = float((one - other).float().abs().max() / one.float().abs().max())
             if not worst <= _TOLERANCE:
-                return _no(f"its results differ by {worst:.3f} of the largest value")
+                return _unusable(f"its results differ by {worst:.3f} of the largest value")
     return True
 
 
-def _no(why: str) -> bool:
+def _unusable(why: str) -> bool:
     warnings.warn(
         f"PyTorch's variable-length attention is not used on this device: {why}",
         UserWarning,

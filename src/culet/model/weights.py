@@ -1,6 +1,6 @@
 """Weights in and out of the models as named numpy arrays.
 
-The names are culet's own (`weight_shapes` of each config), one array a matrix of the paper;
+The names are culet's own (`weight_shapes` of each config), one array per matrix of the paper;
 `culet.checkpoints.embedding` translates them to and from the names on disk. Inside the model query,
 key and value are one matrix, and so are gate and up, because one large product is faster than
 three small ones.
@@ -80,11 +80,11 @@ def from_arrays(
     Args:
         config: The architecture, which decides the kind of model.
         arrays: float32 arrays under their canonical names.
-        dtype: Dtype the parameters are kept in.
-        device: Where they live.
+        dtype: Dtype of the parameters.
+        device: Device of the parameters.
 
     Raises:
-        CheckpointError: If a weight is missing, superfluous or of another shape.
+        CheckpointError: If a weight is missing, unexpected or of the wrong shape.
     """
     shapes = config.weight_shapes()
     missing = [name for name in shapes if name not in arrays]
@@ -121,7 +121,7 @@ def _model_of(config: Config) -> Model:
 def to_arrays(model: Model) -> dict[str, np.ndarray]:
     """Return the weights of a model as float32 arrays under their canonical names.
 
-    Arrays of a float32 model on the CPU are views: they change when the model trains on.
+    Arrays of a float32 model on the CPU are views: they change as training continues.
     """
     shapes = model.config.weight_shapes()
     parameters = dict(model.named_parameters())

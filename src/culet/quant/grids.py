@@ -1,10 +1,10 @@
-"""Weights on integer grids: int8 with a scale a row, int4 with a scale and zero point a block."""
+"""Weights on integer grids: int8 with scales per row, int4 with scales and zeros per block."""
 
 from __future__ import annotations
 
 import numpy as np
 
-_CLIPS = np.linspace(1.0, 0.6, 9, dtype=np.float32)  # shares of the largest value, tried for int4
+_CLIPS = np.linspace(1.0, 0.6, 9, dtype=np.float32)  # fractions of the span, tried for int4
 
 
 def int8_rows(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,8 +24,8 @@ def int4_blocks(matrix: np.ndarray, *, block: int) -> tuple[np.ndarray, np.ndarr
     Codes are uint8 [O, I/block, block] in 0 … 15, zero points uint8 and scales float32, both
     [O, I/block, 1].
 
-    The grid spans the block's values and zero, or a part of that span: of a few clips the one
-    with the least squared error is taken.
+    The grid spans the block's values and zero, or part of that span: the one of a few clips
+    with the least squared error.
 
     Args:
         matrix: Weights [O, I], float32.

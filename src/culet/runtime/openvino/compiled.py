@@ -1,10 +1,11 @@
 """The file of a compiled model, so that a second start need not build and compile the graph again.
 
-OpenVINO's own form (`export_model`), in the user's cache folder under everything that it depends
+OpenVINO's own format (`export_model`), in the user's cache folder, named by all that it depends
 on: the checkpoint's fingerprint, the precision, the processor, OpenVINO's version and the code
-that builds the graph. It holds the linear maps, which an engine then reads in place: 418 MB for
-EmbeddingGemma's shape in float32 and bfloat16, 114 MB in int8. A damaged file is made again.
-Those longest unused go when the folder passes 4 GB, as when training evaluates every checkpoint.
+that builds the graph. It holds the linear maps, which an engine reads from the mapped file: 418 MB
+for EmbeddingGemma's shape in float32 and bfloat16, 114 MB in int8. A damaged file is made again.
+When the folder exceeds 4 GB, as when training evaluates every checkpoint, the least recently used
+files are deleted.
 """
 
 from __future__ import annotations
@@ -27,10 +28,16 @@ from culet.files.atomic import new_file
 from culet.files.cache import bound, checksum, remove_older, warn
 from culet.files.fingerprint import of_settings
 
-WORTH_LAYERS = 6  # of fewer, compiling takes less than half a second
+WORTH_LAYERS = 6  # with fewer, compiling takes less than half a second
 _FOLDER_BYTES = 4_000_000_000
-_SEAL_BYTES = 8  # at the end: the CRC-32; exports differ, so two writers could mix up two files
-_AT_START = ("INFERENCE_NUM_THREADS", "NUM_STREAMS", "PERFORMANCE_HINT")  # not in the file
+_SEAL_BYTES = (
+    8  # the CRC-32, inside the file: exports differ, and two writers could mix up two files
+)
+_AT_START = (
+    "INFERENCE_NUM_THREADS",
+    "NUM_STREAMS",
+    "PERFORMANCE_HINT",
+)  # set at the start, not in the file
 _CODE = (
     culet.runtime.openvino.attention,
     culet.runtime.openvino.graph,
@@ -46,9 +53,9 @@ def compiled(
     folder: Path,
     name: str,
 ) -> tuple[ov.CompiledModel, np.ndarray | None]:
-    """Return a compiled model, from the cache or made now and kept there.
+    """Return a compiled model, from the cache, or made now and cached.
 
-    A damaged or unwritable cache is a warning.
+    A damaged or unwritable cache causes a warning.
 
     Args:
         core: OpenVINO.
@@ -69,7 +76,7 @@ def compiled(
         try:
             mapped = _mapped(path)
             with contextlib.suppress(OSError):
-                os.utime(path)  # used now
+                os.utime(path)  # marks it as recently used
             blob = ov.Tensor(mapped[:-_SEAL_BYTES], shared_memory=True)
             return core.import_model(blob, "CPU", settings), mapped
         except (CheckpointError, OSError, ValueError, RuntimeError) as error:
@@ -112,15 +119,15 @@ class _Through(io.BytesIO):
         self._file = file
 
     def write(self, data: Any) -> int:
-        """Write on."""
+        """Write to the file."""
         return self._file.write(data)
 
     def tell(self) -> int:
-        """Return the place in the file."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def seek(self, place: int, whence: int = 0, /) -> int:
-        """Go to a place in the file: its head is written last."""
+        """Move to a position in the file: its header is written last."""
         return self._file.seek(place, whence)
 
 

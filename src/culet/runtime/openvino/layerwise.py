@@ -100,7 +100,7 @@ class _InputWeights:
         return self._input(name)
 
     def linear(self, x: Any, *names: str) -> Any:
-        """Return x Wᵀ; parts kept in different bits are products of their own."""
+        """Return x Wᵀ; parts of different bit widths are multiplied separately."""
         if "+".join(names) + ".codes" in self._arrays:
             return op.matmul(x, self._decoded("+".join(names)), False, True)
         for cut in range(len(names) - 1, 0, -1):
@@ -128,7 +128,7 @@ class _InputWeights:
 
 
 def _tensor(name: str, array: np.ndarray) -> ov.Tensor:
-    """Return a view of a weight: packed codes as the 4-bit numbers they are."""
+    """Return a view of a weight: packed codes as 4-bit numbers."""
     if name.endswith(".codes") and array.dtype == np.uint8:
         *rows, half = array.shape
         return ov.Tensor(array, ov.Shape([*rows, 2 * half]), ov.Type.u4)
@@ -160,6 +160,6 @@ def _head_graph(config: EmbeddingConfig, arrays: Mapping[str, np.ndarray]) -> ov
 
 
 def _model(out: Any, inputs: Sequence[Any], name: str) -> ov.Model:
-    for node in inputs:  # found by these names when it is run
+    for node in inputs:  # inputs are passed by these names
         node.get_output_tensor(0).set_names({node.get_friendly_name()})
     return ov.Model([op.result(out)], list(inputs), name)

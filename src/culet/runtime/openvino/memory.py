@@ -1,6 +1,6 @@
 """How much memory a model takes, and what the system and the control groups leave a process.
 
-A container's limit is that of its control group (cgroup): what the system has free says nothing.
+A container's limit is that of its control group (cgroup), not the free memory of the system.
 Formats: proc(5) `meminfo`, and the kernel's Documentation/admin-guide, `cgroup-v2.rst` and
 `cgroup-v1/memory.rst`.
 """
@@ -22,11 +22,11 @@ _BYTES = {"float32": 12.5, "bfloat16": 8.5, "int8": 4.2, "int4": 1.6}
 
 @dataclass(frozen=True)
 class _Files:
-    """What a version of control groups calls its files and the pages it can give back."""
+    """Names of the files and of the counters of reclaimable pages of a cgroup version."""
 
     limit: str
     used: str
-    given_back: tuple[str, ...]
+    reclaimable: tuple[str, ...]
 
 
 _V2 = _Files("memory.max", "memory.current", ("inactive_file", "active_file"))
@@ -58,7 +58,7 @@ def check_memory(config: EmbeddingConfig, precision: Precision, available: int |
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that can be had, where the system says so; None elsewhere.
+    """Return the bytes available to this process; None if the system does not report them.
 
     Args:
         root: Where proc and sys are.
@@ -74,7 +74,7 @@ def _of_system(root: Path) -> Iterator[int]:
 
 
 def _of_groups(root: Path) -> Iterator[int]:
-    """Yield what each group that this process is in, and each above it, has left."""
+    """Yield the bytes left in each group of this process and in the groups above it."""
     for line in _text(root / "proc/self/cgroup").splitlines():
         number, controllers, path = line.split(":", 2)
         if number == "0":
@@ -84,7 +84,7 @@ def _of_groups(root: Path) -> Iterator[int]:
         else:
             continue
         own = mount / path.strip("/")
-        # A container may not see the folder it is in; its mount's own folder is that one then.
+        # A container may not see its own folder; the mount's root is that folder then.
         for folder in (own, *own.parents):
             left = _left(folder, files)
             if left is not None:
@@ -98,7 +98,7 @@ def _left(folder: Path, files: _Files) -> int | None:
     if not limit.isdigit() or not used.isdigit():  # "max", or no such file
         return None
     pairs = (line.split() for line in _text(folder / "memory.stat").splitlines())
-    cached = sum(int(pair[1]) for pair in pairs if pair[0] in files.given_back)
+    cached = sum(int(pair[1]) for pair in pairs if pair[0] in files.reclaimable)
     return max(0, int(limit) - int(used) + cached)
 
 

@@ -1,16 +1,16 @@
 """The file of quantised weights that an int8 or int4 engine maps, made once from a checkpoint.
 
 It lies in the user's cache folder under the checkpoint's fingerprint, beside its CRC-32: a
-damaged one is made again, one that belongs to other weights is never found. Format: safetensors;
+damaged file is made again, and a file of other weights is never used. Format: safetensors;
 for a linear map or the token table W, `W.codes` and `W.scales`; a stack of maps is `A+B`.
 
-    8 bits   codes int8 [O, I]           scales float32 [O, 1]         a scale a row
-    4 bits   codes uint8 [O, I/32, 16]   scales float32 [O, I/32, 1]   two codes a byte, and
+    8 bits   codes int8 [O, I]           scales float32 [O, 1]         a scale per row
+    4 bits   codes uint8 [O, I/32, 16]   scales float32 [O, I/32, 1]   two codes per byte, and
                                          zeros uint8 [O, I/32, 1]
     table    as 4 bits; in int8 codes int8 [V, D/32, 32], scales float32 [V, D/32, 1]
 
-"int4" keeps value, out and down at 8 bits: of the error of a model of 24 layers, three quarters
-came from these (LOG.md); llama.cpp's Q4_K_M spends its extra bits much alike. Norms, the head and
+"int4" keeps value, out and down at 8 bits: they caused three quarters of the error of a
+24-layer model (LOG.md); llama.cpp's Q4_K_M spends its extra bits similarly. Norms, the head and
 the maps of attention pooling are float32.
 """
 
@@ -34,7 +34,7 @@ from culet.terminal.progress import Progress
 
 BLOCK = 32  # weights of a row that share a scale in 4 bits and in the token table
 _VERSION = 3
-_TABLE_ROWS = 4096  # of the token table at a time: it is large and memory is what int4 is for
+_TABLE_ROWS = 4096  # quantised at a time: the table is large, and int4 is to save memory
 
 Stacks = dict[tuple[str, ...], int]
 Shapes = dict[str, tuple[np.dtype[Any], tuple[int, ...]]]
@@ -46,9 +46,9 @@ def quantized_weights(
     *,
     folder: Path | None = None,
 ) -> Mapping[str, np.ndarray]:
-    """Return a checkpoint's weights in int8 or int4, from the cache or made now and kept there.
+    """Return a checkpoint's weights in int8 or int4, from the cache, or made now and cached.
 
-    A damaged or unwritable cache is a warning.
+    A damaged or unwritable cache causes a warning.
 
     Args:
         checkpoint: The model.
@@ -78,7 +78,7 @@ def quantized_weights(
 
 
 def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
-    """Return the weights that are one matrix each, and the bits they are kept in (32: float)."""
+    """Return the weights stacked in each matrix, and its bits per weight (32: float)."""
     small = 4 if precision == "int4" else 8
     found: Stacks = {}
     for layer in range(config.encoder.num_layers):
@@ -98,7 +98,7 @@ def _stacks(config: EmbeddingConfig, precision: str) -> Stacks:
 
 
 def int8_widths(config: EmbeddingConfig) -> set[int]:
-    """Return the rows and columns of the maps that an int8 model multiplies as codes."""
+    """Return the row and column counts of the matrices that an int8 model multiplies as codes."""
     weights = config.weight_shapes()
     coded = [names for names, bits in _stacks(config, "int8").items() if bits == 8]
     rows = {sum(weights[name][0] for name in names) for names in coded}
@@ -113,7 +113,7 @@ def _read(path: Path) -> Mapping[str, np.ndarray]:
 
 
 def _shapes(config: EmbeddingConfig, precision: str) -> Shapes:
-    """Return the type and shape of what the file holds, by name."""
+    """Return the dtype and shape of each array in the file."""
     weights = config.weight_shapes() | {HEAD: (config.embedding_dim, config.encoder.model_dim)}
     float32: np.dtype[Any] = np.dtype("<f4")
     int8: np.dtype[Any] = np.dtype("i1")
@@ -148,7 +148,7 @@ def _shapes(config: EmbeddingConfig, precision: str) -> Shapes:
 def _fill(
     arrays: Mapping[str, np.ndarray], checkpoint: EmbeddingCheckpoint, precision: str
 ) -> None:
-    """Quantise a checkpoint into arrays of `_shapes`, a matrix or a piece of the table a time."""
+    """Quantise a checkpoint into arrays of `_shapes`, by matrices and pieces of the table."""
     with Progress(
         f"weights to {precision}",
         total=checkpoint.config.encoder.vocab_size,

@@ -2,11 +2,11 @@
 
 float32 and bfloat16 engines read the checkpoint itself. Quantised ones read a file that is made
 once from the checkpoint (`culet.runtime.openvino.quantized`). Both are memory-mapped, so of the
-token table, two thirds of EmbeddingGemma, only the rows that texts use ever come into memory.
+token table, two thirds of EmbeddingGemma, only the rows that texts use are ever loaded.
 
-The two maps of the head have nothing between them, so they are one matrix: E·D weights instead
-of (D + E)·projection_dim. It is float32 in every precision: it is small, and its error would go
-into the embedding undiminished.
+The two maps of the head have no activation between them, so they are one matrix: E·D weights
+instead of (D + E)·projection_dim. It is float32 in every precision: it is small, and its error
+would go into the embedding undiminished.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ HEAD = "head"
 
 
 class Weights(Protocol):
-    """What a graph asks for."""
+    """How a graph gets its weights."""
 
     def linear(self, x: Any, *names: str) -> Any:
         """Return the node x Wᵀ, where W stacks the rows of the named weights."""
@@ -67,7 +67,7 @@ class CodedWeights:
     The graph's constants are views of the arrays: keep them until the graph is compiled.
 
     Args:
-        arrays: What the file holds. A map it has no codes for is kept as it is.
+        arrays: What the file holds. A matrix without codes is float32.
     """
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -102,12 +102,12 @@ class FloatTable:
         return to_float32(self._table[ids], self._dtype)
 
     def arrays(self) -> list[np.ndarray]:
-        """Return what is mapped."""
+        """Return the mapped arrays."""
         return [self._table]
 
 
 class CodedTable:
-    """The token table in 8-bit or 4-bit codes, with a scale for so many weights of a row.
+    """The token table in 8-bit or 4-bit codes, with a scale per block of a row.
 
     Args:
         arrays: "embed.codes", "embed.scales" and, with 4 bits, "embed.zeros".
@@ -129,9 +129,9 @@ class CodedTable:
 
 
 def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped file; whoever reads it again reads the file.
+    """Release the memory of a mapped file; a later read loads it again.
 
-    Nothing happens to arrays that are not mapped. A row of a mapped table brings 16 pages with it.
+    Arrays that are not mapped are left alone. Reading a row of a mapped table loads 16 pages.
     """
     mapped: Any = array.base
     if isinstance(mapped, mmap.mmap):
@@ -140,7 +140,7 @@ def release(array: np.ndarray) -> None:
 
 
 def matrix(tensors: Mapping[str, StoredTensor], *names: str) -> np.ndarray:
-    """Return the named weights one below the other, float32; `HEAD` is down·up."""
+    """Return the named weights stacked by rows, float32; `HEAD` is down·up."""
     if names == (HEAD,):
         with np.errstate(over="ignore", invalid="ignore"):  # vectors are checked
             product: np.ndarray = tensors["down"].float32() @ tensors["up"].float32()
@@ -150,7 +150,7 @@ def matrix(tensors: Mapping[str, StoredTensor], *names: str) -> np.ndarray:
 
 
 def pack(codes: np.ndarray) -> np.ndarray:
-    """Return 4-bit codes [..., 2n] two a byte, uint8 [..., n], the first in the low half."""
+    """Return 4-bit codes [..., 2n] two per byte, uint8 [..., n], the first in the low half."""
     packed: np.ndarray = codes[..., 0::2] | (codes[..., 1::2] << 4)
     return packed
 
