@@ -333,7 +333,7 @@ def test_a_change_that_is_taken_back_takes_the_earlier_run_up_again(
     second = next(path for path in tmp_path.iterdir() if path.name.startswith("toy."))
     assert said[2] == [
         f"toy: settings or data have changed; the earlier run is kept in {second}",
-        f"toy: taken up again: {tmp_path}/toy.{first}, a run of these settings and data",
+        f"toy: restored: {tmp_path}/toy.{first}, a run of these settings and data",
         "toy: finished before, nothing to do",
     ]
 

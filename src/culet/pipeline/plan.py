@@ -16,7 +16,7 @@ from typing import Any
 from culet.pipeline.forecast import Forecast
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
-from culet.pipeline.stamp import Standing, standings
+from culet.pipeline.stamp import StageStatus, stage_statuses
 from culet.stages.estimate import Disk, Estimate
 from culet.terminal.tables import aligned, duration, size, thousands
 from culet.train.log import read_log
@@ -67,7 +67,7 @@ class Planned:
 
 def plan(recipe: Recipe, selected: Sequence[str], *, as_json: bool = False) -> list[str]:
     """Return the lines of a table, or of JSON, of what would run, and what it would take in all."""
-    known = standings(recipe)
+    known = stage_statuses(recipe)
     planned = _all_planned(recipe, selected, known)
     if as_json:
         return _json(recipe, selected, known, planned)
@@ -90,7 +90,7 @@ def plan(recipe: Recipe, selected: Sequence[str], *, as_json: bool = False) -> l
 def _json(
     recipe: Recipe,
     selected: Sequence[str],
-    known: Mapping[str, Standing],
+    known: Mapping[str, StageStatus],
     planned: Mapping[str, Planned],
 ) -> list[str]:
     """Return the lines of the JSON; null where something is not known."""
@@ -109,7 +109,7 @@ def _json(
 
 
 def _all_planned(
-    recipe: Recipe, selected: Sequence[str], known: Mapping[str, Standing]
+    recipe: Recipe, selected: Sequence[str], known: Mapping[str, StageStatus]
 ) -> dict[str, Planned]:
     """Return what each stage would take that would run."""
     ready = {n for n, s in known.items() if n not in selected or s.state == "finished"}
@@ -121,9 +121,9 @@ def _all_planned(
     }
 
 
-def _row(name: str, standing: Standing, planned: Planned | None) -> tuple[str, ...]:
+def _row(name: str, status: StageStatus, planned: Planned | None) -> tuple[str, ...]:
     cells = ("", "", "", "") if planned is None else planned.cells
-    return (name, _WOULD[standing.state], *cells)
+    return (name, _WOULD[status.state], *cells)
 
 
 def _in_all(recipe: Recipe, planned: Mapping[str, Planned], *, scores: bool) -> list[str]:

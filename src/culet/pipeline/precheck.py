@@ -1,4 +1,4 @@
-"""What can be refused before a recipe runs: data, tasks and stages that are not there."""
+"""Checks before a recipe runs: missing data, tasks and stages."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ EVALUATE = "evaluate"
 
 
 def check_inputs(recipe: Recipe, selected: Sequence[str]) -> None:
-    """Raise InputError for data or tasks that are not there, before hours are spent without.
+    """Raise InputError for missing data or tasks, before hours are spent in vain.
 
-    So is what a stage would refuse from its settings and the folders it reads, as far as these are
-    there. The same goes for widths that are to be scored and will not be trained. What a stage that
-    is left out should have made is looked for too.
+    The same goes for what a stage would refuse from its settings and the folders it reads, as far
+    as these exist, for widths that would be scored but not trained, and for the missing output of a
+    stage that is left out.
     """
     for name in selected:
         if name == EVALUATE:

@@ -19,7 +19,7 @@ from culet.pipeline.adapters import Trial, mean_score
 from culet.pipeline.graph import Recipe, read_recipe
 from culet.pipeline.precheck import EVALUATE, check_inputs
 from culet.pipeline.stage import Stage
-from culet.pipeline.stamp import Standing, standing
+from culet.pipeline.stamp import StageStatus, stage_status
 from culet.stages.contract import run_stage
 from culet.stages.folder import inspect
 from culet.terminal.lines import show, silent
@@ -116,15 +116,15 @@ def run_stages(
     """Run the selected stages in order; those that one process does are the first one's."""
     from culet.train.processes import alone
 
-    known: dict[str, Standing] = {}
+    known: dict[str, StageStatus] = {}
     watch = None
     if recipe.evaluate is not None:
         watch = measure.watcher(recipe, recipe.evaluate, world.device, say)
     for name, stage in recipe.stages.items():
         if name not in selected:
-            known[name] = Standing("finished", inspect(stage.folder))
+            known[name] = StageStatus("finished", inspect(stage.folder))
             continue
-        known[name] = standing(stage, known)
+        known[name] = stage_status(stage, known)
         world.wait()  # all have looked before one of them writes
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
@@ -141,7 +141,7 @@ def run_stages(
 
 def _run_stage(
     stage: Stage,
-    standing: Standing,
+    status: StageStatus,
     recipe: Recipe,
     world: World,
     say: Callable[[str], None],
@@ -153,7 +153,7 @@ def _run_stage(
         stage.config,
         out=stage.folder,
         name=stage.name,
-        known=standing.fingerprint,
+        known=status.fingerprint,
         device=device,
         threads=threads,
         say=say,
@@ -164,15 +164,15 @@ def _run_stage(
     )
 
 
-def _after(stage: Stage) -> Standing:
-    """Return the standing of a stage that has just run."""
+def _after(stage: Stage) -> StageStatus:
+    """Return the status of a stage that has just run."""
     found = inspect(stage.folder)
     if found.result is None or not stage.output().exists():
         raise TrainingError(
             f"stage {stage.name} returned, but {found.damage or 'has not finished'}: expected "
             f"{stage.output()}; run the same command again"
         )
-    return Standing("finished", found)
+    return StageStatus("finished", found)
 
 
 @contextmanager

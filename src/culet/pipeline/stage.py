@@ -1,4 +1,4 @@
-"""What a pipeline knows of a stage before it runs: its kind, settings, inputs and folder."""
+"""What a pipeline knows about a stage before it runs: its kind, settings, inputs and folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Stage:
 
     Attributes:
         name: Its section.
-        kind: Its entry of the registry.
+        kind: Its entry in the registry.
         config: Its settings; references to other stages are paths here.
         folder: Where it keeps what it makes.
         inputs: Paths of its inputs, by key; None for one that is left out.

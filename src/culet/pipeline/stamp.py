@@ -16,7 +16,7 @@ State = Literal["finished", "changed", "damaged", "interrupted", "new"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class StageStatus:
     """Where a stage stands before a run.
 
     Attributes:
@@ -32,29 +32,29 @@ class Standing:
     fingerprint: str | None = None
 
 
-def standings(recipe: Recipe) -> dict[str, Standing]:
+def stage_statuses(recipe: Recipe) -> dict[str, StageStatus]:
     """Return where every stage stands, reading only."""
-    known: dict[str, Standing] = {}
+    known: dict[str, StageStatus] = {}
     for name, stage in recipe.stages.items():
-        known[name] = standing(stage, known)
+        known[name] = stage_status(stage, known)
     return known
 
 
-def standing(stage: Stage, known: Mapping[str, Standing]) -> Standing:
+def stage_status(stage: Stage, known: Mapping[str, StageStatus]) -> StageStatus:
     """Return where a stage stands, given where those above it do."""
     found = inspect(stage.folder)
     fingerprint = None
     if all(known[name].state == "finished" for name in stage.needs):
         fingerprint = _fingerprint(stage)
     if found.damage:
-        return Standing("damaged", found, fingerprint)
+        return StageStatus("damaged", found, fingerprint)
     recorded = recorded_fingerprint(stage.folder)
     if found.result is None:
-        return Standing("new" if recorded is None else "interrupted", found, fingerprint)
+        return StageStatus("new" if recorded is None else "interrupted", found, fingerprint)
     alike = fingerprint is not None and recorded in (None, fingerprint)
     if alike and stage.contract.is_current(stage.config, stage.folder):
-        return Standing("finished", found, fingerprint)
-    return Standing("changed", found, fingerprint)
+        return StageStatus("finished", found, fingerprint)
+    return StageStatus("changed", found, fingerprint)
 
 
 def _fingerprint(stage: Stage) -> str | None:

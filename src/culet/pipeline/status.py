@@ -9,7 +9,7 @@ from typing import Any
 
 from culet.pipeline.graph import Recipe
 from culet.pipeline.stage import Stage
-from culet.pipeline.stamp import Standing, standings
+from culet.pipeline.stamp import StageStatus, stage_statuses
 from culet.terminal.tables import aligned, size
 from culet.train.log import read_log
 
@@ -27,7 +27,7 @@ def status(recipe: Recipe, *, as_json: bool = False) -> list[str]:
     if as_json:
         return _json(recipe)
     rows: list[tuple[str, ...]] = [("stage", "kind", "state", "step", "loss", "when", "size")]
-    known = standings(recipe)
+    known = stage_statuses(recipe)
     rows += [_row(stage, known[name]) for name, stage in recipe.stages.items()]
     damage = [f"{name}: {s.found.damage}" for name, s in known.items() if s.found.damage]
     return aligned(rows) + damage
@@ -36,7 +36,7 @@ def status(recipe: Recipe, *, as_json: bool = False) -> list[str]:
 def _json(recipe: Recipe) -> list[str]:
     """Return the lines of the JSON; null where something is not known."""
     stages = []
-    for name, standing in standings(recipe).items():
+    for name, status in stage_statuses(recipe).items():
         stage = recipe.stages[name]
         log = read_log(stage.folder / "log.jsonl")
         last: dict[str, Any] = log[-1] if log else {}
@@ -45,20 +45,20 @@ def _json(recipe: Recipe) -> list[str]:
             {
                 "stage": name,
                 "kind": stage.kind.name,
-                "state": standing.state,
+                "state": status.state,
                 "step": last.get("step"),
                 "steps": getattr(stage.config, "steps", None),
                 "loss": last.get("loss"),
                 "written": max((file.stat().st_mtime for file in files), default=None),
                 "bytes": sum(file.stat().st_size for file in files),
                 "folder": str(stage.folder),
-                "damage": standing.found.damage or None,
+                "damage": status.found.damage or None,
             }
         )
     return json.dumps({"stages": stages}, indent=2).split("\n")
 
 
-def _row(stage: Stage, standing: Standing) -> tuple[str, ...]:
+def _row(stage: Stage, status: StageStatus) -> tuple[str, ...]:
     log = read_log(stage.folder / "log.jsonl")
     last: dict[str, Any] = log[-1] if log else {}
     steps = getattr(stage.config, "steps", None)
@@ -68,7 +68,7 @@ def _row(stage: Stage, standing: Standing) -> tuple[str, ...]:
     return (
         stage.name,
         stage.kind.name,
-        _STATES[standing.state],
+        _STATES[status.state],
         step,
         loss,
         _when(files),

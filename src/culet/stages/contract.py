@@ -1,4 +1,4 @@
-"""What a stage's module offers, and how a stage is run: once for each state of what it reads.
+"""What a stage's module offers, and how a stage is run: once for each state of its inputs.
 
 A new stage is a module with `STAGE`, a `Contract`, and a line in `culet.pipeline.kinds`.
 """
@@ -45,13 +45,13 @@ class Job:
     """How and for whom a stage runs.
 
     Attributes:
-        name: What messages call the stage.
+        name: Name of the stage in messages.
         device: Where it computes.
         threads: CPU threads of its embedders; None leaves the backend's choice.
         say: Takes lines for the person watching.
-        watch: Scores a model as it is, after so many steps: (model, step).
+        watch: Scores a model during training: (model, step).
         score: Returns the mean score of a checkpoint on a folder of tasks, from 0 to 1.
-        trial: Returns what trains with some shares of the sources and scores the result; see
+        trial: Returns an objective, which trains with some shares and scores the result; see
             `culet.stages.trials.Objective`.
     """
 
@@ -78,12 +78,12 @@ def _fits(config: Any, inputs: Inputs) -> None:
 
 @dataclass(frozen=True)
 class Contract(Generic[Config]):
-    """What the pipeline knows of a kind of stage.
+    """What the pipeline knows about a kind of stage.
 
     Attributes:
         config: Class of its settings.
-        gives: Each output and its place inside the stage's folder, the main one first; none if it
-            gives what its input `init` is.
+        gives: Each output and its place inside the stage's folder, the main one first; empty if
+            it gives what its input `init` is.
         run: Does the work: (config, folder, job, **inputs), the folder opened and not finished.
         reads: Fingerprints of the content of all that it reads.
         estimate: What it would take.
@@ -94,9 +94,9 @@ class Contract(Generic[Config]):
         optional: Dotted keys of paths that need not be there: those that the stage makes itself,
             such as a cache, and ids of the hub.
         everywhere: It runs in every process of a distributed run, not in the first alone.
-        settle: Returns the settings with what its inputs decide, as far as these are there.
-        check: Raises for settings that do not go with what its inputs hold.
-        is_current: Whether what a finished run left holds for the unimportant settings as well;
+        settle: Returns the settings completed by its inputs, as far as these exist.
+        check: Raises for settings that do not fit the content of its inputs.
+        is_current: Whether the output of a finished run fits the unimportant settings as well;
             if not, `run` gets the finished folder.
     """
 
@@ -123,7 +123,7 @@ def run_fingerprint(
     run: Path | None = None,
     by_path: bool = False,
 ) -> str:
-    """Return what tells one run of a stage from another: its settings, and what it reads.
+    """Return the fingerprint of a run of a stage: of its settings, and of what it reads.
 
     Args:
         stage: The stage.
@@ -131,7 +131,7 @@ def run_fingerprint(
         inputs: Its inputs by key.
         run: Folder of the run; where that lies does not matter. See
             `culet.files.settings.identity`.
-        by_path: Files count in the order of their whole paths, as in an earlier culet.
+        by_path: Order files by their whole paths, as an earlier culet did.
     """
     settings = identity(config, run=run)
     for key in stage.unimportant:
@@ -161,8 +161,8 @@ def run_stage(
         stage: The stage.
         config: Its settings.
         out: Its folder.
-        name: What messages call it; the folder's name if empty.
-        known: Its `run_fingerprint`, if that has been made before.
+        name: Its name in messages; the folder's name if empty.
+        known: Its `run_fingerprint`, if already computed.
         given: Its inputs by key (one that is left out is None), and other fields of `Job`.
     """
     from culet.train.processes import current
@@ -191,7 +191,7 @@ def of_records(inputs: Inputs, *paths: Path) -> str:
 
 
 def of_content(inputs: Inputs, files: Iterable[Path]) -> str:
-    """Return the fingerprint of some files; those of the run may lie anywhere with it."""
+    """Return the fingerprint of some files; those inside the run move with it."""
     run: Path | None = inputs["run"]
 
     def place(path: Path) -> Path:

@@ -1,7 +1,7 @@
-"""What a stage can say of itself before it runs.
+"""What a stage estimates before it runs: steps, tokens, speed and disk.
 
 A stage's module offers `estimate(config, context) -> Estimate`. `culet.pipeline.plan` makes a table
-of it, and prefers steps, tokens and speed of logs, where there are some.
+of it, and prefers steps, tokens and speed from logs where there are any.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Shape = EmbeddingConfig | DecoderConfig | EncoderDecoderConfig
 
-_STATE = 2 * 12  # bytes of a parameter in states: the weight and two moments, twice at a save
+_STATE = 2 * 12  # bytes per parameter in states: the weight and two moments, twice while saving
 _AVERAGE = 2 * 4  # likewise of its running mean
 
 
@@ -65,14 +65,14 @@ class Disk:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a stage would take and leave; None where it cannot know.
+    """What a stage would take and leave; None where that is unknown.
 
     Attributes:
         steps: Optimiser steps; None for a stage without any.
         tokens: Tokens of all its steps, or that are embedded.
-        at_most: `tokens` is an upper bound, since no text can be looked at yet.
+        at_most: `tokens` is an upper bound, since the texts do not exist yet.
         speed: Measures its tokens a second; None for a stage that reads no tokens.
-        logged_by: Module of the stages whose logs tell its speed as well; its own if empty.
+        logged_by: Module of the stages whose logs give its speed; its own if empty.
         disk: What it writes.
         models: Architectures of the models it leaves, by output; those of `init` if not named.
         rows: Rows it leaves, by the name of their folder below data/.

@@ -1,12 +1,12 @@
-"""A stage's output folder: finished, unfinished or another run's, told by a fingerprint.
+"""A stage's output folder: finished, unfinished or of another run, identified by fingerprint.
 
 checkpoint/   what the stage is for
 recipe.toml   the resolved settings
-log.jsonl     a line a step
-state/        what an interrupted run resumes from; gone once it is finished
+log.jsonl     a line per step
+state/        what an interrupted run resumes from; removed once it is finished
 done.json     written last: the stage is finished, and these are the files it vouches for
 
-A finished stage is believed as long as every file it vouches for is there and unchanged.
+A finished stage is trusted as long as every file it vouches for is there and unchanged.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from culet.files import fingerprint
 from culet.files.atomic import new_file
 from culet.files.settings import to_toml
 
-# beside the last, which an earlier culet wrote
+# pipeline.json was written by an earlier culet
 _UNVOUCHED = ("run.json", "recipe.toml", "log.jsonl", "done.json", "pipeline.json")
 
 
@@ -33,7 +33,7 @@ class FolderState:
 
     Attributes:
         result: What the stage recorded when it finished; None if it is not finished.
-        damage: Why a finished stage is not believed, or None.
+        damage: Why a finished stage is not trusted, or None.
     """
 
     result: dict[str, Any] | None = None
@@ -41,7 +41,7 @@ class FolderState:
 
     @property
     def output(self) -> str | None:
-        """Return 16 hex digits of all that the finished stage left, wherever it lies."""
+        """Return the fingerprint of all files of the finished stage, wherever they lie."""
         if self.result is None:
             return None
         return fingerprint.of_settings(self.result.get("files"))
@@ -58,7 +58,7 @@ def inspect(path: Path) -> FolderState:
         return FolderState(damage=f"{done} cannot be read ({error})")
     if not isinstance(result, dict):
         return FolderState(damage=f"{done} does not hold a result")
-    if "files" not in result:  # of a culet that did not record them
+    if "files" not in result:  # written by an earlier culet, which did not record them
         if not (path / "checkpoint").is_dir():
             return FolderState(damage=f"{path / 'checkpoint'} is missing")
         result["files"] = _fingerprints(path)
@@ -72,7 +72,7 @@ def inspect(path: Path) -> FolderState:
 
 
 def recorded_fingerprint(path: Path) -> str | None:
-    """Return what the run in a folder is a run of; None if there is none or it does not say."""
+    """Return the fingerprint of a folder's run: None without one, "unknown" if unreadable."""
     record = path / "run.json"
     if not record.exists():
         return None
@@ -98,10 +98,10 @@ class StageFolder:
 
     Args:
         path: The folder.
-        fingerprint: What this run is a run of; a folder of another fingerprint is moved aside, and
-            one of this fingerprint that was moved aside before is put back.
+        fingerprint: Of this run's settings and data; a folder of another one is moved aside,
+            and one of this fingerprint that was moved aside before is put back.
         settings: The resolved settings, as tables.
-        writes: False only looks: another process keeps the folder, and has opened it before.
+        writes: False only reads: another process writes the folder, and has opened it before.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class StageFolder:
         return self._result
 
     def reported_result(self, name: str, say: Callable[[str], None]) -> dict[str, Any] | None:
-        """Say what a stage finds in its folder, and return what `result` does.
+        """Report what a stage finds in its folder, and return `result()`.
 
         Args:
-            name: What messages call the stage.
+            name: Name of the stage in messages.
             say: Takes lines for the person watching.
         """
         if self.moved_to:
@@ -166,7 +166,7 @@ class StageFolder:
                 f"{name}: settings or data have changed; the earlier run is kept in {self.moved_to}"
             )
         if self.taken_from:
-            say(f"{name}: taken up again: {self.taken_from}, a run of these settings and data")
+            say(f"{name}: restored: {self.taken_from}, a run of these settings and data")
         if self._result:
             say(f"{name}: finished before, nothing to do")
         return self._result
@@ -185,14 +185,14 @@ class StageFolder:
 
     def _move_other_run(self) -> Path | None:
         """Move a folder of other settings or data aside, so that nothing is lost or mixed."""
-        theirs = recorded_fingerprint(self.path)
-        if theirs in (None, self.fingerprint):
+        other = recorded_fingerprint(self.path)
+        if other in (None, self.fingerprint):
             return None
-        aside = self._kept(theirs)
+        aside = self._kept(other)
         number = 1
         while aside.exists():
             number += 1
-            aside = self.path.with_name(f"{self.path.name}.{theirs}-{number}")
+            aside = self.path.with_name(f"{self.path.name}.{other}-{number}")
         _rename(self.path, aside)
         return aside
 

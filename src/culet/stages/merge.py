@@ -1,8 +1,8 @@
-"""Stage merge: a soup of checkpoints that come from one start.
+"""Stage merge: a soup of checkpoints that share a starting point.
 
 EmbeddingGemma (arXiv 2509.20354, section 2.3) averages one finetuning run for each of its mixtures,
 unweighted, for +0.8 on the mean task; averages within a run and greedy soups (arXiv 2203.05482)
-are the other known ways. What would average noise is refused; see `culet.checkpoints.soup`.
+are the other known ways. Merges that would average noise are refused; see `culet.checkpoints.soup`.
 
 checkpoint/   the soup
 merge.json    members, weights, cosines between them, and the scores of a greedy search
@@ -39,11 +39,11 @@ class MergeConfig:
 
     Attributes:
         method: "uniform" weighs all alike, "weighted" by `weights`, "greedy" takes the model of
-            the highest dev score and adds the others, by falling score, each only if the soup's
-            score rises.
+            the highest dev score and adds the others, from the highest score down, each only if the
+            soup's score rises.
         weights: A share for each model, for "weighted".
-        last: Of an input that holds a run's snapshots (folders snapshots/step-*), take this many
-            of the last ones, instead of its checkpoint: an average within a run.
+        last: For an input that holds a run's snapshots (folders snapshots/step-*), take this
+            many of the last ones instead of its checkpoint: an average within a run.
         dtype: How the result is stored.
     """
 
@@ -68,11 +68,11 @@ class MergeConfig:
 def run(
     config: MergeConfig, folder: StageFolder, job: Job, *, models: Sequence[Path], dev: Path | None
 ) -> None:
-    """Average `models` and leave the soup.
+    """Average `models` and write the soup.
 
     Raises:
-        InputError: If the models differ in shape, tokenizer or prompts, or do not come from one
-            start.
+        InputError: If the models differ in shape, tokenizer or prompts, or do not share a
+            starting point.
         RecipeError: If a greedy soup has no score to go by, or weights and models differ in number.
     """
     name, say, score = job.name, job.say, job.score
@@ -152,8 +152,7 @@ def _greedy(
 ) -> tuple[list[float], dict[str, Any]]:
     """Return a weight for each model, 1 or 0, and what was scored.
 
-    Each score is kept as soon as it is known, so that a run that is taken up again asks for none
-    twice.
+    Each score is stored as soon as it is known, so that a resumed run computes none twice.
     """
     known = _Scores(state / "scores.json")
     alone = [known.get([i], partial(score, c.path, dev)) for i, c in enumerate(checkpoints)]
@@ -192,7 +191,7 @@ class _Scores:
             self._known = json.loads(path.read_text(encoding="utf-8"))
 
     def get(self, members: Sequence[int], ask: Callable[[], float]) -> float:
-        """Return the score of some members, asked for if it is not known."""
+        """Return the score of some members, computed if it is not known."""
         key = "-".join(map(str, members))
         if key not in self._known:
             self._known[key] = float(ask())
@@ -201,26 +200,26 @@ class _Scores:
 
 
 def reads(config: MergeConfig, inputs: Inputs) -> list[Any]:
-    """Return the content of the models, and of the tasks that a greedy soup goes by."""
+    """Return the fingerprints of the models, and of the tasks that score a greedy soup."""
     models = [read_embedding_model(folder) for folder in _members(inputs["models"], config.last)]
     tasks = [fingerprint.of_folder(inputs["dev"])] if config.method == "greedy" else []
     return [[model.fingerprint for model in models], *tasks]
 
 
 def settle(config: MergeConfig, inputs: Inputs) -> MergeConfig:
-    """Refuse what can be told before the models are trained."""
+    """Refuse what is known to be wrong before the models are trained."""
     if config.method == "greedy" and inputs["dev"] is None:
         raise RecipeError(
             "a greedy soup goes by dev scores: give it `dev`, a folder of tasks, or the recipe a "
             "section [evaluate]"
         )
-    if not config.last:  # how many snapshots there will be is known later
+    if not config.last:  # the number of snapshots is known later
         _check_weights(config, len(inputs["models"]))
     return config
 
 
 def check(config: MergeConfig, inputs: Inputs) -> None:
-    """Refuse too few models, or another number of weights."""
+    """Refuse fewer than two models, or a wrong number of weights."""
     folders = _members(inputs["models"], config.last)
     if len(folders) < 2:
         raise RecipeError(f"a soup needs at least two models, got {[str(f) for f in folders]}")

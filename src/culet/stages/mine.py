@@ -1,14 +1,14 @@
 """Stage mine: hard negatives for training pairs, from an embedder's own mistakes.
 
-Every query is compared with every document of its source (or of a corpus apart), exactly; the
-nearest that are not known to be right, and score low enough beside the positive to be wrong,
-become its negatives. Gemini Embedding (arXiv 2503.07891) does so with an embedder trained without
+Every query is compared with every document of its source (or of a separate corpus), exactly; the
+nearest that are not known to be relevant, and score low enough relative to the positive, become
+its negatives. Gemini Embedding (arXiv 2503.07891) does so with an embedder trained without
 hard negatives, has them graded twice, fuses the grades by reciprocal rank and takes the lowest.
 
 data/<source>/part-*.jsonl   the records with negatives, in order; what finetune reads
 ledger.json                  licences, here and in each source's folder
 report.json                  counts and score histograms of each source
-state/                       texts, vectors and counts, gone once it is finished
+state/                       texts, vectors and counts, removed once it is finished
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from culet.stages.samples import Rows, mined
 from culet.stages.speed import embedding_estimate
 from culet.text.prompts import TASKS
 
-_AROUND_A_TEXT = 40  # bytes in a store: its task, brackets, where it begins
+_AROUND_A_TEXT = 40  # bytes in a store: its task, brackets, offset
 _INDEXED = 64  # bytes of a record in the index
 
 
@@ -46,8 +46,8 @@ class MineSource:
     Attributes:
         path: A file or a folder of records; see `culet.data.records`.
         task: Task of records that name none.
-        name: Its folder below data/; the name of the file, or of the folder it lies in if the
-            file is called pairs, if empty.
+        name: Its folder below data/; if empty, the name of the file, or of its folder if the
+            file is called pairs.
         corpus: Documents to find negatives among; the source's own if empty.
         within: Fields that a negative shares with its record, such as "lang".
     """
@@ -64,7 +64,7 @@ class MineSource:
 
     @property
     def label(self) -> str:
-        """What the source is called."""
+        """The source's name in messages and folders."""
         stem = self.path.name.partition(".")[0]
         return self.name or (self.path.resolve().parent.name if stem == "pairs" else stem)
 
@@ -85,7 +85,7 @@ class MineConfig:
         block_rows: Records in one part of the output, and what a killed run loses.
         block_documents: Documents scored at once; memory is block_rows × this × 9 bytes.
         skip_bad_records: Leave bad lines out instead of stopping.
-        seed: Decides random picks.
+        seed: Seed of random picks.
     """
 
     sources: tuple[MineSource, ...]
@@ -117,9 +117,9 @@ class MineConfig:
 
 
 def run(config: MineConfig, folder: StageFolder, job: Job, *, init: Path) -> None:
-    """Mine with the embedder in `init` and leave the records in data/.
+    """Mine with the embedder in `init` and write the records to data/.
 
-    A run that was killed goes on after the last window of vectors and the last part of records.
+    A run that was killed resumes after the last window of vectors and the last part of records.
 
     Raises:
         InputError: At a bad record, with file and line, unless they are to be skipped; if no
@@ -159,7 +159,7 @@ def estimate(config: MineConfig, context: Context) -> Estimate:
 
 
 def _disk(config: MineConfig, width: int | None, context: Context) -> Disk | None:
-    """Return what texts, their vectors of a width and the rows with negatives take."""
+    """Return the bytes of the texts, their vectors and the rows with negatives."""
     state = kept = 0.0
     for source in config.sources:
         rows = context.rows([source.path])
@@ -176,7 +176,7 @@ def _disk(config: MineConfig, width: int | None, context: Context) -> Disk | Non
 
 
 def reads(config: MineConfig, inputs: Inputs) -> list[str]:
-    """Return the content of the records, of the judges and of the embedder."""
+    """Return the fingerprints of the records and judges, and of the embedder."""
     paths = [path for source in config.sources for path in (source.path, *source.corpus)]
     if config.rescore.grades is not None:
         paths.append(config.rescore.grades)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Miner:
-    """Mines one source, a step at a time, each of which can be taken up again."""
+    """Mines one source in steps, each of which can be resumed."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Miner:
         self._width = config.truncate_to or embedder.dim
 
     def run(self, whole: MiningTally) -> dict[str, Any]:
-        """Mine what is not mined yet, add it to the whole and return the source's report."""
+        """Mine what is not mined yet, add its counts to `whole` and return the source's report."""
         index = self._index()
         queries = self._vectors(index.queries, "queries")
         documents = self._vectors(index.documents, "documents")
@@ -101,9 +101,9 @@ class Miner:
         record_prompts(record, prompts=self._embedder.prompts, task=self._source.task)
 
     def _vectors(self, store: TextStore, what: str) -> VectorStore:
-        """Return the vectors of a store, float16 [N, E], made now or before, on disk.
+        """Return the vectors of a store, float16 [N, E], on disk, made now or earlier.
 
-        They are appended window by window: a file of fewer rows than texts is taken up where it
+        They are appended window by window: a file of fewer rows than texts is resumed where it
         ends. Half precision moves a cosine by less than 0.0005.
         """
         path = self._state / f"{what}.f16"
@@ -117,12 +117,12 @@ class Miner:
             for vectors in self._embed(store.since(done), what):
                 file.write(vectors.astype(np.float16).tobytes())
                 file.flush()
-                os.fsync(file.fileno())  # else a crash of the machine may leave a hole of zeros
+                os.fsync(file.fileno())  # else a crash of the machine may leave a run of zeros
                 bar.advance(len(vectors))
         return VectorStore(path, self._width)
 
     def _embed(self, entries: Iterator[list[Any]], what: str) -> Iterator[np.ndarray]:
-        """Yield the vectors of a store's entries; what must be said of long texts is said once."""
+        """Yield the vectors of a store's entries; warnings about long texts are reported once."""
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always")
             for task, run in groupby(entries, key=lambda entry: entry[0]):
@@ -138,7 +138,7 @@ class Miner:
             self._say(f"{self._name}: {notes[0].message} ({len(notes)} such windows of {what})")
 
     def _parts(self, index: PairIndex, queries: VectorStore, documents: VectorStore) -> None:
-        """Write the parts of the output that are not there yet."""
+        """Write the missing parts of the output."""
         skip_bad = self._config.skip_bad_records
         rows = stream_records([self._source.path], skip_bad=skip_bad, check=self._check)
         block, total = self._config.block_rows, len(index.query)
@@ -152,7 +152,7 @@ class Miner:
                     found, tally = self._mine(part, first, index, queries, documents)
                     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
                     with new_file(path) as aside:
-                        # half a surrogate pair in a field that is passed on stays a JSON escape
+                        # an unpaired surrogate in a field that is passed on stays a JSON escape
                         aside.write_text(text, encoding="utf-8", errors="backslashreplace")
                     tally.write(tally_path)
                 bar.advance(len(part))
@@ -171,7 +171,7 @@ class Miner:
         positive = np.einsum(
             "re,re->r", queries[query].astype(np.float32), right.astype(np.float32)
         )
-        # under a ceiling of its own each record is searched for, otherwise each distinct query
+        # with a ceiling per record each record is searched for, otherwise each distinct query
         asked, place = np.unique(query, return_inverse=True)
         if rules.below_margins:
             asked, place = query, np.arange(len(query))

@@ -1,4 +1,4 @@
-"""What texts a stage would read, estimated from the beginning of each file."""
+"""Sizes of the texts that a stage would read, estimated from the beginning of each file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from culet.data.field_names import own_names
 from culet.errors import CuletError
 from culet.files.rows import open_parquet, raw_rows
 
-_READ_BYTES = 8 << 20  # of a file; the rest is taken to be alike
+_READ_BYTES = 8 << 20  # of a file; the rest is assumed to be similar
 _PARSED_ROWS = 200  # of a file, evenly spread over what is read
 _BYTES_PER_TOKEN = 4.0  # UTF-8; 2.6 to 3.9 with 14,336 tokens on recipes/small.toml, more with more
 _AROUND = 8  # tokens of a prompt, BOS and EOS
@@ -28,7 +28,7 @@ class Texts:
     Attributes:
         sides: Query and positive, or input and target, or the one text.
         negatives: Wrong documents.
-        escaped: Bytes of all of them as JSON in ASCII, without those that are to come.
+        escaped: Bytes of all of them as JSON in ASCII, without those yet to be mined.
         to_come: How many of the last negatives are yet to be mined: documents of other rows.
     """
 
@@ -45,7 +45,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Part:
-    """One file.
+    """An estimate of one file.
 
     Attributes:
         rows: About how many rows it has.
@@ -94,20 +94,20 @@ class Rows:
         return self.total(of) / self.count
 
 
-def tokens(size: float, most: float = float("inf")) -> float:
-    """Return about how many tokens a text of so many bytes has, prompt included, cut at `most`."""
-    return min(most, size / _BYTES_PER_TOKEN + _AROUND)
+def tokens(size: float, limit: float = float("inf")) -> float:
+    """Return about how many tokens a text of `size` bytes has with its prompt, at most `limit`."""
+    return min(limit, size / _BYTES_PER_TOKEN + _AROUND)
 
 
 def joined(found: Iterable[Rows | None]) -> Rows | None:
-    """Return the rows of all; None if nothing is known of one of them, or there is none."""
+    """Return all rows together; None if some are unknown, or there are none."""
     known = list(found)
     parts = [part for rows in known if rows is not None for part in rows.parts]
     return Rows(tuple(parts)) if parts and None not in known else None
 
 
 def mined(rows: Rows, number: int, *, keep_given: bool) -> Rows:
-    """Return rows with so many mined negatives, each of the positives' mean length."""
+    """Return rows with `number` mined negatives each, of the positives' mean length."""
     size = rows.mean(lambda texts: texts.sides[-1])
 
     def with_negatives(texts: Texts) -> Texts:

@@ -8,7 +8,7 @@ published: here a Gaussian process with expected improvement (optuna's GPSampler
 mixtures.json  every mixture with its scores, and those that were kept
 mixtures.md    the same as a table
 mixtures.png   the same as a picture, where matplotlib is installed
-state/         the journal of the search, from which a killed one goes on
+state/         the journal of the search, from which a killed one resumes
 
 With another `keep` or `apart` a finished search chooses again among the mixtures that it tried.
 """
@@ -50,8 +50,8 @@ class SearchMixtureConfig:
         seeds: Runs of each mixture, whose scores are averaged: one run is a noisy judge.
         workers: Processes that try mixtures at the same time.
         keep: How many of the best mixtures are listed for the finetuning runs of a soup.
-        apart: How far those are from each other at least, as the share of batches that differ.
-        seed: Decides draws and proposals, and is the seed of each mixture's first run.
+        apart: Minimum distance between those, as the share of batches that differ.
+        seed: Seed of draws and proposals, and the seed of each mixture's first run.
         trial: The short finetune of one mixture.
     """
 
@@ -82,8 +82,8 @@ class SearchMixtureConfig:
                 f"start must give each of {len(self.sources)} sources a share that is not "
                 f"negative, and sum above 0; got {list(self.start)}"
             )
-        least = min(self.rounds + self.random, self.seeds, self.workers, self.keep)
-        if least < 1 or min(self.random, self.rounds) < 0 or not self.concentration > 0:
+        lowest = min(self.rounds + self.random, self.seeds, self.workers, self.keep)
+        if lowest < 1 or min(self.random, self.rounds) < 0 or not self.concentration > 0:
             raise RecipeError(
                 "seeds, workers, keep and random + rounds must be at least 1, and concentration "
                 f"above 0; got {to_tables(self)}"
@@ -116,13 +116,13 @@ class SearchMixtureConfig:
 def run(
     config: SearchMixtureConfig, folder: StageFolder, job: Job, *, init: Path, dev: Path
 ) -> None:
-    """Search and leave what was found in mixtures.json.
+    """Search and write what was found to mixtures.json.
 
     With one worker the search depends on its seed and the scores alone, however often it is
-    interrupted. With several, what is proposed depends on which runs end first.
+    interrupted. With several, proposals depend on which runs end first.
 
     Raises:
-        TrainingError: If the objective fails, or returns what is no finite number.
+        TrainingError: If the objective fails, or its score is not finite.
         MissingExtra: If optuna is not installed.
     """
     name, say, out = job.name, job.say, folder.path
@@ -163,9 +163,9 @@ def estimate(config: SearchMixtureConfig, context: Context) -> Estimate:
 
 
 def _reopen(folder: StageFolder, found: Path, tried: Path) -> None:
-    """Make a finished search an unfinished one that has only to choose.
+    """Reopen a finished search, of which only the choice is left to do.
 
-    What was tried is put by first: a kill while the files are replaced costs no trial.
+    Its trials are saved first, so that a kill while files are replaced loses none.
     """
     folder.state.mkdir(exist_ok=True)
     with new_file(tried) as aside:
@@ -184,7 +184,7 @@ def reads(config: SearchMixtureConfig, inputs: Inputs) -> list[str]:
 
 
 def settle(config: SearchMixtureConfig, inputs: Inputs) -> SearchMixtureConfig:
-    """Refuse a search with nothing to go by."""
+    """Refuse a search without a trial or without tasks."""
     if inputs["init"] is not None and config.trial is None:
         raise RecipeError("a search needs a table `trial`: the short finetune of one mixture")
     if inputs["init"] is not None and inputs["dev"] is None:

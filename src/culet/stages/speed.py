@@ -1,6 +1,6 @@
-"""What stages share that take steps on tokens, or embed texts, estimated before they run.
+"""Estimates shared by the stages that train on tokens or embed texts.
 
-Tokens a second are measured for a moment, on random weights of the model's architecture.
+Tokens per second are measured briefly, on random weights of the model's architecture.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ if TYPE_CHECKING:
     from culet.stages.estimate import Shape
     from culet.stages.language import TokenTraining
 
-Step = Callable[[int], int]  # takes about so many tokens and returns how many it took
+Step = Callable[[int], int]  # processes about this many tokens and returns the exact number
 
-_SHORTEST, _LONGEST = 128, 2048  # tokens of measured steps, each four times the one before
-_SECONDS, _WAIT = 1.5, 8.0  # of computing, and by the clock, that measuring may take; about
-_TOKEN, _TEXT = 4 / 3, 24  # bytes on disk of a byte of text as tokens, and of a text besides
+_SHORTEST, _LONGEST = 128, 2048  # tokens of measured steps, each four times as long as the last
+_SECONDS, _WAIT = 1.5, 8.0  # rough limits of measuring, in CPU time and by the clock
+_TOKEN, _TEXT = 4 / 3, 24  # bytes on disk per byte of text as tokens, and per text
 _TYPICAL = 32  # tokens of a text in a batch of pairs
 _SCALING = 0.9  # two threads are 1.9 times as fast as one, sixteen 12 times; about
-_MAX_WEIGHTS = 1 << 29  # of a model that is made to be measured: 4 GB with its gradients
+_MAX_WEIGHTS = 1 << 29  # of a model that is built to be measured: 4 GB with its gradients
 _MAX_WRITTEN = 1 << 26  # of one that is written to disk for OpenVINO as well
 
 
@@ -100,7 +100,7 @@ def speed_of_language(
         dtype: Of activations.
         machine: Where it runs.
         candidates: See `culet.stages.language.TokenTraining`.
-        still: The token tables do not learn.
+        still: The token tables are frozen.
     """
     known = isinstance(shape, DecoderConfig | EncoderDecoderConfig)
     if not known or shape.num_parameters() > _MAX_WEIGHTS:
@@ -161,9 +161,9 @@ def language_estimate(
 
     Args:
         config: Its settings.
-        context: What is around it.
-        trained: The model that learns; None if its speed cannot be measured.
-        models: What it leaves, the model that learns first.
+        context: The recipe around it.
+        trained: The model that is trained; None if its speed cannot be measured.
+        models: The models it leaves, the trained one first.
         per_step: Tokens of a step.
         length: Tokens of an example.
         at_most: `per_step` is an upper bound.
@@ -198,7 +198,7 @@ def language_estimate(
 def embedding_estimate(
     rows: Rows | None, shape: Any, precision: str | None, machine: Machine
 ) -> Estimate:
-    """Return what it takes to embed each text of some rows once."""
+    """Return the estimate of embedding each text of some rows once."""
     if rows is None:
         return Estimate(speed=lambda: None)
     longest = getattr(getattr(shape, "encoder", None), "max_length", float("inf"))
@@ -212,7 +212,7 @@ def embedding_estimate(
 def speed_of_embedding(
     shape: Any, length: int, precision: str | None, machine: Machine
 ) -> float | None:
-    """Return the tokens a second of embedding texts, by the engine that `culet.load` takes."""
+    """Return the tokens a second of embedding texts, by the engine that `culet.load` chooses."""
     if not isinstance(shape, EmbeddingConfig) or shape.num_parameters() > _MAX_WEIGHTS:
         return None
     return _embedding(shape, max(8, min(length, shape.encoder.max_length)), precision, machine)
@@ -260,8 +260,8 @@ def _engine(shape: EmbeddingConfig, device: str, folder: Path, precision: str | 
 def measured(prepared: Callable[[str], Step], machine: Machine) -> float:
     """Return the tokens a second of a step on a machine.
 
-    A CPU is measured in one thread: of several, those that wait for one whose core has other work
-    spin, and the estimate beside another run would be a hundred times too long.
+    A CPU is measured with one thread: with several, threads spin while they wait for one whose core
+    is busy, and beside another run the estimate would be a hundred times too long.
 
     Args:
         prepared: Returns the step on a device.
@@ -282,10 +282,10 @@ def measured(prepared: Callable[[str], Step], machine: Machine) -> float:
 def timed(step: Step, *, on_cpu: bool = True) -> float:
     """Return the tokens a second of a step.
 
-    Steps grow until they are long enough to be typical, or enough time has gone by. On a CPU only
+    Steps grow until they are long enough to be typical, or enough time has passed. On a CPU only
     the time that this process computes counts, not what other processes take.
     """
-    step(_SHORTEST)  # what is done once does not count
+    step(_SHORTEST)  # one-off work does not count
     size, best, waited, computed = _SHORTEST, 0.0, 0.0, 0.0
     while True:
         clock, work = time.perf_counter(), time.process_time()
@@ -294,7 +294,7 @@ def timed(step: Step, *, on_cpu: bool = True) -> float:
         taken = min(seconds, time.process_time() - work) if on_cpu else seconds
         best = max(best, done / max(taken, 1e-6))
         waited, computed = waited + seconds, computed + taken
-        # the next step takes some four times as long
+        # the next step takes about four times as long
         if size >= _LONGEST or computed + 4 * taken > _SECONDS or waited + 4 * seconds > _WAIT:
             return best
         size = min(_LONGEST, 4 * size)

@@ -1,4 +1,4 @@
-"""The trials of stage search_mixture: what is tried next, by optuna, in one process or several."""
+"""The trials of stage search_mixture: proposed by optuna, run in one process or several."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Attempt:
-    """What an objective is asked to try.
+    """One run of a mixture, for an objective to score.
 
     Attributes:
         shares: Share of the batches of each source, by its name.
         seed: Seed of this run.
-        folder: Where it may keep what it makes; the same for the same mixture and seed, so that
-            a run that was killed can be taken up. Gone once it is scored.
+        folder: Where it may keep files; the same for the same mixture and seed, so that a run
+            that was killed can be resumed. Removed once it is scored.
     """
 
     shares: Mapping[str, float]
@@ -51,7 +51,7 @@ def tried_mixtures(
     name: str,
     say: Callable[[str], None],
 ) -> list[Point]:
-    """Return what was tried, once that is enough."""
+    """Return the mixtures tried, once there are as many as asked for."""
     study = _study(state)
     half_done = _prepare(study, config)
     while (missing := config.total - len(_complete(study))) > 0:
@@ -68,7 +68,7 @@ def _study(state: Path) -> optuna.Study:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    # a warning with each proposal says that these could be quicker; they take half a second
+    # each proposal warns that it could be faster; it takes half a second
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(state / "journal.log"))),
@@ -79,14 +79,14 @@ def _study(state: Path) -> optuna.Study:
 
 
 def _prepare(study: optuna.Study, config: SearchMixtureConfig) -> list[int]:
-    """Put the first mixtures in line, and return the trials that a killed run left half done."""
+    """Enqueue the first mixtures, and return the trials that a killed run left half done."""
     from optuna.trial import TrialState
 
     rng = np.random.default_rng([config.seed, 3])
     alpha = np.full(len(config.sources), config.concentration)
     start = np.array(config.start or [1.0] * len(config.sources))
     draws = [("random", rng.dirichlet(alpha)) for _ in range(config.random)]
-    # all are put in line before the first is tried; a kill may come between two of them
+    # all are enqueued before the first is tried; a kill may come between two of them
     for kind, shares in [("given", start), *draws][len(study.trials) :]:
         point = _parameters(to_point(shares.tolist()))
         study.enqueue_trial(point, user_attrs={"kind": kind})
@@ -97,7 +97,7 @@ def _prepare(study: optuna.Study, config: SearchMixtureConfig) -> list[int]:
             continue
         if _begun(trials[: trial.number]) < config.total:
             half_done.append(trial.number)
-        else:  # one too many, which the killed run had no time to give up
+        else:  # one too many, which the killed run had no time to abandon
             study.tell(trial.number, state=TrialState.FAIL)
     return half_done
 
@@ -148,7 +148,7 @@ def _worker(
     half_done: list[int],
     failures: Any,
 ) -> None:
-    """Try mixtures in a process of its own until there are enough."""
+    """Try mixtures in a separate process until there are enough."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _work(_study(state), config, objective, state, half_done, say=lambda line: None)
@@ -157,7 +157,7 @@ def _worker(
 
 
 def _end_with_parent() -> None:
-    """End this process once its parent has ended: the next run must not meet it in the folder."""
+    """End this process once its parent has ended: the next run must have the folder to itself."""
     parent = multiprocessing.parent_process()
     assert parent is not None  # a worker is always started by the search
     parent.join()
@@ -173,7 +173,7 @@ def _work(
     *,
     say: Callable[[str], None],
 ) -> None:
-    """Try mixtures until there are enough; several processes may do so over one journal."""
+    """Try mixtures until there are enough; several processes may share one journal."""
     from optuna.distributions import BaseDistribution, FloatDistribution
     from optuna.trial import Trial, TrialState
 
@@ -185,15 +185,15 @@ def _work(
         trial.set_user_attr("kind", kind)
         shares = to_shares([trial.params[key] for key in keys])
         trial.set_user_attr("shares", shares.tolist())
-        # where this fails, the trial stays as running, and the next run takes it up
+        # if this fails, the trial stays marked as running, and the next run resumes it
         scores = _scores(config, shares, objective, state)
         trial.set_user_attr("scores", scores)
         study.tell(trial, float(np.mean(scores)))
         say(f"mixture {trial.number + 1}, {kind}: {np.mean(scores):.4f}")
 
     for number in half_done:
-        # It may have been killed before all of its shares were written down. What the sampler had
-        # proposed counts; where it had not come to that, it proposes the same from the same trials.
+        # It may have been killed before all of its shares were stored. What the sampler had
+        # proposed counts; if that is nothing, it proposes the same from the same trials.
         study.sampler = _sampler(config, _begun(study.get_trials(deepcopy=False)[:number]))
         frozen = study.trials[number]
         trial = Trial(study, frozen._trial_id)
@@ -205,7 +205,7 @@ def _work(
         begun = _begun(study.get_trials(deepcopy=False))
         study.sampler = _sampler(config, begun)
         trial = study.ask(space)
-        # numbers are given out by the journal, one after another, so each process knows its place
+        # the journal numbers trials in sequence, so each process knows its place
         if _begun(study.get_trials(deepcopy=False)[: trial.number]) >= config.total:
             study.tell(trial, state=TrialState.FAIL)
             return
@@ -213,21 +213,21 @@ def _work(
 
 
 def _proposed(attributes: Mapping[str, Any]) -> dict[str, float]:
-    """Return what the sampler proposed for a trial, as it leaves it in the journal, in parts."""
+    """Return what the sampler proposed for a trial, which the journal holds in parts."""
     parts = {key: part for key, part in attributes.items() if "relative_params:" in key}
     ordered = sorted(parts, key=lambda key: int(key.rpartition(":")[2]))
     return dict(json.loads("".join(parts[key] for key in ordered) or "{}"))
 
 
 def _begun(trials: list[Any]) -> int:
-    """Return how many of some trials are under way or done."""
+    """Return how many of the trials are running or complete."""
     from optuna.trial import TrialState
 
     return sum(trial.state in (TrialState.RUNNING, TrialState.COMPLETE) for trial in trials)
 
 
 def _sampler(config: SearchMixtureConfig, begun: int) -> Any:
-    """Return what proposes the next mixture; seeded anew each time, so that it has no memory."""
+    """Return the sampler of the next mixture, reseeded each time so that it keeps no state."""
     import optuna
 
     seed = np.random.SeedSequence([config.seed, begun]).generate_state(1)[0]

@@ -1,4 +1,4 @@
-"""The settings of the contrastive stages, and what they would take; see `culet.stages.tune`."""
+"""The settings of the contrastive stages, and their estimate; see `culet.stages.tune`."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class TuneConfig:
         max_tokens: Longer texts are cut in training (and counted).
         dropout: See `EncoderConfig`.
         loss: What is minimised.
-        optim: How weights move.
-        chunking: How batches are cut for memory.
+        optim: The optimiser.
+        chunking: How batches are split to save memory.
         lora: Train low-rank additions only and merge them at the end.
-        seed: Decides batches, negatives and dropout.
+        seed: Seed of batches, negatives and dropout.
         compute_dtype: Dtype of activations; weights stay float32.
         save_dtype: Dtype of the checkpoint the stage writes.
         save_every: Steps between resumable states.
-        snapshot_every: Steps between whole checkpoints of the weights as they are, in
+        snapshot_every: Steps between whole checkpoints of the current weights, in
             snapshots/step-*, for an average within the run (stage merge, `last`); 0 turns them off.
         snapshots: How many of the last ones are kept.
-        eval_every: Steps between evaluations of the model as it is; 0 turns them off.
+        eval_every: Steps between evaluations of the current model; 0 turns them off.
         skip_bad_records: Leave bad lines out and count them instead of stopping.
-        init: Checkpoint to start from; the stage before, if left out.
+        init: Checkpoint to start from; that of the stage before, if left out.
         mixture_number: Which mixture of a search to take, if the stage is given one: 1 is the
             best, 2 the next that is far enough from it.
     """
@@ -180,7 +180,7 @@ def _disk(config: TuneConfig, shape: EmbeddingConfig) -> Disk:
 
 
 def settle(config: TuneConfig, inputs: Inputs) -> TuneConfig:
-    """Return the settings with the shares of the mixture that the stage is given, if it is there.
+    """Return the settings with the shares of the mixture that is the stage's input, if it exists.
 
     Raises:
         RecipeError: If there is none, but one is chosen.
@@ -225,7 +225,7 @@ def with_mixture(config: TuneConfig, file: Path, number: int) -> TuneConfig:
 def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> TuneConfig:
     """Return settings with these shares of the batches.
 
-    They are shares whatever the sizes of the sources, so `mixing` has no part in them.
+    They hold whatever the sizes of the sources, so `mixing` does not apply.
 
     Raises:
         InputError: If the shares are of other sources.
@@ -239,7 +239,7 @@ def with_shares(config: TuneConfig, shares: dict[str, float], *, where: str) -> 
     sources = tuple(replace(s, weight=shares[label(s)]) for s in config.sources)
     sources = tuple(source for source in sources if source.weight > 0)
     loss = config.loss
-    if not any(source.teacher for source in sources):  # a mixture may leave all taught ones out
+    if not any(source.teacher for source in sources):  # a mixture may drop all with a teacher
         loss = replace(loss, distill_projection="prefix")
     return replace(config, sources=sources, loss=loss, mixing=MixingConfig())
 
