@@ -198,7 +198,7 @@ class _References:
     def _place(self, spec: Input, text: Any) -> Path:
         if not isinstance(text, str):
             raise RecipeError(
-                f"{self._name}.{spec.key} must be a stage or a path, got {shown(text)}"
+                f"{self._name}.{spec.key} must name a stage or a path, got {shown(text)}"
             )
         name, _, inside = text.removeprefix("@").partition("/")
         if inside or not (text.startswith("@") or name in self._above):
