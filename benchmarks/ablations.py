@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import statistics
@@ -34,12 +33,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe
+from machine import describe, half_interval
 
 from culet.embedder import Embedder
 from culet.evaluate.encoding import task_texts
 from culet.evaluate.evaluation import evaluate_widths
 from culet.evaluate.tasks import list_tasks, read_task
+from culet.files.atomic import write_json
 from culet.files.settings import identity
 from culet.loading import load
 from culet.pipeline import Recipe, read_recipe, run_recipe
@@ -51,6 +51,7 @@ from culet.vectors.codes import (
     encode_int8,
     int8_similarity,
 )
+from culet.vectors.similarity import unit
 
 BASE = "base"
 NEAREST, NARROW = 10, 128
@@ -60,7 +61,6 @@ SCORES = {
     "mean, int8": (None, "int8"),
     "mean, binary": (None, "binary"),
 }
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # by number of seeds
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,10 @@ def ran(args: argparse.Namespace, judge: Judge, arm: str, seed: int, results: Pa
         tokens = {name: per_step(base, name) for name in ("prefinetune", "finetune")}
         settings = common(args, seed, place) + ARMS[arm].settings(base, tokens)
     recipe = read_recipe(args.recipe, settings)
-    told = [identity(stage.config, run=recipe.run.folder) for stage in recipe.stages.values()]
-    if file.exists() and json.loads(file.read_text())["settings"] == json.loads(json.dumps(told)):
+    known_by = [identity(stage.config, run=recipe.run.folder) for stage in recipe.stages.values()]
+    if file.exists() and json.loads(file.read_text())["settings"] == json.loads(
+        json.dumps(known_by)
+    ):
         return
     take_over(base, recipe)
     last = ARMS[arm].models[-1]
@@ -162,11 +164,9 @@ def ran(args: argparse.Namespace, judge: Judge, arm: str, seed: int, results: Pa
         "models": models,
         "tokens": sum(line["tokens"] for log in trained.values() for line in log),
         "seconds": round(sum(line["seconds"] for log in trained.values() for line in log)),
-        "settings": told,
+        "settings": known_by,
     }
-    aside = file.with_suffix(".partial")
-    aside.write_text(json.dumps(found, indent=1) + "\n")
-    aside.replace(file)
+    write_json(file, found)
     means = ", ".join(f"{name} {scores['mean']:.2f}" for name, scores in models.items())
     print(f"== {arm}, seed {seed}: {means}", flush=True)
 
@@ -300,11 +300,7 @@ def overlap(found: np.ndarray, right: np.ndarray) -> float:
     return float(hits.mean())
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), dtype=np.float32)
-
-
-# --- telling
+# --- reporting
 
 
 def report(folder: Path, results: Path, *, show: bool = False) -> None:
@@ -318,8 +314,8 @@ def report(folder: Path, results: Path, *, show: bool = False) -> None:
     text = table(runs, rows)
     (folder / "ablations.md").write_text(text)
     without = [{k: v for k, v in run.items() if k != "settings"} for run in found]
-    told = {"machine": describe(), "differences": rows, "runs": without}
-    (folder / "ablations.json").write_text(json.dumps(told, indent=1) + "\n")
+    summary = {"machine": describe(), "differences": rows, "runs": without}
+    write_json(folder / "ablations.json", summary)
     draw(folder / "ablations.png", rows)
     if show:
         print(text)
@@ -349,16 +345,13 @@ def differences(
     rows = []
     for measure in pairs[0][0] if pairs else ():
         each = [with_it[measure] - without[measure] for with_it, without in pairs]
-        half = None
-        if len(each) in T95:
-            half = T95[len(each)] * statistics.stdev(each) / math.sqrt(len(each))
         rows.append(
             {
                 "part": part,
                 "model": model,
                 "measure": measure,
                 "difference": statistics.mean(each),
-                "half": half,
+                "half": half_interval(each),
                 "seeds": len(each),
             }
         )

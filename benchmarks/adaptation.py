@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
+from machine import describe, half_interval, portable
 
 from culet.checkpoints.embedding import read_embedding_model
 from culet.checkpoints.gemma import read_decoder
@@ -42,7 +42,8 @@ from culet.checkpoints.write import write_checkpoint
 from culet.data.batches.sources import SourceConfig
 from culet.data.batches.windows import TextSourceConfig
 from culet.evaluate.results import evaluate_folder
-from culet.files.atomic import new_file
+from culet.files.atomic import write_json
+from culet.files.rows import read_rows
 from culet.loading import load
 from culet.losses.contrastive import info_nce
 from culet.model.heads import with_head
@@ -63,7 +64,6 @@ HELD_OUT_SEED = 1000
 UNIMPORTANT = ("arms", "seeds", "threads", "folder", "out", "save_every", "rates")
 # Options that came later, left out where they stand at what was done before.
 LATER = {"cross_norms": "copied"}
-T95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # of Student's t, by number of seeds
 
 
 def main() -> None:
@@ -113,9 +113,9 @@ def report(args: argparse.Namespace, rates: dict[str, float]) -> None:
         if both:
             apart = [scores[one][seed] - scores[other][seed] for seed in both]
             differences[f"{one} - {other}"] = interval(apart)
-    told = {
+    summary = {
         "machine": describe(),
-        "settings": {key: said(value) for key, value in vars(args).items()},
+        "settings": {key: portable(value) for key, value in vars(args).items()},
         "vocabulary": read(args.folder / "trim" / "done.json", without=("files",)),
         "rates": {
             arm: read(args.folder / "rates" / f"{arm}.json").get("losses", {}) for arm in rates
@@ -126,7 +126,7 @@ def report(args: argparse.Namespace, rates: dict[str, float]) -> None:
     }
     print(json.dumps(means), flush=True)
     if args.out:
-        write(args.out, told)
+        write(args.out, summary)
 
 
 def arguments() -> argparse.Namespace:
@@ -303,10 +303,10 @@ def chosen_rate(args: argparse.Namespace, base: Path, arm: str) -> float:
 
 def held_out_loss(args: argparse.Namespace, model: Path) -> float:
     """Return the contrastive loss of pairs that no arm is trained on, in batches of 32."""
-    rows = [json.loads(line) for line in args.held_out.read_text("utf-8").splitlines()]
+    pairs = [row.value for row in read_rows([args.held_out])]
     embedder = load(model, device=args.device, threads=args.threads)
-    query = embedder.encode_query([row["query"] for row in rows])
-    positive = embedder.encode_document([row["positive"] for row in rows])
+    query = embedder.encode_query([pair["query"] for pair in pairs])
+    positive = embedder.encode_document([pair["positive"] for pair in pairs])
     batches = zip(torch.tensor(query).split(32), torch.tensor(positive).split(32), strict=True)
     return statistics.mean(info_nce(q, p, temperature=0.05).item() for q, p in batches)
 
@@ -353,16 +353,15 @@ def scored(args: argparse.Namespace, model: Path, arm: str, seed: int) -> dict[s
 def interval(values: list[float]) -> dict[str, float]:
     """Return the mean over seeds and half the width of its 95 % interval."""
     found = {"mean": round(statistics.mean(values), 3), "seeds": len(values)}
-    if len(values) in T95:
-        spread = statistics.stdev(values) / len(values) ** 0.5
-        found["plus_minus"] = round(T95[len(values)] * spread, 3)
+    if (half := half_interval(values)) is not None:
+        found["plus_minus"] = round(half, 3)
     return found
 
 
 def identity(args: argparse.Namespace, rate: float) -> dict[str, Any]:
     """Return the settings that a score depends on, as they are read back from JSON."""
     kept = {
-        key: said(value)
+        key: portable(value)
         for key, value in vars(args).items()
         if key not in UNIMPORTANT and LATER.get(key) != value
     }
@@ -379,15 +378,7 @@ def read(path: Path, without: tuple[str, ...] = ()) -> dict[str, Any]:
 
 def write(path: Path, value: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path) as aside:
-        aside.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def said(value: object) -> object:
-    """Return a setting without the place of this machine in it."""
-    if isinstance(value, list):
-        return [said(item) for item in value]
-    return f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
+    write_json(path, value)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from runtime import flops_a_token, mixed_lengths, random_300m, real_texts
 import culet
 from culet.errors import InputError
 from culet.loading import PACKAGED
+from culet.vectors.similarity import unit
 
 BATCHES = (32, 128, 512)
 
@@ -83,8 +84,8 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
         seconds = machine.interleaved(calls, repeats=args.repeats, warm_up=1)
         result["loads"][name] = {
             label: {
-                "tokens_per_second": tokens / value,
-                "of_matrix_rate": tokens / value * flops / result["matrix_flops"],
+                "tokens_per_second": tokens / value.clock,
+                "of_matrix_rate": tokens / value.clock * flops / result["matrix_flops"],
                 "mean_cosine": cosines[label],
             }
             for label, value in seconds.items()
@@ -99,8 +100,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _cosine(vectors: Any, reference: np.ndarray) -> float:
-    some = np.asarray(vectors, dtype=np.float32)[: len(reference)]
-    some /= np.linalg.norm(some, axis=1, keepdims=True)
+    some = unit(np.asarray(vectors, dtype=np.float32)[: len(reference)])
     return statistics.fmean((some * reference).sum(axis=1).tolist())
 
 

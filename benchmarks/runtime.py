@@ -34,6 +34,7 @@ from culet.architecture.encoder_config import EncoderConfig
 from culet.checkpoints.write import write_checkpoint
 from culet.loading import PACKAGED
 from culet.text.prompts import Prompts
+from culet.vectors.similarity import unit
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ROOT / "demo/data/eval/DocsRetrieval"
@@ -180,7 +181,7 @@ def measure(
             calls[other.label] = lambda o=other, t=texts: o.embed(_ids(first, t))
         vectors = {label: np.asarray(call(), np.float32) for label, call in calls.items()}
         exact[name] = vectors["sentence-transformers float32, batch 1"]
-        seconds = interleaved(calls, repeats=repeats)
+        seconds = machine.interleaved(calls, repeats=repeats, warm_up=0)
         speed = flops_a_token(config) / result["ceiling_flops"]
         result["loads"][name] = {
             "texts": len(texts),
@@ -190,7 +191,7 @@ def measure(
                     "tokens_per_second": tokens / clock,
                     "tokens_per_processor_second": tokens / worked,
                     "of_ceiling": tokens / clock * speed,
-                    "mean_cosine": float((_unit(vectors[label]) * exact[name]).sum(1).mean()),
+                    "mean_cosine": float((unit(vectors[label]) * exact[name]).sum(1).mean()),
                 }
                 for label, (clock, worked) in seconds.items()
             },
@@ -198,24 +199,6 @@ def measure(
     if "queries" in wanted:
         result["queries"] = latencies(ours, stock["float32"], others, repeats=repeats)
     return result
-
-
-def interleaved(
-    contenders: dict[str, Callable[[], Any]], *, repeats: int
-) -> dict[str, tuple[float, float]]:
-    """Return the median seconds of each contender, by the clock and of processor time, in turns.
-
-    On a machine that others use, the clock counts what they take and processor time does not.
-    """
-    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for _ in range(repeats):
-        for name, call in contenders.items():
-            began = time.perf_counter(), time.process_time()
-            call()
-            ended = time.perf_counter(), time.process_time()
-            taken[name].append((ended[0] - began[0], ended[1] - began[1]))
-    medians = {name: np.median(values, axis=0) for name, values in taken.items()}
-    return {name: (float(clock), float(worked)) for name, (clock, worked) in medians.items()}
 
 
 def latencies(
@@ -290,11 +273,6 @@ def show(name: str, result: dict[str, Any]) -> None:
 
 def _ids(embedder: culet.Embedder, texts: list[str]) -> list[np.ndarray]:
     return embedder.prepare_document(texts, titles=[None] * len(texts)).ids
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 def main() -> None:

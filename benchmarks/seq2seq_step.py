@@ -5,7 +5,7 @@ vocabulary of 16,384 learns from windows that T5Gemma 2's five denoisers corrupt
 packs them; transformers gets them padded to the longest with an attention mask, as its users would
 do, and eager attention, the only one that it lets a CPU use with soft caps. Loss and gradients of
 the token table must agree before anything is timed. A token is one of source or target; padding
-does not count. Processor time is told beside the time on the clock, for machines with other work.
+does not count. Processor time is reported beside the clock, for machines with other work.
 
     python benchmarks/seq2seq_step.py [--threads 1] [--repeats 5]
 """
@@ -13,8 +13,6 @@ does not count. Processor time is told beside the time on the clock, for machine
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -177,23 +175,12 @@ def compare(config: EncoderDecoderConfig, pairs: Pairs, *, repeats: int) -> dict
     print(f"loss: culet {loss:.6f}, transformers {peer_loss:.6f}; gradient gap {gap:.1e}")
     assert abs(loss - peer_loss) < 1e-4, "the losses differ: the comparison would mean nothing"
     assert gap < 1e-3, "the gradients differ: the comparison would mean nothing"
-    worked: dict[str, list[float]] = {"culet": [], "transformers": []}
-
-    def counted(name: str, step: Step) -> Callable[[], None]:
-        def call() -> None:
-            began = time.process_time()
-            step()
-            worked[name].append(time.process_time() - began)
-
-        return call
-
-    contenders = {"culet": counted("culet", ours), "transformers": counted("transformers", theirs)}
-    seconds = machine.interleaved(contenders, repeats=repeats)
-    cpu = {name: statistics.median(values[1:]) for name, values in worked.items()}
-    rates = {name: batch.num_tokens / value for name, value in seconds.items()}
+    taken = machine.interleaved({"culet": ours, "transformers": theirs}, repeats=repeats)
+    cpu = {name: seconds.processor for name, seconds in taken.items()}
+    rates = {name: batch.num_tokens / seconds.clock for name, seconds in taken.items()}
     sides = [(len(pairs[0]) * max(map(len, side)), sum(map(len, side))) for side in pairs]
     real = sum(tokens for _, tokens in sides) / sum(padded for padded, _ in sides)
-    ratio = seconds["transformers"] / seconds["culet"]
+    ratio = rates["culet"] / rates["transformers"]
     print(
         f"{batch.num_tokens:,} tokens, {real:.0%} of the padded batch: culet {rates['culet']:,.0f} "
         f"tokens/s, transformers {rates['transformers']:,.0f} tokens/s, {ratio:.2f} times; "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
+from machine import describe, portable
 from questions import one_hop, split_by_entity, two_hops, write_questions
 
 from culet.checkpoints.write import write_checkpoint
@@ -161,17 +161,10 @@ def main() -> None:
     for seed in args.seeds:
         results[seed] = run(args, seed)
         print(seed, json.dumps(results[seed]), flush=True)
-    settings = {key: said(value) for key, value in vars(args).items()}
+    settings = {key: portable(value) for key, value in vars(args).items()}
     report = {"machine": describe(), "settings": settings, "results": results}
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def said(value: object) -> object:
-    """Return a setting without the place of this machine in it."""
-    if isinstance(value, list):
-        return [said(item) for item in value]
-    return f"{value.parent.name}/{value.name}" if isinstance(value, Path) else value
 
 
 if __name__ == "__main__":

@@ -11,27 +11,18 @@ G = U diag(l) U' of all texts of the task, the rows of U diag(sqrt(l)).
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from machine import describe
 from numpy.typing import NDArray
 
+from culet.evaluate.encoding import embedded_texts
 from culet.evaluate.evaluation import evaluate
-from culet.evaluate.tasks import (
-    ClassificationData,
-    EvalTask,
-    LabelledTexts,
-    Pairs,
-    RerankingData,
-    RetrievalData,
-    SubsetData,
-    list_tasks,
-    read_task,
-)
+from culet.evaluate.tasks import list_tasks, read_task
+from culet.files.atomic import write_json
 
 # The analyser and n-gram range with the best mean over the bundled tasks of those in VARIANTS.
 BEST = ("char_wb", 2, 5)
@@ -86,34 +77,15 @@ class Tfidf:
         return self._rows[[self._place[text] for text in texts]]
 
 
-def task_texts(task: EvalTask) -> list[str]:
-    """Return every text of a task as the evaluation will hand it to a model."""
-    return [text for data in task.subsets.values() for text in _texts(data)]
-
-
-def _texts(data: SubsetData) -> list[str]:
-    if isinstance(data, Pairs):
-        return [*data.a, *data.b]
-    if isinstance(data, LabelledTexts):
-        return list(data.texts)
-    if isinstance(data, ClassificationData):
-        return [*data.train.texts, *data.test.texts]
-    if isinstance(data, RerankingData):
-        both = zip(data.positives, data.negatives, strict=True)
-        return [*data.queries, *(text for right, wrong in both for text in (*right, *wrong))]
-    assert isinstance(data, RetrievalData)
-    titled = zip(data.titles, data.documents, strict=True)
-    joined = (f"{title} {text}".strip() if title else text.strip() for title, text in titled)
-    return [*data.queries, *joined]
-
-
 def score_tasks(folder: Path, variant: tuple[str, int, int] = BEST) -> dict[str, dict[str, Any]]:
     """Return task name → type and main score of the baseline."""
     analyzer, shortest, longest = variant
     scores = {}
     for info in list_tasks(folder):
         task = read_task(info.folder)
-        model = Tfidf(task_texts(task), analyzer=analyzer, shortest=shortest, longest=longest)
+        model = Tfidf(
+            list(embedded_texts(task)), analyzer=analyzer, shortest=shortest, longest=longest
+        )
         scores[info.name] = {"type": info.type, "score": evaluate(model, task).main_score}
     return scores
 
@@ -134,9 +106,8 @@ def main() -> None:
             print(f"  {name:24} {entry['type']:20} {100 * entry['score']:6.2f}")
         print(f"  {'mean over tasks':45} {100 * mean:6.2f}")
     if options.out:
-        machine = {"platform": platform.platform(), "python": platform.python_version()}
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(machine | {"results": results}, indent=1) + "\n")
+        write_json(options.out, {"machine": describe(), "results": results})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ bundled data and reports how long its steps waited for data.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from culet.text.prompts import Prompts
 from culet.text.tokenizer_training import byte_tokenizer
 from culet.train.contrastive_step import LossConfig, contrastive_step
 from culet.train.gradient_cache import Chunking, one_tower
+from culet.train.log import read_log
 from culet.train.optim import OptimConfig, Optimizer
 
 SHAPE = ShapeConfig(
@@ -145,7 +145,8 @@ def compare(
 
     contenders: dict[str, Callable[[], Any]] = {"culet": ours, "culet, every chunk twice": fixed}
     contenders |= {f"sentence-transformers, mini-batch {s}": p[0] for s, p in peers.items()}
-    seconds = machine.interleaved(contenders, repeats=repeats)
+    taken = machine.interleaved(contenders, repeats=repeats)
+    seconds = {name: value.clock for name, value in taken.items()}
     default = seconds["sentence-transformers, mini-batch 32"]
     best = min(s for name, s in seconds.items() if name.startswith("sentence"))
     for name, value in seconds.items():
@@ -175,7 +176,7 @@ def data_wait(folder: Path, work: Path, *, steps: int) -> dict[str, Any]:
     run_stage(
         tune.STAGE, config, init=folder, out=work / "wait", name="wait", say=lambda line: None
     )
-    lines = [json.loads(line) for line in (work / "wait/log.jsonl").read_text().splitlines()][2:]
+    lines = read_log(work / "wait/log.jsonl")[2:]  # the first two get warm
     waited = sum(line["waited_seconds"] for line in lines)
     stepped = sum(line["seconds"] for line in lines)
     print(f"data: waited {waited:.3f} s of {stepped:.1f} s of steps, {waited / stepped:.2%}")
@@ -193,6 +194,12 @@ def main() -> None:
         nargs="*",
         default=[16, 64],
         help="of the peer, beside its default of 32",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=12,
+        help="of the real stage, at least 3; the first 2 do not count",
     )
     parser.add_argument("--threads", type=int, default=0, help="0 leaves PyTorch's choice")
     arguments = parser.parse_args()
@@ -217,7 +224,7 @@ def main() -> None:
             mini_batches=(32, *arguments.mini_batch),
         )
         result["threads"] = torch.get_num_threads()
-        result["data"] = data_wait(folder, Path(temporary), steps=12)
+        result["data"] = data_wait(folder, Path(temporary), steps=arguments.steps)
     machine.write("train_step", result)
 
 

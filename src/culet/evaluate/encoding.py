@@ -181,6 +181,15 @@ def task_texts(task: EvalTask) -> Iterator[tuple[str, str]]:
         yield from (("title", title) for title in dict.fromkeys(titles) if title.strip())
 
 
+def embedded_texts(task: EvalTask) -> Iterator[str]:
+    """Yield every text of a task as a model is given it, titles joined to their documents."""
+    for data in task.subsets.values():
+        queries, documents, _ = texts_by_role(data, "joined")
+        for texts in queries.values():
+            yield from texts
+        yield from documents
+
+
 def _retrieval_texts(
     data: RetrievalData, titles: Titles
 ) -> tuple[dict[str, Sequence[str]], list[str], list[str]]:

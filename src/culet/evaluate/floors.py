@@ -5,13 +5,13 @@ A model that is not above them has learnt nothing that spelling does not give aw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from culet.errors import InputError, need
-from culet.evaluate.encoding import texts_by_role
+from culet.evaluate.encoding import embedded_texts
 from culet.evaluate.tasks import EvalTask
 from culet.vectors.similarity import Vectors
 
@@ -83,7 +83,7 @@ class TfIdf:
         """Return the model that knows how rare each n-gram is among the texts of a task."""
         text = need("sklearn.feature_extraction.text", extra="eval", purpose="weighting letters")
         weighting = text.TfidfTransformer(sublinear_tf=True)
-        weighting.fit(self._counter.transform(list(dict.fromkeys(_texts(task)))))
+        weighting.fit(self._counter.transform(list(dict.fromkeys(embedded_texts(task)))))
 
         def weighted(counts: Any) -> Vectors:
             return np.asarray(weighting.transform(counts).toarray(), dtype=np.float32)
@@ -116,12 +116,3 @@ def _counter(bins: int, *, signed: bool) -> Any:
         alternate_sign=signed,
         norm=None,
     )
-
-
-def _texts(task: EvalTask) -> Iterator[str]:
-    """Yield every text of a task as a model is given it."""
-    for data in task.subsets.values():
-        queries, documents, _ = texts_by_role(data, "joined")
-        for texts in queries.values():
-            yield from texts
-        yield from documents
