@@ -1,4 +1,4 @@
-"""What an evaluation asks of a model, and which texts of a task are embedded in which role."""
+"""The interface of an evaluated model, and which texts of a task are embedded in which role."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Model(Protocol):
 
 @runtime_checkable
 class TaskModel(Protocol):
-    """A model that looks at all texts of a task first, as TF-IDF does for its frequencies."""
+    """A model that reads all texts of a task first, as TF-IDF does for its frequencies."""
 
     def fitted(self, task: EvalTask) -> Model:
         """Return the model for the texts of one task."""
@@ -73,15 +73,15 @@ class TaskModel(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """How a task is put to the model and drawn.
+    """How a task is presented to the model, and sampled.
 
     Attributes:
-        seed: of every draw and classifier.
+        seed: of every sample and classifier.
         instructions: a text for queries in place of the prompt task: {task name: instruction},
             or "task" for the instruction that task.json names; None uses the prompt task.
         query_tasks: {task name: prompt task}, where the default by type does not fit.
         titles: "joined" puts a document's title in front of its text, as MTEB does; "separate"
-            hands titles to the model.
+            passes titles to the model.
     """
 
     seed: int = 42
@@ -115,7 +115,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Distinct:
-    """Vectors of the distinct texts of a role [U, E], and the one that each row takes [B]."""
+    """Vectors of the distinct texts of a role [U, E], and which of them each row has [B]."""
 
     vectors: Vectors
     rows: NDArray[np.intp]
@@ -124,7 +124,7 @@ class Distinct:
 def embed(
     model: Model, info: TaskInfo, data: SubsetData, settings: Settings
 ) -> dict[str, Distinct]:
-    """Embed the texts of a subset at full width, each distinct text once a role.
+    """Embed the texts of a subset at full width, each distinct text once per role.
 
     Returns:
         By role: query and document (retrieval, reranking), a and b (pairs), train and test
@@ -170,7 +170,7 @@ def task_texts(task: EvalTask) -> Iterator[tuple[str, str]]:
     """Yield (role, text) of every text of a task, for checks of training data.
 
     Roles are "query", "document", "title", "train" (of classification) and "text". Documents come
-    without their titles; a title that several documents of a subset have comes once.
+    without their titles; a title shared by several documents of a subset comes once.
     """
     for data in task.subsets.values():
         queries, documents, titles = texts_by_role(data, "separate")
@@ -223,12 +223,12 @@ def _checked(vectors: Vectors, count: int) -> Vectors:
 def narrow(
     roles: Mapping[str, Distinct], *, truncate_to: int | None, precision: str
 ) -> dict[str, Distinct]:
-    """Return the vectors cut to a width, made unit length again, then rounded to a precision.
+    """Return the vectors truncated to a width, normalised again, then rounded to a precision.
 
     int8 ranges come from the documents where there are any, else from all texts of the subset.
 
     Raises:
-        InputError: when the vectors are narrower than asked, or the precision is unknown.
+        InputError: when the vectors are narrower than the width, or the precision is unknown.
     """
     if truncate_to is not None:
         roles = _each(roles, lambda vectors: _cut(vectors, truncate_to))

@@ -40,8 +40,8 @@ class TaskResult:
         precision: of the vectors.
         seconds: spent on embedding and scoring.
         degenerate: {subset: why its score means nothing}, for those where it does not.
-        replicates: of each subset's main score, over bootstrap draws of its items; see
-            `culet.evaluate.intervals`. Empty where a score cannot be drawn again.
+        replicates: of each subset's main score, over bootstrap samples of its items; see
+            `culet.evaluate.intervals`. Empty where a score cannot be resampled.
     """
 
     info: TaskInfo
@@ -69,7 +69,7 @@ class TaskResult:
 
     @property
     def meaningless(self) -> str | None:
-        """Why the score means nothing, if that is so in one of the subsets."""
+        """Why the score means nothing, if it does in one of the subsets."""
         whole = [f"{'' if s == WHOLE else f'subset {s}: '}{w}" for s, w in self.degenerate.items()]
         return "; ".join(whole) or None
 
@@ -105,7 +105,7 @@ def evaluate(
 
     Raises:
         InputError: when the model returns the wrong number of rows or numbers that are not
-            finite, or the width, precision or metric cannot be had.
+            finite, or the width, precision or metric is not available.
     """
     widths, precisions = [truncate_to], [precision]
     return evaluate_widths(model, task, widths=widths, precisions=precisions, settings=settings)[0]
@@ -129,7 +129,7 @@ def evaluate_widths(
     replicates: list[dict[str, tuple[float, ...]]] = [{} for _ in variants]
     scoring_seconds = [0.0] * len(variants)
     embedding_seconds = 0.0
-    # One generator for the whole task: MTEB's clusterings go on drawing from subset to subset.
+    # One generator for the whole task: MTEB's clusterings keep drawing from subset to subset.
     rng = random.Random(settings.seed)
     found_degenerate = {s: degenerate(d, task.info.type) for s, d in task.subsets.items()}
     degenerate_subsets = {subset: why for subset, why in found_degenerate.items() if why}

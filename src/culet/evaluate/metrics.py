@@ -2,8 +2,8 @@
 
 Ranking measures follow trec_eval: linear gains, a discount of log2(rank + 1), a document is
 relevant when its judged gain is above zero, and a query without relevant documents scores 0.
-They all read `gains`, the judged gains of the ranked documents from the best rank on (0 for a
-document without a judgement), and most also `judged`, every gain judged for the query.
+They all read `gains`, the judged gains of the ranked documents, best rank first (0 for a
+document without a judgement), and most also `judged`, all judged gains of the query.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def ndcg(gains: ArrayLike, judged: ArrayLike, *, k: int) -> float:
 
 
 def recall(gains: ArrayLike, judged: ArrayLike, *, k: int) -> float:
-    """Return the share of the relevant documents that stand in the first k ranks."""
+    """Return the share of the relevant documents that are in the first k ranks."""
     relevant = np.count_nonzero(_positive(judged))
     return float(np.count_nonzero(_positive(gains)[:k]) / relevant) if relevant else 0.0
 
@@ -35,9 +35,9 @@ def precision(gains: ArrayLike, *, k: int) -> float:
 
 
 def ranked_average_precision(gains: ArrayLike, judged: ArrayLike, *, k: int) -> float:
-    """Return the precision at each relevant rank up to k, summed, over all relevant documents.
+    """Return the sum of the precision at each relevant rank up to k, per relevant document.
 
-    The mean of it over queries is MAP at k.
+    Its mean over queries is MAP at k.
     """
     relevant = np.count_nonzero(_positive(judged))
     hits = _positive(gains)[:k] > 0
@@ -52,7 +52,7 @@ def reciprocal_rank(gains: ArrayLike, *, k: int) -> float:
 
 
 def hit(gains: ArrayLike, *, k: int) -> float:
-    """Return 1 when a relevant document stands in the first k ranks, else 0."""
+    """Return 1 when a relevant document is in the first k ranks, else 0."""
     return float(np.any(_positive(gains)[:k] > 0))
 
 
@@ -80,7 +80,7 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def mean_ranks(values: ArrayLike) -> Floats:
-    """Return the rank of each value from 1 on, ties sharing the mean of their ranks."""
+    """Return the rank of each value, from 1, ties sharing the mean of their ranks."""
     _, group, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     return np.asarray((last - (count - 1) / 2.0)[group.ravel()], dtype=np.float64)
@@ -122,7 +122,7 @@ def best_f1(scores: ArrayLike, labels: ArrayLike) -> tuple[float, float, float]:
 
 
 def _per_threshold(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, Floats]:
-    """Return, at each distinct score from the highest on, how many positives and rows pass it."""
+    """Return how many positives and rows pass each distinct score, from the highest down."""
     scored = np.asarray(scores, dtype=np.float64)
     order = np.argsort(-scored, kind="stable")
     ranked = scored[order]
@@ -139,8 +139,8 @@ def matching(predicted: Sequence[int] | NDArray[np.integer]) -> dict[str, float]
 def matching_items(predicted: Sequence[int] | NDArray[np.integer]) -> dict[str, Floats]:
     """Return the measures of each row of a bitext matching.
 
-    Precision, recall and F1 are those of each row seen as a class of its own:
-    a right match claimed by n rows has precision 1 / n and F1 2 / (n + 1).
+    Precision, recall and F1 treat each row as a class of its own:
+    a correct match claimed by n rows has precision 1 / n and F1 2 / (n + 1).
     """
     found = np.asarray(predicted)
     right = (found == np.arange(len(found))).astype(np.float64)
@@ -154,7 +154,7 @@ def matching_items(predicted: Sequence[int] | NDArray[np.integer]) -> dict[str, 
 
 
 def macro_f1(truth: NDArray[np.integer], found: NDArray[np.integer]) -> float:
-    """Return the mean F1 of the labels that are true or found somewhere."""
+    """Return the mean F1 of the labels that occur in the truth or the predictions."""
     size = int(max(truth.max(), found.max())) + 1
     right = np.bincount(truth[truth == found], minlength=size)
     total = np.bincount(truth, minlength=size) + np.bincount(found, minlength=size)
@@ -166,7 +166,7 @@ def v_measure(labels: Sequence[str] | NDArray[np.str_], clusters: ArrayLike) -> 
     """Return the harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg 2007).
 
     With H the entropy in nats of the label and cluster counts, homogeneity is
-    1 - H(label | cluster) / H(label) and completeness the same with the two exchanged.
+    1 - H(label | cluster) / H(label) and completeness the same with the two swapped.
     """
     _, label = np.unique(np.asarray(labels), return_inverse=True)
     _, cluster = np.unique(np.asarray(clusters), return_inverse=True)

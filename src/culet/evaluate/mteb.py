@@ -1,6 +1,6 @@
-"""A culet model as mteb's evaluator wants it, so that `mteb.evaluate` runs it directly.
+"""Adapter of culet's models to mteb's evaluator, so that `mteb.evaluate` runs them directly.
 
-For instance, with an embedder of culet's, or with anything that encodes:
+For instance, with one of culet's embedders, or with any other encoder:
 
 mteb.evaluate(MtebEncoder(culet.load()), tasks=[...])
 mteb.evaluate(MtebEncoder(model, name="me/model", revision="1"), tasks=[...])
@@ -47,7 +47,7 @@ class MtebEncoder:
     """An embedder behind mteb's EncoderProtocol.
 
     Documents of retrieval and reranking tasks are embedded as documents, with the title in front
-    of the text, as mteb hands them over; everything else is embedded as a query with the prompt
+    of the text, as mteb passes them; everything else is embedded as a query with the prompt
     of the task's type, or with the task's own instruction where one is given.
     """
 
@@ -65,10 +65,10 @@ class MtebEncoder:
         Args:
             embedder: anything with encode_query and encode_document.
             name: organisation/model; without an organisation it becomes local/name. None takes the
-                embedder's, of a path the last part.
+                embedder's, the last part of a path.
             revision: of the weights; None takes the embedder's fingerprint, with backend, precision
-                and width where they are not OpenVINO, float32 and the full one: what mteb keeps of
-                other settings is not taken for this model's.
+                and width where they are not OpenVINO, float32 and the full one, so that mteb keeps
+                the results of different settings apart.
             instructions: {MTEB task name: instruction}, in place of the prompt by type.
             truncate_to: the kept width, None for the model's own.
 
@@ -98,7 +98,7 @@ class MtebEncoder:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb records of the model beside its results."""
+        """What mteb records about the model beside its results."""
         return self._meta
 
     def encode(
@@ -111,7 +111,7 @@ class MtebEncoder:
         prompt_type: PromptType | None = None,
         **kwargs: Any,
     ) -> Vectors:
-        """Embed the batches of a data loader in order; kwargs (batch size ...) are not needed."""
+        """Embed the batches of a data loader in order; kwargs (batch size ...) are ignored."""
         texts = [text for batch in inputs for text in batch["text"]]
         # The enumeration's values, so that mteb need not be imported for this.
         if prompt_type is not None and prompt_type.value == "document":
@@ -142,7 +142,7 @@ def query_task(metadata: TaskMetadata) -> str:
 
 
 def _own_name(embedder: Model) -> str:
-    """Return what an embedder was loaded by: a hub id as it is, of a path the last part."""
+    """Return the name an embedder was loaded by: a hub id, or the last part of a path."""
     name = getattr(embedder, "name", None)
     if not isinstance(name, str) or not name:
         raise InputError(

@@ -1,12 +1,12 @@
 """The scoring protocol of each task type: data and vectors in, scores out.
 
-Given the same vectors the scores are those of MTEB's evaluators (mteb 2.26): the same draws from
+Given the same vectors the scores equal those of MTEB's evaluators (mteb 2.26): the same draws from
 the same seeds, the same similarities in float32, the same order of ties. Ranking scores are
 rounded to five decimals, as MTEB rounds them. MTEB's abstention curves (nAUC) are left out.
 
-Every function returns its measures by MTEB's names, and once more under `main_score` the one that
-`metric` names. Given the `name` of a task and subset it also returns `replicates`, the main score
-of bootstrap draws of the items (`culet.evaluate.intervals`).
+Every function returns its measures under MTEB's names, and the one that `metric` names also under
+`main_score`. Given the `name` of a task and subset it also returns `replicates`, the main score of
+bootstrap samples of the items (`culet.evaluate.intervals`).
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def reranking(
 ) -> Scores:
     """Rank each query's own candidates by cosine.
 
-    Of candidates with equal scores a wrong one comes before a right one, and a later before an
-    earlier: MTEB's ids sort that way.
+    Of candidates with equal scores a negative comes before a positive, and a later one before an
+    earlier one: MTEB's ids sort that way.
 
     Args:
         data: queries with their candidates.
@@ -91,7 +91,7 @@ def reranking(
     query, candidate = similarity.unit_rows(query), similarity.unit_rows(candidate)
     found, start = [], 0
     for row, (size, grades) in enumerate(zip(sizes, data.grades, strict=True)):
-        # Not a matrix product: its rounding depends on a row's place, and equal texts must tie.
+        # Not a matrix product: its rounding depends on a row's position, and equal texts must tie.
         scores = np.einsum("e,pe->p", query[row], candidate[start : start + size])
         order = highest(scores[None], k=MAX_RANK, preference=np.arange(size)[::-1])[0]
         gains = [*grades, *[0] * (size - len(grades))]
@@ -215,10 +215,10 @@ def bitext(data: Pairs, a: Vectors, b: Vectors, *, metric: str = "f1", name: str
 def draw_training_rows(
     labels: Sequence[str], *, samples_per_label: int, num_experiments: int, seed: int
 ) -> list[list[int]]:
-    """Draw, for each experiment, the rows a classifier is trained on: so many of every label.
+    """Draw, for each experiment, the rows a classifier is trained on: as many of every label.
 
-    The order is shuffled anew from the same seed each time, over the order the experiment before
-    left: MTEB's way of getting different draws, kept so that the draws are the same.
+    Each time the order that the experiment before left is shuffled again with the same seed, as in
+    MTEB, so that the rows are the same.
     """
     order = list(range(len(labels)))
     draws = []
@@ -319,7 +319,7 @@ def draw_documents(count: int, protocol: Mapping[str, Any], *, rng: random.Rando
     Args:
         count: how many rows the task has.
         protocol: max_document_to_embed or max_fraction_of_documents_to_embed, or neither (all).
-        rng: advanced by the draw; the clusterings go on drawing from it.
+        rng: advanced by the draw; the clusterings keep drawing from it.
     """
     limit = protocol.get("max_document_to_embed")
     share = protocol.get("max_fraction_of_documents_to_embed")
@@ -347,8 +347,8 @@ def clustering(
 ) -> Scores:
     """Cluster repeated draws of the vectors [B, E] and compare the clusters with the labels.
 
-    Each draw takes rows with repeats, is clustered by mini-batch k-means into as many clusters as
-    there are labels, and is scored by the V-measure; the scores are averaged.
+    Each draw takes rows with replacement, is clustered by mini-batch k-means into as many clusters
+    as there are labels, and is scored by the V-measure; the scores are averaged.
 
     Raises:
         MissingExtra: when scikit-learn is not installed.

@@ -1,4 +1,4 @@
-"""Tables of results: a row a task, a column a run, means by type and over all tasks."""
+"""Tables of results: a row per task, a column per run, means by type and over all tasks."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def label(result: TaskResult) -> str:
 
 
 def compare(runs: Mapping[str, Sequence[TaskResult]]) -> Table:
-    """Return the table of one or more runs; results of several widths become columns of their own.
+    """Return the table of one or more runs; results of several widths become separate columns.
 
-    Below the tasks stand means by type, by group of languages (over the subsets of each task that
-    are of the group, then over tasks), over types and over tasks, with 95 % bootstrap intervals
+    Below the tasks are means by type, by group of languages (over the subsets of each task that
+    are in the group, then over tasks), over types and over tasks, with 95 % bootstrap intervals
     over the tasks' items. Two columns get a third with their difference and its paired interval.
 
     Args:
@@ -96,7 +96,7 @@ class Mean:
         return self._words("{:.2f}", "[{:.1f}, {:.1f}]")
 
     def less(self, other: Mean) -> Mean:
-        """Return the difference from another mean over the same draws of the same items."""
+        """Return the difference from another mean over the same samples of the same items."""
         drawn = self.replicates, other.replicates
         both = None if drawn[0] is None or drawn[1] is None else drawn[0] - drawn[1]
         return Mean(self.score - other.score, both)
@@ -224,7 +224,7 @@ def _meaningless(runs: Mapping[str, Sequence[TaskResult]]) -> dict[str, str]:
 
 
 def _shown(cell: str) -> str:
-    """Return a cell as it is printed: names are no markup."""
+    """Return a cell as it is printed; names are not markup."""
     from rich.markup import escape
 
     return escape(visible(cell))

@@ -2,9 +2,9 @@
 
     <out>/<organisation>__<model>/<revision>/<Task>.json and model_meta.json
 
-What a model computes with, where it is not OpenVINO in float32, and a width or precision of the
-vectors other than the model's own end the revision: `<revision>-torch-in-bfloat16-256d-int8`.
-mteb's TaskResult and ResultCache read these files; what only culet knows stands under `culet`.
+A backend other than OpenVINO in float32, and a width or precision of the vectors other than the
+model's own, are appended to the revision: `<revision>-torch-in-bfloat16-256d-int8`. mteb's
+TaskResult and ResultCache read these files; fields of culet's own are under `culet`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from culet.files.atomic import write_json
 from culet.files.fingerprint import of_folder
 
 PROTOCOL_VERSION = "2.26.24"
-"""The mteb release whose protocols these scores follow; mteb asks for it in every file."""
+"""The mteb release whose protocols these scores follow; mteb requires it in every file."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What evaluate_folder did: all results, the names of tasks read back, and what failed."""
+    """The outcome of evaluate_folder: results, names of tasks read back, and failures."""
 
     results: tuple[TaskResult, ...]
     skipped: tuple[str, ...] = ()
@@ -53,15 +53,16 @@ def evaluate_folder(
     settings: Settings | None = None,
     on_result: Callable[[TaskResult], None] = lambda result: None,
 ) -> Evaluation:
-    """Evaluate the tasks of a folder, writing each result as soon as it is there.
+    """Evaluate the tasks of a folder, writing each result as soon as it is known.
 
     A result already written for the same revision, backend, width, precisions, subsets and
     settings is read back and not computed again. A task that fails is reported at the end and
-    stops no other.
+    does not stop the others.
 
     Args:
-        model: with encode_query and encode_document, or what becomes one by the texts of a task.
-            A `backend` and a `precision`, as an `Embedder` has, tell its results from others.
+        model: with encode_query and encode_document, or one that is fitted to the texts of a task.
+            Its `backend` and `precision`, if it has them as an `Embedder` does, distinguish its
+            results.
         tasks: a folder of task folders.
         out: where the results go.
         name: of the model, organisation/model; without an organisation it becomes local/name.
@@ -72,7 +73,7 @@ def evaluate_folder(
         widths: kept widths, each scored once; None for the model's own.
         precisions: of the vectors; likewise.
         settings: seed, instructions and titles.
-        on_result: called with each result, also with one read back.
+        on_result: called with each result, including those read back.
 
     Raises:
         InputError: when the folder has no tasks or a name or type is unknown.
@@ -86,7 +87,7 @@ def evaluate_folder(
     for info in _chosen(list_tasks(tasks), only, types, subsets):
         try:
             found, computed = run.results(info, chosen_subsets(info, subsets))
-        except Exception as error:  # one bad task must not cost the hours of the others
+        except Exception as error:  # one bad task must not waste the hours of the others
             failures[info.name] = f"{type(error).__name__}: {error}"
             continue
         skipped += [] if computed else [info.name]
@@ -176,9 +177,9 @@ def result_path(
 
 
 def engine_of(model: Model | TaskModel) -> dict[str, str]:
-    """Return the backend and precision of a model: a precision moves scores as weights do.
+    """Return the backend and precision of a model: a precision changes scores as weights do.
 
-    Results written before these were recorded are computed again: theirs are not known.
+    Results written before these were recorded are computed again, since theirs are unknown.
     """
     names = {"backend": "backend", "precision": "computed_in"}
     return {key: str(getattr(model, name)) for name, key in names.items() if hasattr(model, name)}
@@ -197,7 +198,7 @@ def revision_name(revision: str, truncate_to: int | None, precision: str) -> str
 
 
 def task_name(info: TaskInfo) -> str:
-    """Return the MTEB name of a task whose scores compare with MTEB's, else its own name."""
+    """Return the MTEB name of a task with scores comparable to MTEB's, else its own name."""
     return info.mteb_name if info.comparable and info.mteb_name else info.name
 
 
@@ -208,7 +209,7 @@ def _model_name(name: str) -> str:
 def write_result(
     result: TaskResult, path: Path, *, name: str, record: Mapping[str, Any] | None = None
 ) -> None:
-    """Write a result in MTEB's JSON layout, and model_meta.json beside it if it is not there."""
+    """Write a result in MTEB's JSON layout, and model_meta.json beside it if that is missing."""
     info = result.info
     document = {
         "dataset_revision": info.dataset_revision or "none",
@@ -268,7 +269,7 @@ def subset_languages(info: TaskInfo, subset: str) -> list[str]:
 
 
 def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[str, Any]:
-    """Return what a stored result must have been made with to be taken for this one."""
+    """Return the settings that a stored result must have been made with to be reused."""
     return {
         "subsets": list(subsets),
         "seed": settings.seed,
@@ -276,7 +277,7 @@ def _record(info: TaskInfo, subsets: Sequence[str], settings: Settings) -> dict[
         "query_task": settings.query_task(info),
         "titles": settings.titles,
         "protocol": dict(info.protocol),
-        # two folders of tasks may name one alike, and a folder's rows may change
+        # tasks of two folders may share a name, and a folder's rows may change
         "data": of_folder(info.folder),
     }
 
@@ -287,7 +288,7 @@ def _read_back(path: Path, info: TaskInfo, record: Mapping[str, Any]) -> TaskRes
         result = _result(document, info)
         made_with = {key: document["culet"][key] for key in record}
     except (OSError, ValueError, KeyError, TypeError):
-        return None  # absent, or not ours: compute it
+        return None  # absent, or not written by culet: compute it
     return result if made_with == dict(record) else None
 
 

@@ -11,7 +11,7 @@
 | reranking | test.jsonl | query, positive, negative, grades (optional) |
 
 A task whose task.json lists `subsets` holds a `subset` field in every row, or, for retrieval,
-one folder a subset. Subsets never mix: each is scored alone, and the task's score is their mean.
+one folder per subset. Subsets never mix: each is scored alone, and the task's score is their mean.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ WHOLE = "default"
 
 @dataclass(frozen=True)
 class Pairs:
-    """Texts in two columns; `target` is the score of an sts pair, the label of a classified one."""
+    """Texts in two columns; `target` is the score or label of each pair."""
 
     a: tuple[str, ...]
     b: tuple[str, ...]
@@ -79,7 +79,7 @@ class RetrievalData:
 
 @dataclass(frozen=True)
 class RerankingData:
-    """Queries, each with its own right and wrong candidates; `grades` are gains of the right."""
+    """Queries, each with its own candidates; `grades` are the gains of the positives."""
 
     queries: tuple[str, ...]
     positives: tuple[tuple[str, ...], ...]
@@ -95,7 +95,7 @@ class TaskInfo:
     """The content of task.json: a task without its rows.
 
     `protocol` holds the settings of MTEB's evaluator (`mteb_protocol`), `prompt` the instruction
-    text for its queries. `comparable` is whether a score may stand under the MTEB name.
+    text for its queries. `comparable` is whether a score may be reported under the MTEB name.
     """
 
     name: str
@@ -230,7 +230,7 @@ def read_task(folder: Path | str, *, subsets: Collection[str] | None = None) -> 
 
 
 def chosen_subsets(info: TaskInfo, subsets: Collection[str] | None) -> tuple[str, ...]:
-    """Return the task's subsets that are among the wanted, all of them for None or a plain task.
+    """Return the wanted subsets of the task; all of them for None or a task without subsets.
 
     Raises:
         InputError: when the task has subsets and none is among the wanted.

@@ -1,9 +1,9 @@
-"""Files and folders that are whole or not there: write aside, fsync, rename.
+"""Files and folders that are complete or absent: write aside, fsync, rename.
 
 A crash, a full disk or kill -9 leaves either the old content or the new one under the final
-name, and at most a `.partial` sibling that the next write removes. A folder takes the place of
-an older one in one step on Linux; where the system has no such step, a crash between the two
-renames leaves the older folder beside the name, as `.old`.
+name, and at most a `.partial` sibling that the next write removes. A folder replaces an older
+one in one step on Linux; elsewhere, a crash between the two renames leaves the older folder under
+a name that ends in `.old`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
     Args:
         path: The file.
         together: Several processes or threads may write it at once: each writes aside under its
-            own name, and the last one stays. What killed ones left is removed an hour later.
+            own name, and the last one wins. Files of killed ones are removed an hour later.
     """
     aside = _aside(path, tag=_own() if together else "")
     if together:
@@ -49,7 +49,7 @@ def new_file(path: Path, *, together: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any, *, together: bool = False) -> None:
-    """Write a value as indented JSON, whole or not at all; half a surrogate pair stays an escape.
+    """Write a value as indented JSON, whole or not at all; an unpaired surrogate stays an escape.
 
     Args:
         path: The file.
@@ -92,17 +92,17 @@ def new_folder(path: Path, *, together: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path, *, what: str) -> Iterator[None]:
-    """Keep other processes from the same work in a folder, which is made if need be.
+    """Keep other processes from the same work in a folder, which is created if missing.
 
-    The lock is on the folder itself and ends with this process, however that ends. A folder made
-    for it that is empty in the end is removed.
+    The lock is on the folder itself and ends with this process, however that ends. A folder that
+    was created for it and is empty at the end is removed.
 
     Args:
         folder: The folder.
         what: What is being done there, for the message: "a run".
 
     Raises:
-        InputError: If another process is at it, or the folder cannot be made.
+        InputError: If another process holds the lock, or the folder cannot be created.
     """
     made = not folder.exists()
     try:
@@ -127,18 +127,18 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
 
 
 def take(opened: int, path: Path) -> bool:
-    """Lock a file or folder for this process alone, as long as it is open.
+    """Lock a file or folder exclusively for this process, as long as it is open.
 
     Args:
         opened: Its descriptor.
         path: The name it was opened under.
 
     Returns:
-        False if another process has it, or had it and has since moved or removed it. True as well
+        False if another process holds it, or held it and has since moved or removed it. True also
         where the system or the file system has no locks.
     """
     try:
-        import fcntl  # not on every system, and the rest of this module is for all
+        import fcntl  # missing on some systems, unlike the rest of this module
 
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -151,7 +151,7 @@ def take(opened: int, path: Path) -> bool:
 
 
 def _swap(new: Path, path: Path) -> None:
-    """Put a folder in the place of another, in one step where the system can."""
+    """Replace a folder by another, in one step where the system can."""
     exchange = getattr(ctypes.CDLL(None), "renameat2", None)
     if exchange is not None and not exchange(
         _AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(path), _RENAME_EXCHANGE

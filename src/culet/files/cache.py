@@ -1,7 +1,7 @@
-"""What culet can make again: vectors of searched folders, quantised and compiled weights.
+"""The cache: vectors of searched folders, quantised and compiled weights.
 
-Such files lie in the user's cache folder, are checked by CRC-32 and take bounded room; where the
-folder cannot be used, the work is done without it.
+culet can recompute all of it. Its files are in the user's cache folder, are checked by CRC-32 and
+bounded in size; where the folder cannot be used, culet works without it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def cache_folder() -> Path:
 
 
 def kept_bytes() -> dict[str, int]:
-    """Return how many bytes each kind of what is kept takes, by the name of its folder."""
+    """Return the bytes of each kind of cached files, by the name of its folder."""
     sizes = {}
     for kind in _KINDS:
         files = [path for path in (cache_folder() / kind).rglob("*") if path.is_file()]
@@ -40,7 +40,7 @@ def kept_bytes() -> dict[str, int]:
 
 
 def clear_cache() -> None:
-    """Remove what is kept. Other files in the folder, which culet did not write, stay.
+    """Remove the cached files. Other files in the folder, which culet did not write, stay.
 
     Raises:
         InputError: If something cannot be removed.
@@ -55,7 +55,7 @@ def clear_cache() -> None:
 
 
 def checksum(path: Path, *, but_last: int = 0) -> str:
-    """Return the CRC-32 of a file, without its last bytes, as 8 hex digits; read in pieces."""
+    """Return the CRC-32 of a file, without its `but_last` last bytes, as 8 hex digits."""
     value, left = 0, path.stat().st_size - but_last
     with path.open("rb") as file:
         while left > 0 and (piece := file.read(min(left, 1 << 22))):
@@ -75,7 +75,7 @@ def seal(path: Path) -> None:
 
 
 def check(path: Path) -> None:
-    """Raise CheckpointError or OSError if a file is not what was sealed."""
+    """Raise CheckpointError or OSError if a file does not match the CRC-32 of `seal`."""
     stated = path.with_suffix(".crc32").read_text(errors="replace").strip()
     found = checksum(path)
     if stated != found:
@@ -83,7 +83,7 @@ def check(path: Path) -> None:
 
 
 def remove_older(path: Path, prefix: str) -> None:
-    """Remove files beside `path` whose names begin alike: of other versions, not read again."""
+    """Remove files beside `path` whose names begin with `prefix`: those of other versions."""
     for other in path.parent.glob(f"{prefix}*"):
         if other.stem != path.stem:
             with contextlib.suppress(OSError):
@@ -91,7 +91,7 @@ def remove_older(path: Path, prefix: str) -> None:
 
 
 def bound(newest: Path, limit: int) -> None:
-    """Remove files of the kind of `newest`, longest unused first, until all take `limit` bytes."""
+    """Remove files of the kind of `newest`, least recently used first, down to `limit` bytes."""
     found = [(path.stat(), path) for path in newest.parent.glob(f"*{newest.suffix}")]
     total = sum(stat.st_size for stat, _ in found)
     for stat, path in sorted(found, key=lambda entry: entry[0].st_mtime):
@@ -102,5 +102,5 @@ def bound(newest: Path, limit: int) -> None:
 
 
 def warn(text: str) -> None:
-    """Say that the cache does not do its work; the engine does."""
+    """Warn that the cache does not work; the engine does."""
     warnings.warn(text, UserWarning, stacklevel=5)

@@ -1,7 +1,7 @@
-"""Recipes: TOML sections into frozen dataclasses, overrides by dotted key, and back to TOML.
+"""Recipes: from TOML sections to frozen dataclasses, overrides by dotted key, and back to TOML.
 
-Unknown keys are errors that list the known ones; a number where a text belongs is an error that
-names the key. There is nothing else to configure a run with.
+Unknown keys are errors that list the known ones; a number in place of a string is an error that
+names the key. A run has no other configuration.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from culet.files.addresses import shown
 
 Config = TypeVar("Config")
 
-LATER = {"later": True}  # metadata of a field that came after its stage had been run without it
-WRITTEN_AS = "written as"  # in the metadata of a field: what to write of a value with a secret
+LATER = {"later": True}  # metadata of a field added after stages had been run without it
+WRITTEN_AS = "written as"  # in the metadata of a field: how to write a value without its secret
 
-KNOWN_BY = "known by"  # in the metadata of a field: what of its value tells one run from another
+KNOWN_BY = "known by"  # in the metadata of a field: the part of its value that identifies a run
 
 
 def read_toml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Return the tables of a recipe after overrides such as "finetune.steps=200".
 
     Raises:
-        RecipeError: If the file is missing or no TOML, or an override is not key=value.
+        RecipeError: If the file is missing or not TOML, or an override is not key=value.
     """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -53,11 +53,11 @@ def build(
     """Return a dataclass from a table, checking every key and type.
 
     Args:
-        kind: A frozen dataclass whose fields are numbers, texts, paths, tuples, literals,
+        kind: A frozen dataclass whose fields are numbers, strings, paths, tuples, literals,
             optional values or further dataclasses.
         table: The TOML table.
         where: Its dotted name, for messages.
-        path: Makes a path of a text where a field wants one; a pipeline resolves references here.
+        path: Converts a string to a path; a pipeline resolves references here.
 
     Raises:
         RecipeError: Unknown or missing key, or a value of the wrong type.
@@ -98,11 +98,11 @@ def to_tables(config: Any) -> dict[str, Any]:
 
 
 def identity(config: Any, *, run: Path | None = None) -> dict[str, Any]:
-    """Return the settings that tell one run of a stage from another, as plain tables.
+    """Return the settings that identify a run of a stage, as plain tables.
 
-    A field whose metadata is `LATER` is left out at its default: it came after runs had been
-    finished without it. Of one whose metadata has `KNOWN_BY` only that counts. Paths inside the
-    folder `run` become "@...", wherever that folder lies, so that a run can be moved.
+    A field whose metadata is `LATER` is left out at its default: it was added after runs had
+    finished without it. Of one whose metadata has `KNOWN_BY` only that part counts. Paths inside
+    the folder `run` become "@...", wherever that folder lies, so that a run can be moved.
     """
     tables: dict[str, Any] = _portable(to_tables(config), f"{run}/" if run else None)
     _drop_later(tables, config)
@@ -163,7 +163,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        value = text.strip()  # a bare word is a text: --set run.device=cpu
+        value = text.strip()  # a bare word is a string: --set run.device=cpu
     *parents, last = key.strip().split(".")
     table: Any = tables
     for parent in parents:
@@ -252,6 +252,6 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        # a JSON string is a TOML basic string, but for DEL, which TOML wants escaped
+        # a JSON string is a TOML basic string, except for DEL, which TOML needs escaped
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)  # floats need a point or an exponent, as repr gives

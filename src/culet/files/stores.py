@@ -1,8 +1,8 @@
-"""Texts and vectors on disk, read by number: what keeps big stages small in memory.
+"""Texts and vectors on disk, read by index: they keep large stages small in memory.
 
-A store of texts is a folder of two files: all texts end to end, and where each begins. It is
-written in one pass and is whole or not there. Stores are read, not mapped: each page of a mapped
-file that was looked at counts as memory of the process until the system wants it back.
+A store of texts is a folder of two files: all texts end to end, and the offset of each. It is
+written in one pass and is complete or absent. Stores are read, not mapped: each page of a mapped
+file that was read counts as memory of the process until the system reclaims it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AT_ONCE = 1024  # values that are read ahead
 
 
 class TextStore(Sequence[Any]):
-    """JSON values (texts, or texts with their titles) by number, read when asked for."""
+    """JSON values (texts, or texts with their titles) by index, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         starts = np.load(folder / _STARTS, mmap_mode="r")
@@ -45,12 +45,12 @@ class TextStore(Sequence[Any]):
         return self._read(index, index + 1)[0]
 
     def since(self, first: int) -> Iterator[Any]:
-        """Yield the values from a number on, read some at a time."""
+        """Yield the values from an index on, read in blocks."""
         for begin in range(first, len(self), _AT_ONCE):
             yield from self[begin : begin + _AT_ONCE]
 
     def _read(self, first: int, stop: int) -> list[Any]:
-        """Return the values of some numbers in a row."""
+        """Return the values of a range of indices."""
         offsets, texts = self._files
         raw = read_all(offsets, 8 * (stop - first + 1), self._header + 8 * first)
         starts = np.frombuffer(raw, dtype=np.int64)
@@ -74,20 +74,20 @@ def write_store(folder: Path, values: Iterable[Any]) -> TextStore:
 
 
 class VectorRows(Protocol):
-    """Rows of numbers: a matrix, or what reads one."""
+    """Rows of numbers: a matrix, or a reader of one."""
 
     def __len__(self) -> int:
         """Return the number of rows."""
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return some rows, by slice or by number."""
+        """Return some rows, by slice or by index."""
 
 
 class VectorStore:
     """Half-precision rows [N, E] of a file that holds nothing else.
 
     Args:
-        path: The file; what is appended later is not seen.
+        path: The file; rows appended later are not seen.
         width: E.
     """
 
@@ -101,7 +101,7 @@ class VectorStore:
         return self._length
 
     def __getitem__(self, rows: Any) -> np.ndarray:
-        """Return some rows, float16: of a slice without steps, or of numbers in any order."""
+        """Return some rows, float16: of a slice without steps, or of indices in any order."""
         if isinstance(rows, slice):
             first, stop, _ = rows.indices(len(self))
             return self._read(first, stop)
@@ -116,7 +116,7 @@ class VectorStore:
         return np.frombuffer(read_all(self._file, size, begin), np.float16).reshape(-1, self._width)
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows whose numbers rise; those that follow each other are read at once."""
+        """Return rows of ascending indices; consecutive ones are read together."""
         found = np.empty((len(rows), self._width), dtype=np.float16)
         if not len(rows):
             return found
@@ -142,7 +142,7 @@ def read_all(file: int, size: int, begin: int) -> bytes:
 
 
 class RowSubset:
-    """Some rows of others, as if they stood alone."""
+    """A view of some rows of others."""
 
     def __init__(self, of: VectorRows, rows: np.ndarray) -> None:
         self._of, self._rows = of, rows

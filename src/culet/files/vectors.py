@@ -1,7 +1,7 @@
 """Files of vectors that grow batch by batch: .npy, JSONL, Parquet.
 
-What is written goes to the system at once. After each batch a .npy and a JSONL are whole as they
-stand, so kill -9 costs a batch; a Parquet file can be read once `close` has written its end.
+Writes are unbuffered. After each batch a .npy and a JSONL file are complete, so kill -9 costs one
+batch; a Parquet file can be read once `close` has written its footer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class VectorFile(Protocol):
     """A file of vectors that grows batch by batch.
 
     Attributes:
-        num_rows: How many rows are in it; a batch that could not be written counts nothing.
+        num_rows: Rows in it; a batch that could not be written does not count.
     """
 
     num_rows: int
@@ -32,11 +32,11 @@ class VectorFile(Protocol):
         """Append the vectors [B, M] of these rows."""
 
     def close(self) -> None:
-        """Cut off what a broken write has left, and make the file valid as it stands."""
+        """Truncate what a failed write has left, and make the file valid."""
 
 
 class NpyFile:
-    """An array whose header is written again as rows are added.
+    """An array whose header is rewritten as rows are added.
 
     Args:
         file: Open for reading and writing, without a buffer.
@@ -53,11 +53,11 @@ class NpyFile:
         """Append the vectors [B, M] of these rows."""
         _write(self._file, np.ascontiguousarray(embedding, dtype="<f4").tobytes())
         self.num_rows += len(embedding)
-        self._write_header()  # after the rows: until then the file has those before
+        self._write_header()  # after the rows: until then the file has those of earlier batches
 
     def close(self) -> None:
         """Cut off what a broken write has left."""
-        # The header first: where the disk is full, it takes no new room.
+        # The header first: it takes no more space on a full disk.
         size = self._write_header() + 4 * self._width * self.num_rows
         self._file.truncate(size)
         self._file.seek(size)
@@ -77,11 +77,11 @@ class NpyFile:
 
 
 class JsonFile:
-    """One object a line, numbers with the nine digits that give the same float32 back.
+    """One object per line, numbers with nine digits, which restore the same float32.
 
     Args:
         file: Open for reading and writing, without a buffer.
-        width: M; the lines say it themselves.
+        width: M; not needed, since the lines show it.
         keep: Lines that stay of those the file holds.
     """
 
@@ -114,7 +114,7 @@ def json_lines(rows: list[TextRow], embedding: np.ndarray) -> Iterator[str]:
 
 
 class ParquetFile:
-    """Columns id, title, text and embedding (a list of fixed size); a row group a batch.
+    """Columns id, title, text and embedding (a list of fixed size); a row group per batch.
 
     Args:
         file: Open for writing, empty.
@@ -138,7 +138,7 @@ class ParquetFile:
         self.num_rows += len(rows)
 
     def close(self) -> None:
-        """Write the end, without which the file cannot be read."""
+        """Write the footer, without which the file cannot be read."""
         self._writer.close()
 
     def _table(self, rows: list[TextRow], embedding: np.ndarray) -> Any:
@@ -156,10 +156,10 @@ class ParquetFile:
 
 
 class _Whole(io.RawIOBase):
-    """A file that takes all it is given, for pyarrow, which does not look how much was taken.
+    """A file that writes all it is given, for pyarrow, which does not check for short writes.
 
     Args:
-        file: Takes a part at a time on a disk that fills up.
+        file: May write only a part at a time on a disk that fills up.
     """
 
     def __init__(self, file: io.FileIO) -> None:
@@ -170,17 +170,17 @@ class _Whole(io.RawIOBase):
         return True
 
     def write(self, data: Any, /) -> int:
-        """Write on."""
+        """Write all of the data."""
         _write(self._file, bytes(data))
         return len(data)
 
     def tell(self) -> int:
-        """Return the place in the file."""
+        """Return the position in the file."""
         return self._file.tell()
 
 
 def count_rows(path: Path) -> int | None:
-    """Return how many whole rows are in a file of vectors; None where that cannot be read."""
+    """Return the number of complete rows in a file of vectors; None if it cannot be read."""
     kind = path.name.removesuffix(".part").lower().rpartition(".")[2]
     try:
         if kind == "npy":
@@ -196,14 +196,14 @@ def count_rows(path: Path) -> int | None:
 
 
 def _write(file: io.FileIO, data: bytes) -> None:
-    """Write all of it; the system may take a part at a time, as on a disk that fills up."""
+    """Write all of it; the system may write only a part at a time, as on a disk that fills up."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
 
 
 def _end_of_line(file: io.FileIO, number: int) -> int:
-    """Return the place after `number` lines."""
+    """Return the offset after `number` lines."""
     file.seek(0)
     place = 0
     while number and (block := file.read(_BLOCK_BYTES)):

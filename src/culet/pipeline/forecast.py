@@ -1,4 +1,4 @@
-"""What stages will take and leave, asked of each of them before it runs."""
+"""The estimates of all stages of a recipe before they run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Forecast:
 
     Args:
         recipe: The recipe.
-        ready: Names of the stages whose output is taken as it lies.
+        ready: Names of the stages whose output is taken as it is.
     """
 
     def __init__(self, recipe: Recipe, ready: Collection[str]) -> None:
@@ -34,7 +34,7 @@ class Forecast:
         self._parts: dict[Path, Part | None] = {}
 
     def of(self, stage: Stage) -> Estimate:
-        """Return the estimate of a stage; one that knows nothing if its settings do not fit."""
+        """Return the estimate of a stage, an empty one if its settings do not fit."""
         if stage.name not in self._estimates:
             run = self._recipe.run
             machine = Machine(run.device, run.threads)
@@ -66,7 +66,7 @@ class Forecast:
         return self._shapes[path]
 
     def rows(self, paths: Iterable[Path]) -> Rows | None:
-        """Return the rows behind some paths; None if nothing is known of one of them yet."""
+        """Return the rows behind some paths; None if one of them is not known yet."""
         return joined(self._rows(path) for path in paths)
 
     def _rows(self, path: Path) -> Rows | None:

@@ -1,8 +1,8 @@
 """A recipe file as a graph of stages.
 
-Each section but [run] and [evaluate] is a stage. It reads stages that stand above it: by default
-the nearest one that gives what it needs, otherwise the ones it names. A name alone stands for a
-stage's output where a stage is expected (`init = "prefinetune"`); anywhere else a path may begin
+Each section but [run] and [evaluate] is a stage. It reads stages above it: by default the
+nearest one that gives what it needs, otherwise the ones it names. A name alone means a stage's
+output where a stage is expected (`init = "prefinetune"`); anywhere else a path may begin
 with "@": "@mine" is the main output of stage mine, "@mine/report.json" a file in its folder.
 """
 
@@ -36,10 +36,10 @@ class RunConfig:
 
     Attributes:
         folder: Receives a folder for each stage.
-        device: "auto" takes the best there is.
-        threads: CPU threads of training and scoring; 0 leaves the choice to them. Part of
-            bit-identical resume.
-        parallel: How several processes hold the weights: "ddp" all in each, "fsdp" a part each.
+        device: "auto" takes the best one available.
+        threads: CPU threads of training and scoring; 0 leaves the choice to them. A run resumes
+            bit-identically only with the same number.
+        parallel: How several processes hold the weights: "ddp" all in each, "fsdp" sharded.
     """
 
     folder: Path
@@ -77,8 +77,8 @@ def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a TOML file after overrides; relative paths start at the working folder.
 
     Raises:
-        RecipeError: Unknown kinds or keys, wrong types, a reference to a stage that does not
-            stand above, or no stage to start from.
+        RecipeError: Unknown kinds or keys, wrong types, a reference to a stage that is not
+            above, or no stage to start from.
     """
     tables = read_toml(path, overrides)
     if "run" not in tables:
@@ -124,7 +124,7 @@ def _stage(name: str, table: Any, references: _References, run: Path) -> Stage:
     except RecipeError as error:
         raise RecipeError(f"[{name}] {error}") from None
     except InputError:
-        pass  # an earlier run's files; the stage that makes them anew comes first
+        pass  # an earlier run's files; the stage that makes them again runs first
     return Stage(
         name=name,
         kind=kind,
@@ -145,7 +145,7 @@ def _at(table: Any, keys: Sequence[str]) -> Any:
 
 
 class _References:
-    """Resolves what a section names of other stages, and notes which stages and files it reads."""
+    """Resolves the references of a section, and records which stages and files it reads."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class _References:
         self.matched: dict[str, Output] = {}  # what the input of a key is
 
     def path(self, text: str) -> Path:
-        """Return a path as it is, or what "@stage" or "@stage/inside" stands for."""
+        """Return a path as it is, or the one that "@stage" or "@stage/inside" refers to."""
         if not text.startswith("@"):
             self.files.append(Path(text))
             return Path(text)
@@ -225,10 +225,10 @@ class _References:
 
 
 def _kind_of(path: Path, otherwise: Output) -> Output:
-    """Return what the checkpoint at a path is, `otherwise` where that cannot be seen."""
+    """Return the kind of the checkpoint at a path, `otherwise` if it cannot be recognised."""
     try:
         kind = recognize(path)
-    except CheckpointError:  # the stage will say what is wrong
+    except CheckpointError:  # the stage reports what is wrong
         return otherwise
     return otherwise if kind is None else _OUTPUTS[kind]
 
@@ -238,8 +238,8 @@ def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[s
 
     The same goes for the keys of their tables; a list is taken whole.
 
-    Returns the place of each section; one that is like another has its place, so that both start
-    from the same.
+    Returns the position of each section; one that is like another has the position of the other, so
+    that both start from the same stage.
     """
     places = {}
     for place, name in enumerate(names):

@@ -1,7 +1,7 @@
 """What a recipe would do, without doing it: steps, tokens, time and disk of each stage.
 
-Tokens and speed come from logs where there are some: of the stage itself, of an earlier run that
-was moved aside, of a like stage of the same run. Otherwise they are the stage's own estimate.
+Tokens and speed come from logs where there are any: of the stage itself, of an earlier run that
+was moved aside, or of a similar stage of the same run. Otherwise they are the stage's own estimate.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _NONE = "-"  # of a stage without steps or tokens
 
 @dataclass(frozen=True)
 class Planned:
-    """What a stage would take from now on; None where nobody knows.
+    """What a stage would take from now on; None where that is unknown.
 
     Attributes:
-        estimate: What it says of itself.
+        estimate: Its own estimate.
         steps: Steps that are left.
-        tokens: Tokens of those, or that are embedded.
+        tokens: Tokens of those steps, or tokens to embed.
         at_most: `tokens` is an upper bound.
         seconds: The time it would take.
-        basis: Where that comes from.
+        basis: Source of that time.
     """
 
     estimate: Estimate
@@ -66,7 +66,7 @@ class Planned:
 
 
 def plan(recipe: Recipe, selected: Sequence[str], *, as_json: bool = False) -> list[str]:
-    """Return the lines of a table, or of JSON, of what would run, and what it would take in all."""
+    """Return the lines of a table, or of JSON, of what would run, with totals."""
     known = stage_statuses(recipe)
     planned = _all_planned(recipe, selected, known)
     if as_json:
@@ -111,7 +111,7 @@ def _json(
 def _all_planned(
     recipe: Recipe, selected: Sequence[str], known: Mapping[str, StageStatus]
 ) -> dict[str, Planned]:
-    """Return what each stage would take that would run."""
+    """Return what each stage that would run would take."""
     ready = {n for n, s in known.items() if n not in selected or s.state == "finished"}
     forecast = Forecast(recipe, ready)
     return {
@@ -127,7 +127,7 @@ def _row(name: str, status: StageStatus, planned: Planned | None) -> tuple[str, 
 
 
 def _in_all(recipe: Recipe, planned: Mapping[str, Planned], *, scores: bool) -> list[str]:
-    """Return the sums with what is not in them, and a warning if the disk is too small."""
+    """Return the totals, what they leave out, and a warning if the disk is too small."""
     if not planned:
         return ["nothing to do"]
     untimed = [name for name, p in planned.items() if p.seconds is None]
@@ -151,16 +151,16 @@ def _without(names: Sequence[str]) -> str:
 
 
 def fullest(disks: Sequence[Disk]) -> float:
-    """Return the bytes that stages need which run one after the other and keep what they leave."""
-    kept = most = 0.0
+    """Return the peak bytes of stages that run one after the other and keep their output."""
+    kept = peak = 0.0
     for disk in disks:
-        most = max(most, kept + disk.peak)
+        peak = max(peak, kept + disk.peak)
         kept += disk.kept
-    return max(most, kept)
+    return max(peak, kept)
 
 
 def _planned(stage: Stage, estimate: Estimate, recipe: Recipe) -> Planned:
-    """Return what a stage would take, by logs before its own estimate."""
+    """Return what a stage would take, from logs in preference to its own estimate."""
     steps, tokens, at_most = estimate.steps, estimate.tokens, estimate.at_most
     log = [] if steps is None else read_log(stage.folder / "log.jsonl")
     earlier = log or ([] if steps is None else _log_aside(stage))
@@ -180,7 +180,7 @@ def _planned(stage: Stage, estimate: Estimate, recipe: Recipe) -> Planned:
 def _speed(
     stage: Stage, estimate: Estimate, recipe: Recipe, earlier: Sequence[Mapping[str, Any]]
 ) -> tuple[float | None, str]:
-    """Return tokens a second, waiting for data included, and where that comes from."""
+    """Return tokens per second, waiting for data included, and the source of that."""
     if earlier:
         return _logged(earlier), "from its own log"
     module = estimate.logged_by or stage.kind.module
@@ -198,7 +198,7 @@ def _logged(log: Sequence[Mapping[str, Any]]) -> float:
 
 
 def _log_aside(stage: Stage) -> list[dict[str, Any]]:
-    """Return the log of the youngest earlier run of a stage that was moved aside."""
+    """Return the log of the latest run of a stage that was moved aside."""
     logs = sorted(
         stage.folder.parent.glob(f"{stage.name}.*/log.jsonl"), key=lambda file: file.stat().st_mtime
     )

@@ -1,4 +1,4 @@
-"""Running a recipe: each stage in its turn, what is finished skipped, then the scores."""
+"""Running a recipe: each unfinished stage in order, then the scores."""
 
 from __future__ import annotations
 
@@ -49,22 +49,22 @@ def run_recipe(
     Args:
         path: The recipe.
         overrides: Such as "finetune.steps=200".
-        dry_run: Say what would run, and run nothing.
-        begin: Take the stages above this one as they lie there, without a look at their settings
-            and data, which may have moved or gone.
-        only: Run this stage and no other; those above it are taken as they lie there.
-        status: Say what lies in the folders, and run nothing.
-        as_json: Say what would run, or what lies there, as JSON.
-        say: Takes lines for the person watching.
+        dry_run: Print what would run, and run nothing.
+        begin: Take the stages above this one as they are, without checking their settings and
+            data, which may have moved or gone.
+        only: Run this stage and no other; those above it are taken as they are.
+        status: Print what is in the folders, and run nothing.
+        as_json: Print the dry run or the status as JSON.
+        say: Prints a line for the user.
 
     Raises:
         RecipeError: If the recipe is wrong, or has no stage of that name.
-        InputError: If a file that a stage reads is not there, or nothing can be written.
+        InputError: If a file that a stage reads is missing, or nothing can be written.
         TrainingError: If a stage had to stop.
     """
     recipe = read_recipe(path, overrides)
     if os.environ.get("RANK", "0") != "0":
-        say = silent  # the first process says the same
+        say = silent  # the first process prints the same
     if status:
         from culet.pipeline.status import status as table
 
@@ -98,7 +98,7 @@ def _say_all(lines: Sequence[str], say: Callable[[str], None]) -> int:
 
 
 def select(recipe: Recipe, *, begin: str | None, only: str | None) -> list[str]:
-    """Return the names of what is to run, in order; "evaluate" is one of them."""
+    """Return the names of the stages to run, in order, with "evaluate" at the end."""
     names = [*recipe.stages, *([EVALUATE] if recipe.evaluate is not None else [])]
     if begin is not None and only is not None:
         raise RecipeError("--from and --only exclude each other; give one")
@@ -113,7 +113,7 @@ def select(recipe: Recipe, *, begin: str | None, only: str | None) -> list[str]:
 def run_stages(
     recipe: Recipe, selected: Sequence[str], *, world: World, say: Callable[[str], None] = print
 ) -> None:
-    """Run the selected stages in order; those that one process does are the first one's."""
+    """Run the selected stages in order; those for one process run in the first."""
     from culet.train.processes import alone
 
     known: dict[str, StageStatus] = {}
@@ -125,7 +125,7 @@ def run_stages(
             known[name] = StageStatus("finished", inspect(stage.folder))
             continue
         known[name] = stage_status(stage, known)
-        world.wait()  # all have looked before one of them writes
+        world.wait()  # all have read the folders before one of them writes
         if known[name].state == "finished":
             say(f"{name}: finished before, nothing to do")
             continue
@@ -177,7 +177,7 @@ def _after(stage: Stage) -> StageStatus:
 
 @contextmanager
 def _disk_named(stage: Stage) -> Iterator[None]:
-    """Turn what a full or forbidden disk raises, wherever it does, into a sentence."""
+    """Raise InputError with the stage's name if the disk is full or not writable."""
     try:
         yield
     except OSError as error:
@@ -191,14 +191,14 @@ def _disk_named(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def _joined(recipe: Recipe) -> Iterator[World]:
-    """Join the processes of the run, and set what holds for this one."""
+    """Join the processes of the run, and set the threads and warnings of this one."""
     torch = need("torch", extra="train", purpose="culet train")
     from culet.train.processes import joined
 
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     with joined(recipe.run.device, recipe.run.parallel) as world, warnings.catch_warnings():
-        if not world.first:  # the first process says the same
+        if not world.first:  # the first process warns of the same
             warnings.simplefilter("ignore")
         yield world
 

@@ -1,4 +1,4 @@
-"""Scores of a recipe's models: as a stage goes, and of every stage at the end."""
+"""Scores of a recipe's models: during a stage, and of every stage at the end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_widths(recipe: Recipe, config: EvaluateConfig, selected: Collection[st
     Args:
         recipe: The recipe.
         config: Its section [evaluate].
-        selected: Names of the stages that run; the others are taken as they lie there.
+        selected: Names of the stages that run; the others are taken as they are.
     """
     models = [
         stage
@@ -55,7 +55,7 @@ def _check_widths(widths: Sequence[int], trained: Sequence[int]) -> None:
 def watcher(
     recipe: Recipe, config: EvaluateConfig, device: str, say: Callable[[str], None]
 ) -> Callable[[Stage, Any, int], None]:
-    """Return what a stage calls as it goes: a line with the mean score of the model as it is."""
+    """Return a callback for a stage: it prints the mean score of the model in training."""
     import torch
 
     from culet.embedder import Embedder

@@ -1,4 +1,4 @@
-"""Where each stage stands, seen without running it: its fingerprint and the files it left."""
+"""The status of each stage, from its fingerprint and files, without running it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ State = Literal["finished", "changed", "damaged", "interrupted", "new"]
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Where a stage stands before a run.
+    """The status of a stage before a run.
 
     Attributes:
         state: "finished" needs nothing; "changed" is finished with other settings or inputs, or
             with inputs that are not known yet; "damaged" has lost or changed files; "interrupted"
             has begun; "new" has not.
-        found: What lies in its folder.
-        fingerprint: What it would be a run of; None if that is not known yet.
+        found: What is in its folder.
+        fingerprint: Of the run it would be; None if that is not known yet.
     """
 
     state: State
@@ -33,7 +33,7 @@ class StageStatus:
 
 
 def stage_statuses(recipe: Recipe) -> dict[str, StageStatus]:
-    """Return where every stage stands, reading only."""
+    """Return the status of every stage; nothing is written."""
     known: dict[str, StageStatus] = {}
     for name, stage in recipe.stages.items():
         known[name] = stage_status(stage, known)
@@ -41,7 +41,7 @@ def stage_statuses(recipe: Recipe) -> dict[str, StageStatus]:
 
 
 def stage_status(stage: Stage, known: Mapping[str, StageStatus]) -> StageStatus:
-    """Return where a stage stands, given where those above it do."""
+    """Return the status of a stage, given that of those above it."""
     found = inspect(stage.folder)
     fingerprint = None
     if all(known[name].state == "finished" for name in stage.needs):

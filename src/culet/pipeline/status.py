@@ -1,4 +1,4 @@
-"""What a recipe has done so far, stage by stage, from what lies in its folders."""
+"""What a recipe has done so far, stage by stage, from the contents of its folders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def status(recipe: Recipe, *, as_json: bool = False) -> list[str]:
 
 
 def _json(recipe: Recipe) -> list[str]:
-    """Return the lines of the JSON; null where something is not known."""
+    """Return the lines of the JSON; null for what is not known."""
     stages = []
     for name, status in stage_statuses(recipe).items():
         stage = recipe.stages[name]

@@ -1,7 +1,7 @@
-"""What is known of a token before any training: how rare it is, and how it is spelt.
+"""What is known about a token before any training: how rare it is, and how it is spelt.
 
 A model that starts from these two is already a search engine, a random projection of TF-IDF over
-pieces of words, and training begins there instead of at noise (LOG.md has the measurement).
+subwords, and training starts there instead of at noise (LOG.md has the measurement).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _WHOLE = 0.5  # weight of the whole piece beside its n-grams
 def token_information(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
     """Return each token's inverse document frequency over the largest, float32 [V], from 0 to 1.
 
-    Special tokens and prompts, which stand in every text or in none, say nothing; a token that
-    no text has says the most.
+    Special tokens and prompts, which occur in every text or in none, carry no information; a
+    token that no text has carries the most.
     """
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     frequency, count, texts = np.zeros(size), 0, iter(texts)
@@ -39,12 +39,12 @@ def token_information(tokenizer: Tokenizer, texts: Iterable[str]) -> np.ndarray:
 
 
 def token_directions(tokenizer: Tokenizer, dim: int, *, seed: int) -> np.ndarray:
-    """Return a unit vector for each token, float32 [V, D], alike for tokens that are spelt alike.
+    """Return a unit vector for each token, float32 [V, D], similar for similar spellings.
 
-    The vector is the sum of random vectors of the token's n-grams of characters, case and leading
-    space set aside, each weighted by its rarity in the vocabulary, and of the whole piece; so
-    " Application", "application" and "applications" begin close together. A token without letters
-    of its own gets a random direction.
+    The vector is the sum of random vectors of the token's n-grams of characters, ignoring case and
+    leading space, each weighted by its rarity in the vocabulary, and of the whole piece; so
+    " Application", "application" and "applications" start close together. A token without letters
+    gets a random direction.
     """
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     wordless = _wordless(tokenizer)
@@ -74,13 +74,13 @@ def token_directions(tokenizer: Tokenizer, dim: int, *, seed: int) -> np.ndarray
 def token_table(information: np.ndarray, directions: np.ndarray) -> np.ndarray:
     """Return a first token table, float32 [V, D], of unit rows, with which a mean is a TF-IDF sum.
 
-    A model's last norm gives every token the same size, so a token's weight cannot lie in the
-    length of its row. It lies in its direction: what a token lacks in information goes into
+    A model's last norm gives every token the same size, so a token's weight cannot be the
+    length of its row. It is in its direction: what a token lacks in information goes into
     dimension 0, which the head of an embedding model then should not read.
 
     Args:
-        information: How much each token says, [V], from 0 to 1, as of `token_information`.
-        directions: Where each token points, [V, D]; dimension 0 is not used.
+        information: Of each token, [V], from 0 to 1, as from `token_information`.
+        directions: Of each token, [V, D]; dimension 0 is not used.
     """
     weight = np.clip(information, 0, 1)[:, None]
     rest = directions[:, 1:]
@@ -99,7 +99,7 @@ def _random(text: str, dim: int, seed: int) -> np.ndarray:
 
 
 def _wordless(tokenizer: Tokenizer) -> set[int]:
-    """Return the ids of special tokens and prompts; single bytes are pieces of words."""
+    """Return the ids of special tokens and prompts; single bytes are parts of words."""
     return {
         token_id
         for token_id, token in tokenizer.get_added_tokens_decoder().items()

@@ -1,15 +1,15 @@
-"""A byte-pair tokenizer of Gemma's form, trained on one's own texts.
+"""A byte-pair tokenizer like Gemma's, trained on one's own texts.
 
-What it shares with Gemma's ``tokenizer.json``, so that a checkpoint made here looks like one:
+It shares with Gemma's ``tokenizer.json``, so that tools can treat its checkpoints alike:
 
-- ids 0 to 4 are <pad>, <eos>, <bos>, <unk>, <mask>; then <unused…> to spare, then the 256 bytes
-- spaces become "▁"; nothing is put in front of a text; every other character stays as it is
-- a character that was not learnt becomes its UTF-8 bytes, so no text is ever unknown
+- ids 0 to 4 are <pad>, <eos>, <bos>, <unk>, <mask>; then spare <unused…>, then the 256 bytes
+- spaces become "▁"; nothing is put in front of a text; every other character is unchanged
+- a character outside the vocabulary becomes its UTF-8 bytes, so no text is ever unknown
 - the post-processor writes <bos> … <eos>
 
-What differs: a digit is always a token of its own; a run of spaces is cut from the word after it,
-so that the indentation of code is one token and does not multiply the words; and a "▁" in the
-text itself survives.
+It differs in three ways: a digit is always a separate token; a run of spaces is split from the word
+after it, so that the indentation of code is one token and does not multiply the words; and a "▁" in
+the text itself is preserved.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ from culet.errors import InputError
 
 PAD, EOS, BOS, UNK, MASK = "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"
 SPECIAL_TOKENS = (PAD, EOS, BOS, UNK, MASK)
-NUM_UNUSED = 11  # ids 5 to 15, for markers a later stage may want
+NUM_UNUSED = 11  # ids 5 to 15, for markers of later stages
 SPACE = "▁"
 BYTES = tuple(f"<0x{value:02X}>" for value in range(256))
-# Characters with a token of their own in any case: the space, and what code is made of.
+# Characters that always have a token: the space, and the characters of code.
 _ALWAYS_KNOWN = (SPACE, *map(chr, range(ord("!"), ord("~") + 1)))
 
-# U+FDD0, a code point that will never be a character, stands for a "▁" of the text itself.
+# U+FDD0, which is never a character, represents a "▁" of the text itself.
 _LITERAL_SPACE = "\ufdd0"
 
-# Where a text is cut before pairs are counted; no token crosses a cut. A piece takes the one space
-# before it. Words of scripts without spaces are cut where the script changes, words with capitals
-# before each capitalised part, so that camelCase shares its parts with prose.
+# Where a text is split before pairs are counted; no token crosses a split. A piece takes the one
+# space before it. Words of scripts without spaces are split where the script changes, words with
+# capitals before each capitalised part, so that camelCase shares its parts with prose.
 _PIECES = "|".join(
     (
         rf"{SPACE}?\p{{Han}}+",
@@ -77,14 +77,13 @@ def train_tokenizer(
     up to `max_characters`: the alphabet is chosen before the pairs are counted.
 
     Args:
-        texts: Training texts, best in the mixture the model will see. A generator is closed when
-            no more is read, before pairs are merged: what it shows of its progress ends there.
+        texts: Training texts, best in the mixture the model will see. A generator is closed once
+            reading ends, before pairs are merged, and its progress display with it.
         vocab_size: Number of ids, special tokens and bytes included.
-        min_frequency: Pairs of pieces met fewer times are not merged.
-        max_characters: Reading stops after so many characters.
-        alphabet_coverage: The most frequent characters, this many at most, become tokens of
-            their own; a rarer one is spelt in bytes. Of equally frequent ones the first in
-            Unicode's order do.
+        min_frequency: Pairs of pieces with fewer occurrences are not merged.
+        max_characters: Reading stops after this many characters.
+        alphabet_coverage: The most frequent characters, this many at most, become tokens; a
+            rarer one is encoded in bytes. Ties go to the lower code point.
         num_unused: Reserved tokens after the special ones.
 
     Raises:
@@ -99,12 +98,12 @@ def train_tokenizer(
         )
     tokenizer = _untrained(tokenizer_models.BPE(unk_token=UNK, byte_fallback=True, fuse_unk=True))
     held = list(_some(texts, max_characters))
-    # The trainer keeps its whole alphabet even where that breaks vocab_size.
+    # The trainer keeps its whole alphabet even if that exceeds vocab_size.
     alphabet = _alphabet(held, min(alphabet_coverage, vocab_size - len(reserved)))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=min_frequency,
-        # Where it has to choose among equally rare characters it does so by chance.
+        # It would choose randomly among equally rare characters.
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         special_tokens=reserved,
@@ -151,7 +150,7 @@ def _untrained(model: tokenizer_models.BPE) -> Tokenizer:
 
 
 def _some(texts: Iterable[str], max_characters: int) -> Iterator[str]:
-    """Yield texts until so many characters were read."""
+    """Yield texts until `max_characters` have been read."""
     left = max_characters
     for text in texts:
         if text:
@@ -179,7 +178,8 @@ def _finished(tokenizer: Tokenizer, num_unused: int) -> Tokenizer:
     """Return the tokenizer with its template, and with no byte among the added tokens.
 
     The trainer marks every reserved token as special. A byte must not be: the text "<0x41>" would
-    turn into the letter A, and decoding without special tokens would drop each spelt character.
+    turn into the letter A, and decoding without special tokens would drop each character encoded
+    in bytes.
     """
     state = json.loads(tokenizer.to_str())
     state["added_tokens"] = []

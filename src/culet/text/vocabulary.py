@@ -1,10 +1,10 @@
-"""A vocabulary cut down to what some texts need, and what is lost elsewhere.
+"""A vocabulary trimmed to what some texts need, and what that loses on others.
 
-A token that is kept must still be made: byte-pair encoding reaches it through smaller tokens, by
-merges of rank. Kept with it are those on its own way, the one the merges take when it stands
-alone. That is also the way they take inside any text that has the token, because no merge crosses
-its borders there; so with every token a text needs, the text is cut exactly as before. Ranks keep
-their order, and so do ids: new ids count the kept old ones.
+A token that is kept must remain reachable: byte-pair encoding builds it from smaller tokens, by
+merges in the order of their ranks. The intermediate tokens of its own merge path, the one taken
+when it is encoded alone, are kept with it. Any text that contains the token takes the same path,
+because no merge crosses the token's borders there; so with every token a text needs, the text is
+tokenized exactly as before. Ranks keep their order, and so do ids: new ids number the kept ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from culet.errors import CheckpointError, InputError
 
 _TEXTS_AT_ONCE = 512
-_START = 80  # characters of a text that are counted with a space in front, too
+_START = 80  # characters of a text that are also counted with a space in front
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _UNUSED = re.compile(r"<unused\d+>", re.ASCII)
 
@@ -33,9 +33,9 @@ class Trimmed:
 
     Attributes:
         tokenizer_json: Its tokenizer.json.
-        kept: The old id of each new one, rising.
-        needed: How many of them the texts need, `min_count` times or more.
-        on_the_way: How many are kept because others are made of them.
+        kept: The old id of each new one, ascending.
+        needed: How many of them the texts use `min_count` times or more.
+        on_the_way: How many are kept because others are merged from them.
         unused: How many unused ones are kept.
     """
 
@@ -48,14 +48,14 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a smaller vocabulary does to texts it was not made for.
+    """How a smaller vocabulary tokenizes texts it was not made for.
 
     Attributes:
         texts: Texts compared.
-        changed_texts: Those that are cut in another way.
+        changed_texts: Those that are tokenized differently.
         tokens_before: Their tokens with the larger vocabulary.
         tokens_after: Their tokens with the smaller one.
-        changed_tokens: Tokens of the larger vocabulary that the smaller one cuts.
+        changed_tokens: Tokens of the larger vocabulary that the smaller one splits.
         bytes: Bytes of the texts in UTF-8.
         changed_bytes: Bytes inside the changed tokens.
     """
@@ -70,23 +70,23 @@ class Coverage:
 
     @property
     def changed_share(self) -> float:
-        """Return the share of tokens that the smaller vocabulary cuts."""
+        """Return the share of tokens that the smaller vocabulary splits."""
         return self.changed_tokens / max(1, self.tokens_before)
 
     @property
     def changed_bytes_share(self) -> float:
-        """Return the share of bytes inside them."""
+        """Return the share of bytes inside split tokens."""
         return self.changed_bytes / max(1, self.bytes)
 
     @property
     def growth(self) -> float:
-        """Return by what share texts have become longer."""
+        """Return the relative increase in tokens."""
         return self.tokens_after / max(1, self.tokens_before) - 1
 
 
 @dataclass(frozen=True)
 class Counted:
-    """How far the counting of some texts has come.
+    """The progress of counting some texts.
 
     Attributes:
         counts: How often each id is used in them, int64 [V].
@@ -108,14 +108,14 @@ def count_tokens(
     """Return how often each id is used in some texts, read once and not kept, int64 [V].
 
     The first words of each text are counted a second time with a space in front, because that is
-    how they are cut after a prompt.
+    how they are tokenized after a prompt.
 
     Args:
-        tokenizer: Cuts them.
-        texts: All of them, also those that were counted before.
-        before: What an earlier call had counted of the same texts; so many are passed over.
-        keep: Given what is counted so far, now and then.
-        keep_every: How many texts are counted between two of its calls, about.
+        tokenizer: The tokenizer.
+        texts: All of them, including those that were counted before.
+        before: The progress of an earlier call on the same texts, which are skipped.
+        keep: Called from time to time with the progress so far.
+        keep_every: About how many texts are counted between two of its calls.
     """
     counts = np.zeros(_largest(tokenizer) + 1, np.int64)
     done = 0
@@ -144,7 +144,7 @@ def trim(
     Args:
         tokenizer_json: Content of a tokenizer.json of the byte-pair kind.
         counts: Uses of each id.
-        min_count: A token used fewer times is spelt with smaller ones.
+        min_count: A token used fewer times is replaced by smaller ones.
         keep_unused: How many <unusedN> tokens are kept, for sentinels and modes of later stages.
 
     Raises:
@@ -184,7 +184,7 @@ def trim(
 
 
 def coverage(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Coverage:
-    """Return how differently two tokenizers cut some texts."""
+    """Return how differently two tokenizers split some texts."""
     sums = np.zeros(7, np.int64)
     for block in _blocks(texts):
         old, new = (t.encode_batch(block, add_special_tokens=False) for t in (before, after))
@@ -207,7 +207,7 @@ def coverage(before: Tokenizer, after: Tokenizer, texts: Iterable[str]) -> Cover
 
 
 def _ways(ids: set[int], vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> set[int]:
-    """Return the ids met on the way to each of some ids, by the merges, and themselves."""
+    """Return the ids on the merge path of each of some ids, and these ids."""
     ranks = {pair: rank for rank, pair in enumerate(merges)}
     pieces = {id_: piece for piece, id_ in vocab.items()}
     met = set()
@@ -244,7 +244,7 @@ def _rewritten(content: dict[str, Any], merges: Sequence[tuple[str, str]], kept:
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """Return the two sides of a merge, in the present or the older spelling of the file."""
+    """Return the two sides of a merge, in the current or the older format of the file."""
     left, right = merge.split(" ", 1) if isinstance(merge, str) else merge
     return left, right
 
