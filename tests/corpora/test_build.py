@@ -231,7 +231,7 @@ def test_two_builds_of_one_corpus_do_not_meet(host: doubles.Host, tmp_path: Path
     met: list[str] = []
 
     def read(package: Package) -> Iterator[Row]:
-        with pytest.raises(InputError, match=r"belongs to a build of another process"):
+        with pytest.raises(InputError, match=r"is in use by a build of another process"):
             run(host, corpus("one"), tmp_path)
         met.append(package.name)
         yield from read_lines(package)

@@ -230,7 +230,7 @@ def test_where_the_system_has_no_locks_work_goes_on_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with locked(tmp_path, what="a run"):
-        with pytest.raises(InputError, match="belongs to a run of another process"):
+        with pytest.raises(InputError, match="is in use by a run of another process"):
             locked(tmp_path, what="a run").__enter__()
         monkeypatch.setitem(sys.modules, "fcntl", None)
         with locked(tmp_path, what="a run"):

@@ -193,17 +193,17 @@ def test_the_documentation_lists_every_kind_with_what_it_reads_and_gives() -> No
         ),
         (
             f"[finetune]\ninit = '@start'\n{TUNE}{START}",
-            r"\[finetune\] '@start': no stage start stands above it; those that do: none",
+            r"\[finetune\] '@start': there is no stage start above it; those above: none",
         ),
         (
             f"{START}[finetune]\nsteps = 2\nsources = [{{path = '@mine'}}]\n",
-            r"\[finetune\] '@mine': no stage mine stands above it; those that do: start",
+            r"\[finetune\] '@mine': there is no stage mine above it; those above: start",
         ),
         (
             f"{START}[mine]\nsources = {SOURCES}\n[finetune]\ninit = 'mine'\n{TUNE}",
             r"\[finetune\] init = 'mine': expected a stage that gives model; mine gives data",
         ),
-        (f"{START}[b]\nlike = 'a'\n", r"\[b\] like = 'a': no section of that name stands above"),
+        (f"{START}[b]\nlike = 'a'\n", r"\[b\] like = 'a': there is no section of that name above"),
         (
             f"{START}[finetune]\nmixture_number = 0\n{TUNE}",
             r"\[finetune\] mixture_number must be at least 1, got 0",

@@ -476,7 +476,7 @@ def test_a_second_run_in_the_same_folder_is_refused(recipe: Path) -> None:
     with locked(folder, what="a run"), pytest.raises(InputError) as refused:
         run_recipe(recipe, say=lambda line: None)
     assert str(refused.value) == (
-        f"{folder} belongs to a run of another process, which is still at it; wait for it or end it"
+        f"{folder} is in use by a run of another process; wait for it to end, or end it"
     )
     assert not folder.exists()
 

@@ -396,5 +396,5 @@ def _with_main(scores: Scores, metric: str) -> Scores:
 def _expect_rows(name: str, vectors: Vectors, count: int) -> None:
     if vectors.ndim != 2 or len(vectors) != count:
         raise InputError(
-            f"expected {count} embeddings for {name!r}, one a row, got shape {vectors.shape}"
+            f"expected {count} embeddings for {name!r}, one per row, got shape {vectors.shape}"
         )

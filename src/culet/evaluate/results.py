@@ -61,8 +61,7 @@ def evaluate_folder(
 
     Args:
         model: with encode_query and encode_document, or one that is fitted to the texts of a task.
-            Its `backend` and `precision`, if it has them as an `Embedder` does, distinguish its
-            results.
+            Its `backend` and `precision`, if it has them, become part of the revision.
         tasks: a folder of task folders.
         out: where the results go.
         name: of the model, organisation/model; without an organisation it becomes local/name.
@@ -324,7 +323,7 @@ def read_results(folder: Path | str, tasks: Path | str) -> list[TaskResult]:
             results.append(_result(json.loads(path.read_text(encoding="utf-8")), info))
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(
-                f"{path}: expected a result written by culet, got {error!r}; evaluate anew"
+                f"{path}: expected a result written by culet, got {error!r}; evaluate again"
             ) from None
     if not results:
         raise InputError(f"{folder}: expected results of the tasks in {tasks}, found none")

@@ -113,8 +113,7 @@ def locked(folder: Path, *, what: str) -> Iterator[None]:
     try:
         if not take(opened, folder):
             raise InputError(
-                f"{folder} belongs to {what} of another process, which is still at it; wait for it "
-                "or end it"
+                f"{folder} is in use by {what} of another process; wait for it to end, or end it"
             )
         try:
             yield

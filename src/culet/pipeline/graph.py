@@ -217,7 +217,7 @@ class _References:
     def _stage(self, name: str, text: str) -> Stage:
         if name not in self._above:
             raise RecipeError(
-                f"[{self._name}] {text!r}: no stage {name} stands above it; those that do: "
+                f"[{self._name}] {text!r}: there is no stage {name} above it; those above: "
                 f"{', '.join(self._above) or 'none'}"
             )
         self.needs.append(name)
@@ -250,7 +250,7 @@ def _fill_in(tables: dict[str, Any], names: Sequence[str], file: Path) -> dict[s
         other = own.pop("like")
         if other not in names[:place]:
             raise RecipeError(
-                f"{file}: [{name}] like = {other!r}: no section of that name stands above it"
+                f"{file}: [{name}] like = {other!r}: there is no section of that name above it"
             )
         tables[name] = _merged({"kind": other} | tables[other], own)
         places[name] = places[other]

@@ -24,8 +24,8 @@ from culet.train.log import read_log
 _WOULD = {
     "finished": "finished",
     "changed": "again: settings or inputs changed",
-    "damaged": "again: files damaged or gone",
-    "interrupted": "goes on",
+    "damaged": "again: files damaged or missing",
+    "interrupted": "resumes",
     "new": "runs",
 }
 _NONE = "-"  # of a stage without steps or tokens
@@ -82,7 +82,7 @@ def plan(recipe: Recipe, selected: Sequence[str], *, as_json: bool = False) -> l
     lines += sorted({f"time of {name}: {p.basis}" for name, p in timed.items()})
     if bounds := [name for name, p in planned.items() if p.at_most]:
         lines.append(
-            f"tokens of {', '.join(bounds)}: the most there can be; its texts are not there"
+            f"tokens of {', '.join(bounds)}: an upper bound, as the texts do not exist yet"
         )
     return lines + _in_all(recipe, planned, scores=scores)
 

@@ -185,7 +185,7 @@ def _disk_named(stage: Stage) -> Iterator[None]:
             raise
         raise InputError(
             f"{stage.name}: {error.filename or stage.folder}: {error.strerror}; what was saved is "
-            "whole: mend that and run the same command again"
+            "intact: fix this and run the same command again"
         ) from error
 
 

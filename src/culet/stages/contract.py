@@ -155,7 +155,7 @@ def run_stage(
 ) -> Path:
     """Run a stage, unless it is finished, and return where its main output lies.
 
-    A folder of other settings or data is moved aside; an interrupted run goes on.
+    A folder of other settings or data is moved aside; an interrupted run is resumed.
 
     Args:
         stage: The stage.

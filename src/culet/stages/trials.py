@@ -137,7 +137,7 @@ def _try_all(
         raise TrainingError(str(failures.get()))
     if dead := [process for process in processes if process.exitcode]:
         raise TrainingError(
-            f"{dead[0].name} ended with exit code {dead[0].exitcode}; run again to go on"
+            f"{dead[0].name} ended with exit code {dead[0].exitcode}; run again to resume"
         )
 
 
