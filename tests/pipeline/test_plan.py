@@ -150,7 +150,9 @@ def test_where_no_text_can_be_looked_at_the_bounds_of_a_batch_are_said(
     most = 2 * 8 * 2 * 64  # steps, pairs, texts of a pair, tokens of a text
     assert rows["prefinetune"][2:4] == ["up to 2.0 k", f"up to {duration(most / 10)}"]
     assert rows["mine"][2:4] == ["?", "?"]
-    assert "tokens of prefinetune, search_mixture, finetune-a, finetune-b: the most " in rest[-2]
+    assert (
+        "tokens of prefinetune, search_mixture, finetune-a, finetune-b: an upper bound" in rest[-2]
+    )
     assert {name for name, row in rows.items() if row[4] == "?"} == {"generate", "prepare", "mine"}
     assert rest[-1].endswith(" free, without generate, prepare, mine")
 
