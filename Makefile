@@ -56,8 +56,8 @@ test-slow: install-dev
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
 
 check: install-dev
-	$(BIN)/ruff format --check src tests benchmarks demo
-	$(BIN)/ruff check src tests benchmarks demo
+	$(BIN)/ruff format --check src tests benchmarks demo recipes
+	$(BIN)/ruff check src tests benchmarks demo recipes
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_layers.py
 
