@@ -86,7 +86,7 @@ def test_a_person_sees_the_parts_the_speed_and_the_memory(
         write(report, 1)
     shown = capsys.readouterr()
     assert shown.out == ""
-    for word in ("toy", "1/1 steps", "loss 0.5", "contrastive 0.1", "tok/s 60", "MB"):
+    for word in ("toy", "1/1 step ", "loss 0.5", "contrastive 0.1", "tok/s 60", "MB"):
         assert word in shown.err
 
 
